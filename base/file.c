@@ -1,0 +1,206 @@
+#include "base/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static cvx_status io(const char *verb, const char *path)
+{
+    return cvx_fail(CVX_EIO, "cannot %s %s: %s", verb, path, strerror(errno));
+}
+
+static cvx_status open_regular(int *fd, struct stat *sb, const char *path)
+{
+    *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not block us */
+    if (*fd < 0) {
+        return io("open", path);
+    }
+    if (fstat(*fd, sb) != 0 || !S_ISREG(sb->st_mode)) {
+        close(*fd);
+        return cvx_fail(CVX_EIO, "cannot open %s: not a regular file", path);
+    }
+    return CVX_OK;
+}
+
+cvx_status cvx_file_read(char **out, size_t *len, const char *path, size_t max)
+{
+    int fd;
+    struct stat sb;
+    cvx_status st = CVX_OK;
+    char *buf = NULL;
+    size_t got = 0;
+
+    CVX_RETURN_IF(open_regular(&fd, &sb, path));
+    size_t size = (size_t)sb.st_size;
+    if (size > max) {
+        st = cvx_fail(CVX_EFORMAT, "%s: %zu bytes, more than the %zu allowed here", path, size, max);
+        goto done;
+    }
+    buf = malloc(size + 1);
+    if (buf == NULL) {
+        st = cvx_fail(CVX_ENOMEM, "%s: no memory for %zu bytes", path, size);
+        goto done;
+    }
+    while (got < size) {
+        ssize_t n = read(fd, buf + got, size - got);
+        if (n < 0 && errno == EINTR) {
+            continue;
+        }
+        if (n < 0) {
+            st = io("read", path);
+            goto done;
+        }
+        if (n == 0) {
+            break;
+        }
+        got += (size_t)n;
+    }
+    buf[got] = 0;
+    *out = buf;
+    *len = got;
+    buf = NULL;
+done:
+    free(buf);
+    close(fd);
+    return st;
+}
+
+cvx_status cvx_map_open(cvx_map *out, const char *path)
+{
+    int fd;
+    struct stat sb;
+
+    CVX_RETURN_IF(open_regular(&fd, &sb, path));
+    *out = (cvx_map){0};
+    if (sb.st_size > 0) {
+        void *p = mmap(NULL, (size_t)sb.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+        if (p == MAP_FAILED) {
+            cvx_status st = io("map", path);
+            close(fd);
+            return st;
+        }
+        *out = (cvx_map){p, (size_t)sb.st_size};
+    }
+    close(fd);
+    return CVX_OK;
+}
+
+void cvx_map_close(cvx_map *m)
+{
+    if (m->data != NULL) {
+        munmap((void *)m->data, m->size);
+    }
+    *m = (cvx_map){0};
+}
+
+cvx_status cvx_path_join(char *out, const char *dir, const char *name)
+{
+    if (snprintf(out, CVX_PATH_MAX, "%s/%s", dir, name) >= CVX_PATH_MAX) {
+        return cvx_fail(CVX_EINVAL, "path too long: %.200s.../%.200s", dir, name);
+    }
+    return CVX_OK;
+}
+
+bool cvx_is_dir(const char *path)
+{
+    struct stat sb;
+    return stat(path, &sb) == 0 && S_ISDIR(sb.st_mode);
+}
+
+bool cvx_is_file(const char *path)
+{
+    struct stat sb;
+    return stat(path, &sb) == 0 && S_ISREG(sb.st_mode);
+}
+
+cvx_status cvx_mkdirs(const char *path)
+{
+    char buf[CVX_PATH_MAX];
+
+    if (snprintf(buf, sizeof buf, "%s", path) >= (int)sizeof buf) {
+        return cvx_fail(CVX_EINVAL, "path too long: %.200s...", path);
+    }
+    for (char *p = buf + 1;; p++) {
+        if (*p != '/' && *p != 0) {
+            continue;
+        }
+        char c = *p;
+        *p = 0;
+        if (mkdir(buf, 0777) != 0 && errno != EEXIST) {
+            return io("create folder", buf);
+        }
+        *p = c;
+        if (c == 0) {
+            break;
+        }
+    }
+    return cvx_is_dir(path) ? CVX_OK : cvx_fail(CVX_EIO, "%s exists and is not a folder", path);
+}
+
+cvx_status cvx_writer_open(cvx_writer *w, const char *path)
+{
+    if (snprintf(w->path, sizeof w->path, "%s", path) >= (int)sizeof w->path ||
+        snprintf(w->tmp, sizeof w->tmp, "%s.part-%ld", path, (long)getpid()) >=
+            (int)sizeof w->tmp) {
+        return cvx_fail(CVX_EINVAL, "path too long: %.200s...", path);
+    }
+    if (cvx_is_dir(path)) {
+        return cvx_fail(CVX_EIO, "cannot write %s: it is a folder", path);
+    }
+    int fd = open(w->tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (fd < 0) {
+        return io("write", path);
+    }
+    close(fd);
+    return CVX_OK;
+}
+
+cvx_status cvx_writer_commit(cvx_writer *w)
+{
+    int fd = open(w->tmp, O_WRONLY | O_CLOEXEC);
+    cvx_status st = CVX_OK;
+
+    if (fd < 0 || fsync(fd) != 0) {
+        st = io("write", w->path);
+    }
+    if (fd >= 0 && close(fd) != 0 && st == CVX_OK) {
+        st = io("write", w->path);
+    }
+    if (st == CVX_OK && rename(w->tmp, w->path) != 0) {
+        st = io("rename to", w->path);
+    }
+    if (st != CVX_OK) {
+        cvx_writer_abort(w);
+    }
+    return st;
+}
+
+void cvx_writer_abort(cvx_writer *w)
+{
+    if (w->tmp[0] != 0) {
+        unlink(w->tmp);
+    }
+    w->tmp[0] = 0;
+}
+
+cvx_status cvx_file_write(const char *path, const void *data, size_t len)
+{
+    cvx_writer w;
+
+    CVX_RETURN_IF(cvx_writer_open(&w, path));
+    FILE *f = fopen(w.tmp, "wb");
+    bool ok = f != NULL && fwrite(data, 1, len, f) == len;
+    if (f != NULL && fclose(f) != 0) {
+        ok = false;
+    }
+    if (!ok) {
+        cvx_status st = io("write", path);
+        cvx_writer_abort(&w);
+        return st;
+    }
+    return cvx_writer_commit(&w);
+}

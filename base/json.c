@@ -1,0 +1,103 @@
+#include "base/json.h"
+
+#include <stdlib.h>
+
+#include "base/file.h"
+
+#define JSON_FILE_MAX ((size_t)64 << 20)
+
+cvx_status cvx_json_parse(json_t **out, const char *text, size_t len, const char *what)
+{
+    json_error_t err;
+    json_t *j = json_loadb(text, len, JSON_REJECT_DUPLICATES, &err);
+
+    if (j == NULL) {
+        return cvx_fail(CVX_EFORMAT, "%s: not JSON at line %d column %d: %s", what, err.line,
+                        err.column, err.text);
+    }
+    if (!json_is_object(j)) {
+        json_decref(j);
+        return cvx_fail(CVX_EFORMAT, "%s: the top level must be a JSON object", what);
+    }
+    *out = j;
+    return CVX_OK;
+}
+
+cvx_status cvx_json_load(json_t **out, const char *path)
+{
+    char *text = NULL;
+    size_t len = 0;
+
+    CVX_RETURN_IF(cvx_file_read(&text, &len, path, JSON_FILE_MAX));
+    cvx_status st = cvx_json_parse(out, text, len, path);
+    free(text);
+    return st;
+}
+
+static const json_t *get(const json_t *obj, const char *key)
+{
+    const json_t *v = json_object_get(obj, key);
+    return json_is_null(v) ? NULL : v;
+}
+
+bool cvx_json_has(const json_t *obj, const char *key)
+{
+    return get(obj, key) != NULL;
+}
+
+static cvx_status bad(const char *what, const char *key, const char *want)
+{
+    return cvx_fail(CVX_EFORMAT, "%s: \"%s\" must be %s", what, key, want);
+}
+
+cvx_status cvx_json_int(const json_t *obj, const char *what, const char *key, int64_t *out)
+{
+    const json_t *v = get(obj, key);
+    if (v == NULL) {
+        return CVX_OK;
+    }
+    if (!json_is_integer(v)) {
+        return bad(what, key, "a whole number");
+    }
+    *out = json_integer_value(v);
+    return CVX_OK;
+}
+
+cvx_status cvx_json_double(const json_t *obj, const char *what, const char *key, double *out)
+{
+    const json_t *v = get(obj, key);
+    if (v == NULL) {
+        return CVX_OK;
+    }
+    if (!json_is_number(v)) {
+        return bad(what, key, "a number");
+    }
+    *out = json_number_value(v);
+    return CVX_OK;
+}
+
+cvx_status cvx_json_bool(const json_t *obj, const char *what, const char *key, bool *out)
+{
+    const json_t *v = get(obj, key);
+    if (v == NULL) {
+        return CVX_OK;
+    }
+    if (!json_is_boolean(v)) {
+        return bad(what, key, "true or false");
+    }
+    *out = json_is_true(v);
+    return CVX_OK;
+}
+
+cvx_status cvx_json_str(const json_t *obj, const char *what, const char *key, const char **out)
+{
+    const json_t *v = get(obj, key);
+    if (v == NULL) {
+        return CVX_OK;
+    }
+    if (!json_is_string(v)) {
+        return bad(what, key, "a string");
+    }
+    *out = json_string_value(v);
+    return CVX_OK;
+}

@@ -1,0 +1,25 @@
+/* Reading JSON files with messages that name the file, the key and what would be right; jansson's
+ * json_t is used as it is (json_decref by the owner). */
+#ifndef CVX_BASE_JSON_H
+#define CVX_BASE_JSON_H
+
+#include <jansson.h>
+
+#include "base/status.h"
+
+/* Parses a whole file (at most 64 MiB) whose top level must be an object. Caller json_decref's. */
+cvx_status cvx_json_load(json_t **out, const char *path) CVX_CHECK;
+
+/* Parses bytes; `what` names them in messages. Top level must be an object. */
+cvx_status cvx_json_parse(json_t **out, const char *text, size_t len, const char *what) CVX_CHECK;
+
+/* Getters: a missing key or null leaves *out unchanged (set the default before); a value of another
+ * type is CVX_EFORMAT naming `what` (the file) and the key. Strings are borrowed from `obj`. */
+cvx_status cvx_json_int(const json_t *obj, const char *what, const char *key, int64_t *out) CVX_CHECK;
+cvx_status cvx_json_double(const json_t *obj, const char *what, const char *key, double *out) CVX_CHECK;
+cvx_status cvx_json_bool(const json_t *obj, const char *what, const char *key, bool *out) CVX_CHECK;
+cvx_status cvx_json_str(const json_t *obj, const char *what, const char *key, const char **out) CVX_CHECK;
+/* True if the key is there and not null. */
+bool cvx_json_has(const json_t *obj, const char *key);
+
+#endif

@@ -1,0 +1,63 @@
+/* cvx: finds the command and runs it. */
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/cli.h"
+
+const cvx_command *const cvx_commands[] = {
+    &cvx_cmd_generate, &cvx_cmd_score,  &cvx_cmd_gif,        &cvx_cmd_inspect, &cvx_cmd_plan,
+    &cvx_cmd_bench,    &cvx_cmd_doctor, &cvx_cmd_completion, &cvx_cmd_man,     NULL};
+
+int cvx_cli_finish(cvx_status st)
+{
+    if (st != CVX_OK) {
+        fflush(stdout);
+        fprintf(stderr, "cvx: %s\n", cvx_error());
+    }
+    return cvx_status_exit(st);
+}
+
+bool cvx_cli_begin(const cvx_command *cmd, void *obj, int argc, char **argv, const char **pos,
+                   int min_pos, int max_pos, int *n_pos, int *exit_code)
+{
+    bool help;
+    cvx_status st = cvx_opts_parse(cmd, obj, argc, argv, pos, max_pos, n_pos, &help);
+
+    if (st == CVX_OK && !help && *n_pos < min_pos) {
+        st = cvx_fail(CVX_EINVAL, "%s needs %s (--help tells more)", cmd->name, cmd->args);
+    }
+    *exit_code = cvx_cli_finish(st);
+    return st == CVX_OK && !help;
+}
+
+static void print_help(FILE *f)
+{
+    fprintf(f, "cvx %s: video generation with CogVideoX\n\nusage: cvx COMMAND [options]\n\n",
+            CVX_VERSION);
+    for (int i = 0; cvx_commands[i] != NULL; i++) {
+        const char *name = strchr(cvx_commands[i]->name, ' ') + 1;
+        fprintf(f, "  %-12s %s\n", name, cvx_commands[i]->summary);
+    }
+    fprintf(f, "\ncvx COMMAND --help tells a command's options.\n");
+}
+
+int main(int argc, char **argv)
+{
+    const char *want = argc > 1 ? argv[1] : "--help";
+
+    if (strcmp(want, "--help") == 0 || strcmp(want, "-h") == 0 || strcmp(want, "help") == 0) {
+        print_help(stdout);
+        return argc > 1 ? 0 : 2;
+    }
+    if (strcmp(want, "--version") == 0) {
+        printf("cvx %s\n", CVX_VERSION);
+        return 0;
+    }
+    for (int i = 0; cvx_commands[i] != NULL; i++) {
+        if (strcmp(strchr(cvx_commands[i]->name, ' ') + 1, want) == 0) {
+            return cvx_commands[i]->run(argc - 1, argv + 1);
+        }
+    }
+    return cvx_cli_finish(
+        cvx_fail(CVX_EINVAL, "unknown command '%s' (cvx --help lists them)", want));
+}

@@ -1,0 +1,222 @@
+/* The op table: what a backend must be able to do, and the contract of each op.
+ *
+ * Model code calls cvx_op_<name>(ctx, &(cvx_<name>_args){...}). The wrapper checks the shapes once
+ * (a mismatch is CVX_EINTERNAL: model code is wrong), returns without computing when ctx->measure is
+ * set, counts floating-point operations and time, and dispatches to the context's backend.
+ *
+ * Rules for every op and backend:
+ * - activations are f32 on the CPU; weights (linear, conv) may be F32, F16 or BF16, plain or packed;
+ *   biases, norm parameters and modulation vectors are f32 and dense.
+ * - the innermost dimension of every operand is contiguous (stride 1) unless said otherwise.
+ * - one result element never depends on how many rows, heads, channels or threads there are in the
+ *   call: the order of additions is fixed by the contraction length alone. This is what makes N
+ *   ranks and one rank give the same bits.
+ * - ctx->compute == CVX_BF16 permits linear, conv3d and attention to round their operands to bf16
+ *   (accumulation stays f32); CVX_F32 demands results of f32 quality.
+ * - an output overlaps an input only where the contract says so.
+ */
+#ifndef CVX_KERNELS_OPS_H
+#define CVX_KERNELS_OPS_H
+
+#include "kernels/tensor.h"
+
+typedef struct cvx_ctx cvx_ctx;
+
+typedef enum cvx_act {
+    CVX_ACT_NONE = 0,
+    CVX_ACT_GELU_TANH, /* torch gelu(approximate="tanh") = gelu_new */
+    CVX_ACT_GELU,      /* erf form */
+    CVX_ACT_QUICK_GELU,
+    CVX_ACT_SILU,
+} cvx_act;
+
+/* Rewrites a weight into the backend's own layout. `dst` has src's dims, layout PACKED_LINEAR
+ * (src [n, k]) or PACKED_CONV (src [cout, cin, kt, kh, kw]), and `data` of at least
+ * cvx_packed_bytes(). src: plain, dense, F32/F16/BF16. */
+typedef struct cvx_pack_args {
+    const cvx_tensor *dst, *src;
+} cvx_pack_args;
+
+/* y = act(x·wᵀ + b), then, if residual is given, y = residual + gate ⊙ y.
+ * x [m, k] and y, residual [m, n] may have a row stride; w [n, k]; b [n] or NULL.
+ * gate (optional) [2, n]: rows r with (r % period) < text_rows use gate[0], the others gate[1].
+ * residual may be y itself. */
+typedef struct cvx_linear_args {
+    const cvx_tensor *y, *x, *w, *b;
+    cvx_act act;
+    const cvx_tensor *residual, *gate;
+    int64_t text_rows, period;
+} cvx_linear_args;
+
+/* y = layer_norm(x over the last dim)·gamma + beta, then, if given, ·(1 + scale) + shift.
+ * x, y [m, c] (y may be x). gamma, beta [c] or NULL. scale, shift [2, c] chosen as in linear. */
+typedef struct cvx_layer_norm_args {
+    const cvx_tensor *y, *x, *gamma, *beta, *scale, *shift;
+    int64_t text_rows, period;
+    double eps;
+} cvx_layer_norm_args;
+
+/* y = x · rsqrt(mean(x²) + eps) · gamma (T5). x, y [m, c]; y may be x. */
+typedef struct cvx_rms_norm_args {
+    const cvx_tensor *y, *x, *gamma;
+    double eps;
+} cvx_rms_norm_args;
+
+/* In place on x [b, s, h, d] (any strides for b, s, h): layer norm over d with gamma, beta [d], then
+ * rotary embedding on rows r >= text_rows of each item with row (r - text_rows + rope_row0) of cos, sin
+ * [rows, d] (NULL: no rotation): out = x·cos + rot(x)·sin, rot(x)[2i] = -x[2i+1], rot(x)[2i+1] = x[2i]
+ * (diffusers apply_rotary_emb, use_real_unbind_dim = -1). */
+typedef struct cvx_qk_norm_rope_args {
+    const cvx_tensor *x, *gamma, *beta, *cos, *sin;
+    int64_t text_rows, rope_row0;
+    double eps;
+} cvx_qk_norm_rope_args;
+
+/* o = softmax(q·kᵀ·scale + bias)·v per batch item and head; no S x S matrix is ever stored.
+ * q, o [b, sq, h, d]; k, v [b, sk, h, d]; any strides but the last, d <= 128. bias [h, sq, sk] or NULL.
+ * causal: key j is seen by query i only if j <= i (sq == sk). lse (optional) [b, h, sq]: log of the
+ * sum of exp(scores), natural logarithm. The order of summation depends on sk alone. */
+typedef struct cvx_attention_args {
+    const cvx_tensor *o, *lse, *q, *k, *v, *bias;
+    double scale;
+    bool causal;
+} cvx_attention_args;
+
+/* y = act(a) ⊙ b, dense [m, n]; y may be a or b. */
+typedef struct cvx_gated_act_args {
+    const cvx_tensor *y, *a, *b;
+    cvx_act act;
+} cvx_gated_act_args;
+
+/* y = a + b. b has a's shape, or is a trailing part of it (broadcast over leading dims). Dense f32;
+ * y may be a. */
+typedef struct cvx_add_args {
+    const cvx_tensor *y, *a, *b;
+} cvx_add_args;
+
+/* y[i, :] = table[ids[i], :]. ids: host array of n int32, checked against table.dim[0] (CVX_EINVAL).
+ * table [v, c] plain F32/F16/BF16; y [n, c] f32. */
+typedef struct cvx_embed_args {
+    const cvx_tensor *y, *table;
+    const int32_t *ids;
+} cvx_embed_args;
+
+/* Latents to patch rows. x [b, f, c, h, w] f32 dense; y [b, rows, k]: row r of the token sequence
+ * (frame-major, then row, then column of patches), rows row0 .. row0 + rows.
+ * pt == 0 (CogVideoX 1.0, the Conv2d's order): k = c·p·p, column (c, i, j), one frame a token.
+ * pt >= 1 (1.5, the Linear's order): k = c·pt·p·p, column (c, t, i, j). f % max(pt,1) == 0, h, w % p == 0. */
+typedef struct cvx_patchify_args {
+    const cvx_tensor *y, *x;
+    int64_t p, pt, row0;
+} cvx_patchify_args;
+
+/* The inverse for the output head: x [b, rows, k] -> y [b, f, c, h, w], rows row0 .. row0 + rows.
+ * pt == 0: column (c, i, j) of proj_out; pt >= 1: column (c, t, i, j). (CogVideoXTransformer3DModel.forward, step 5.) */
+typedef struct cvx_patchify_args cvx_unpatchify_args;
+
+/* Guidance and one scheduler update, elementwise over n dense f32 values:
+ *   v = uncond == NULL ? cond : uncond + guidance·(cond - uncond)
+ *   x0 = c[0]·sample + c[1]·v                        (written to x0_out if given)
+ *   prev = c[2]·sample + c[3]·x0 + c[4]·v + c[5]·old_x0 + c[6]·noise   (absent operands: skipped)
+ * in single precision, each product and sum rounded (no fused multiply-add). prev may be sample;
+ * x0_out may be old_x0. guidance is a double, rounded to f32. */
+typedef struct cvx_sched_step_args {
+    const cvx_tensor *prev, *x0_out, *sample, *uncond, *cond, *old_x0, *noise;
+    double guidance;
+    float c[7];
+} cvx_sched_step_args;
+
+/* Valid 3-D convolution over an input that its producer wrote with its borders in place.
+ * x [t_in, h_in, w_in, cin] (any strides but the last), w [cout, cin, kt, kh, kw] (plain or packed),
+ * b [cout] or NULL, y [t, h, w, cout] (any strides but the last: the inside of a bordered buffer is
+ * fine). y[t,h,w] = b + sum x[t+dt, h·stride+dh, w·stride+dw]·w[.., dt, dh, dw]; stride 1 or 2 in
+ * space, 1 in time. up2: x is read as if each pixel stood 2 x 2 times (nearest), the border of one
+ * source pixel standing for a border of one output pixel: x [t_in, h/2 + 2, w/2 + 2, cin], kh = kw = 3,
+ * kt = 1. residual (optional) like y is added. Taps are added in a fixed order. */
+typedef struct cvx_conv3d_args {
+    const cvx_tensor *y, *x, *w, *b, *residual;
+    int stride;
+    bool up2;
+} cvx_conv3d_args;
+
+/* Sums for group norm: x [t, h, w, c] -> sums [t, h, groups, 2] f64 dense: sum and sum of squares of
+ * each row of pixels and group of channels. */
+typedef struct cvx_group_norm_stats_args {
+    const cvx_tensor *sums, *x;
+} cvx_group_norm_stats_args;
+
+/* y = (x - mean[g])·rstd[g]·gamma + beta; then, if given, y = y·zy[map] + zb[map] (spatial norm);
+ * then silu if set. stats [groups, 2] f64: mean, rstd. x, y [t, h, w, c] (y may be x or the inside of a
+ * bordered buffer). zy, zb [tz, hz, wz, c]: pixel (t, h, w) reads (tmap[t], (h + h0)·hz/h_full, w·wz/w)
+ * (integer division: nearest); tmap: host array of t int64. h0, h_full: first row and height of the whole
+ * picture when x is a band of rows. */
+typedef struct cvx_group_norm_apply_args {
+    const cvx_tensor *y, *x, *stats, *gamma, *beta, *zy, *zb;
+    const int64_t *tmap;
+    int64_t h0, h_full;
+    bool silu;
+} cvx_group_norm_apply_args;
+
+/* Mean over pairs of frames: x [t, h, w, c] -> y; odd t: the first frame is copied, then pairs; even
+ * t: pairs (CogVideoXDownsample3D's compress_time). */
+typedef struct cvx_avg_pool_time_args {
+    const cvx_tensor *y, *x;
+} cvx_avg_pool_time_args;
+
+typedef struct cvx_ops {
+    const char *name; /* "ref", "cpu-avx512", "cuda" */
+#define CVX_OP(op) cvx_status (*op)(cvx_ctx * ctx, const cvx_##op##_args *a);
+#include "kernels/ops.def"
+#undef CVX_OP
+    /* Bytes `pack` needs for this weight; never fails. */
+    size_t (*packed_bytes)(const cvx_ctx *ctx, const cvx_tensor *src, cvx_layout layout);
+} cvx_ops;
+
+#define CVX_OP(op) cvx_status cvx_op_##op(cvx_ctx *ctx, const cvx_##op##_args *a) CVX_CHECK;
+#include "kernels/ops.def"
+#undef CVX_OP
+
+enum {
+#define CVX_OP(op) CVX_OP_ID_##op,
+#include "kernels/ops.def"
+#undef CVX_OP
+    CVX_OP_COUNT
+};
+extern const char *const cvx_op_names[CVX_OP_COUNT];
+
+size_t cvx_packed_bytes(const cvx_ctx *ctx, const cvx_tensor *src, cvx_layout layout);
+
+typedef struct cvx_op_stat {
+    int64_t calls;
+    double seconds, flops;
+} cvx_op_stat;
+
+/* One compute context per process or rank: backend, threads, precision, counters. */
+struct cvx_ctx {
+    const cvx_ops *ops;
+    int threads;       /* OpenMP threads that kernels use */
+    cvx_dtype compute; /* CVX_F32 or CVX_BF16, see above */
+    bool measure;      /* ops return at once: only arenas and counters move */
+    void *backend;     /* the backend's own state (scratch, handles) */
+    cvx_op_stat stat[CVX_OP_COUNT];
+};
+
+/* backend: NULL or "auto", "ref", "cpu", "cuda". isa: NULL or "auto", "portable", "avx2", "avx512",
+ * "amx" (at most what the machine has, else CVX_EUNSUPPORTED). threads 0: all cores allowed. */
+typedef struct cvx_ctx_options {
+    const char *backend, *isa;
+    int threads;
+    cvx_dtype compute;
+} cvx_ctx_options;
+cvx_status cvx_ctx_open(cvx_ctx **out, const cvx_ctx_options *opt) CVX_CHECK;
+void cvx_ctx_close(cvx_ctx *ctx);
+
+/* The tables. ref is complete; cpu's NULL entries are filled from ref at cvx_ctx_open so that a
+ * table in use has no hole. */
+extern const cvx_ops cvx_ref_ops;
+/* The CPU table of an ISA level ("portable", "avx2", "avx512", "amx"), NULL if this machine cannot. */
+const cvx_ops *cvx_cpu_ops(const char *isa);
+/* The best level of this machine. */
+const char *cvx_cpu_isa(void);
+
+#endif

@@ -1,0 +1,122 @@
+#include "model/pipeline/job.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* CogVideoX-1.5's config allows 300 x 300 latents, which no training used: its own size is this. */
+#define V15_HEIGHT 768
+#define V15_WIDTH 1360
+
+static void default_size(cvx_job *j, const cvx_checkpoint *c)
+{
+    int64_t unit = c->spatial * c->dit.patch_size;
+    int64_t h = c->dit.sample_height * c->spatial / unit * unit;
+    int64_t w = c->dit.sample_width * c->spatial / unit * unit;
+
+    if (c->dit.patch_size_t > 0 && h > V15_HEIGHT && w > V15_WIDTH) {
+        h = V15_HEIGHT;
+        w = V15_WIDTH;
+    }
+    if (j->height == 0) {
+        j->height = h;
+    }
+    if (j->width == 0) {
+        j->width = w;
+    }
+}
+
+/* Frames of the job, and the notes on counts that run but were not trained for. */
+static cvx_status resolve_frames(cvx_job *j, const cvx_checkpoint *c, const cvx_request *r,
+                                 int64_t video_frames)
+{
+    int64_t pt = c->dit.patch_size_t, unit = c->temporal * 2 * (pt > 0 ? pt : 1);
+
+    j->num_frames = r->num_frames > 0 ? r->num_frames
+                    : video_frames > 0 ? video_frames
+                                       : c->dit.sample_frames;
+    if (video_frames > 0 && j->num_frames > video_frames) {
+        return cvx_fail(CVX_EINVAL, "num_frames %lld: %s has only %lld frames", (long long)j->num_frames,
+                        r->video, (long long)video_frames);
+    }
+    int64_t below = (j->num_frames - 1) / c->temporal * c->temporal + 1;
+    if (below != j->num_frames && r->num_frames == 0 && video_frames > 0) {
+        snprintf(j->note, sizeof j->note, "%s has %lld frames: the first %lld are used (4k + 1)",
+                 r->video, (long long)video_frames, (long long)below);
+        j->num_frames = below;
+    }
+    if ((j->num_frames - 1) % c->temporal != 0) {
+        return cvx_fail(CVX_EINVAL, "num_frames %lld: must be 4k + 1; the nearest are %lld and %lld",
+                        (long long)j->num_frames, (long long)below, (long long)(below + c->temporal));
+    }
+    j->latent_frames = (j->num_frames - 1) / c->temporal + 1;
+    j->padding = pt > 0 ? (pt - j->latent_frames % pt) % pt : 0;
+    if (r->video != NULL && j->padding > 0) {
+        return cvx_fail(CVX_EINVAL, "num_frames %lld: video-to-video on this checkpoint needs latent "
+                        "frames in groups of %lld; the nearest are %lld and %lld", (long long)j->num_frames,
+                        (long long)pt, (long long)(j->num_frames - c->temporal),
+                        (long long)(j->num_frames + c->temporal));
+    }
+    j->out_frames = j->latent_frames % 2 == 1 || j->latent_frames == 1 ? j->num_frames
+                                                                       : 4 * j->latent_frames;
+    if ((j->num_frames - 1) % unit != 0 && j->note[0] == 0) {
+        int64_t low = (j->num_frames - 1) / unit * unit + 1;
+        snprintf(j->note, sizeof j->note, "num_frames %lld: the model was trained for %lldk + 1 frames "
+                 "(nearest %lld and %lld)%s", (long long)j->num_frames, (long long)unit, (long long)low,
+                 (long long)(low + unit),
+                 j->out_frames != j->num_frames ? "; its decoder gives more frames than asked" : "");
+    }
+    return CVX_OK;
+}
+
+static cvx_status resolve_mode(const cvx_checkpoint *c, const cvx_request *r)
+{
+    if (c->image_to_video && r->image == NULL) {
+        return cvx_fail(CVX_EINVAL, "%s is an image-to-video checkpoint: --image is needed", c->dir);
+    }
+    if (!c->image_to_video && r->image != NULL) {
+        return cvx_fail(CVX_EINVAL, "--image: %s is a text-to-video checkpoint; an image-to-video one "
+                        "has twice the in_channels", c->dir);
+    }
+    if (c->image_to_video && r->video != NULL) {
+        return cvx_fail(CVX_EINVAL, "--video: %s is an image-to-video checkpoint; a text-to-video one is "
+                        "needed", c->dir);
+    }
+    return CVX_OK;
+}
+
+cvx_status cvx_job_resolve(cvx_job *out, const cvx_checkpoint *c, const cvx_request *r,
+                           int64_t video_frames)
+{
+    cvx_job j = {.request = r, .height = r->height, .width = r->width, .sched = c->sched};
+
+    CVX_RETURN_IF(resolve_mode(c, r));
+    default_size(&j, c);
+    CVX_RETURN_IF(resolve_frames(&j, c, r, video_frames));
+    j.latent_height = j.height / c->spatial;
+    j.latent_width = j.width / c->spatial;
+    j.text_len = r->max_sequence_length > 0 ? r->max_sequence_length : c->dit.max_text_seq_length;
+    j.fps = r->fps > 0 ? r->fps : c->dit.patch_size_t > 0 ? 16 : 8;
+    j.guided = r->guidance_scale > 1;
+    j.dtype = strcmp(r->dtype, "bf16") == 0 ? CVX_BF16 : CVX_F32;
+    if (r->scheduler != NULL) {
+        j.sched.kind = strcmp(r->scheduler, "dpm") == 0 ? CVX_SCHED_DPM : CVX_SCHED_DDIM;
+    }
+    j.tiling = (cvx_vae_tiling){.enabled = r->enable_tiling,
+                                .sample_min_height = r->tile_sample_min_height,
+                                .sample_min_width = r->tile_sample_min_width,
+                                .overlap_factor_height = r->tile_overlap_factor_height,
+                                .overlap_factor_width = r->tile_overlap_factor_width};
+    cvx_dit_shape shape = cvx_job_shape(&j);
+    CVX_RETURN_IF(cvx_dit_check(&c->dit, &shape, c->spatial));
+    *out = j;
+    return CVX_OK;
+}
+
+cvx_dit_shape cvx_job_shape(const cvx_job *j)
+{
+    return (cvx_dit_shape){.batch = j->guided ? 2 : 1,
+                           .frames = j->latent_frames + j->padding,
+                           .height = j->latent_height,
+                           .width = j->latent_width,
+                           .text_len = j->text_len};
+}

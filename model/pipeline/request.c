@@ -1,0 +1,233 @@
+#include "model/pipeline/request.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define AT(f) offsetof(cvx_request, f)
+
+const cvx_opt cvx_request_opts[] = {
+    {"", 0, 0, NULL, "What to make", 0, 0, NULL},
+    {"model", CVX_OPT_STR, AT(model), "DIR", "checkpoint in diffusers' folder layout", 0, 0, NULL},
+    {"prompt", CVX_OPT_STR, AT(prompt), "TEXT", "what the video shows", 0, 0, NULL},
+    {"negative-prompt", CVX_OPT_STR, AT(negative_prompt), "TEXT",
+     "what it should not show (default: empty)", 0, 0, NULL},
+    {"output", CVX_OPT_STR, AT(output), "FILE",
+     "FILE.mp4, .gif, .webm, .safetensors (frames and latents), or a folder for PNG frames", 0, 0,
+     NULL},
+    {"num-frames", CVX_OPT_INT, AT(num_frames), "N",
+     "frames, 4k + 1 (default: the checkpoint's; trained for 8k + 1, 1.5: 16k + 1)", 1, 1e6, NULL},
+    {"height", CVX_OPT_INT, AT(height), "PIXELS", "multiple of 16 (default: the checkpoint's)", 16,
+     16384, NULL},
+    {"width", CVX_OPT_INT, AT(width), "PIXELS", "multiple of 16 (default: the checkpoint's)", 16,
+     16384, NULL},
+    {"fps", CVX_OPT_DOUBLE, AT(fps), "N", "frames a second of the output (default: 8; 1.5: 16)",
+     0.01, 1000, NULL},
+    {"seed", CVX_OPT_INT, AT(seed), "N", "seed of the noise (default: 42)", -9.3e18, 9.3e18, NULL},
+    {"num-videos-per-prompt", CVX_OPT_INT, AT(num_videos_per_prompt), "N",
+     "videos; number k has seed + k and \"-k\" before the extension (default: 1)", 1, 10000, NULL},
+    {"image", CVX_OPT_STR, AT(image), "FILE", "first frame, for image-to-video checkpoints", 0, 0,
+     NULL},
+    {"video", CVX_OPT_STR, AT(video), "FILE", "video file or folder of images to start from", 0, 0,
+     NULL},
+    {"strength", CVX_OPT_DOUBLE, AT(strength), "X",
+     "with --video: share of the steps that is run (default: 0.8)", 1e-9, 1, NULL},
+    {"lora", CVX_OPT_LIST, AT(lora), "FILE[:SCALE]",
+     "LoRA to merge, several times for several (default scale: 1)", 0, 0, NULL},
+    {"", 0, 0, NULL, "How to denoise", 0, 0, NULL},
+    {"num-inference-steps", CVX_OPT_INT, AT(num_inference_steps), "N", "steps (default: 50)", 1, 1e6,
+     NULL},
+    {"guidance-scale", CVX_OPT_DOUBLE, AT(guidance_scale), "X",
+     "classifier-free guidance, 1 to 20 (default: 6; 1: off)", 1, 20, NULL},
+    {"use-dynamic-cfg", CVX_OPT_FLAG, AT(use_dynamic_cfg), NULL,
+     "guidance that grows over the steps, as diffusers computes it", 0, 0, NULL},
+    {"scheduler", CVX_OPT_CHOICE, AT(scheduler), NULL, "solver (default: the checkpoint's)", 0, 0,
+     "ddim|dpm"},
+    {"max-sequence-length", CVX_OPT_INT, AT(max_sequence_length), "N",
+     "text tokens (default: the transformer's max_text_seq_length)", 1, 65536, NULL},
+    {"latents", CVX_OPT_STR, AT(latents), "FILE",
+     "start from the tensor \"latents\" [1,F,C,H,W] of a safetensors file instead of noise", 0, 0,
+     NULL},
+    {"save-latents", CVX_OPT_STR, AT(save_latents), "FILE",
+     "write the latents after the last step to a safetensors file", 0, 0, NULL},
+    {"", 0, 0, NULL, "Memory and speed", 0, 0, NULL},
+    {"dtype", CVX_OPT_CHOICE, AT(dtype), NULL,
+     "f32 matches the reference; bf16 is faster where the machine is (default: f32)", 0, 0,
+     "f32|bf16"},
+    {"enable-tiling", CVX_OPT_FLAG, AT(enable_tiling), NULL,
+     "decode and encode in overlapping tiles, as diffusers' enable_tiling", 0, 0, NULL},
+    {"tile-sample-min-height", CVX_OPT_INT, AT(tile_sample_min_height), "PIXELS", "tile height", 16,
+     16384, NULL},
+    {"tile-sample-min-width", CVX_OPT_INT, AT(tile_sample_min_width), "PIXELS", "tile width", 16,
+     16384, NULL},
+    {"tile-overlap-factor-height", CVX_OPT_DOUBLE, AT(tile_overlap_factor_height), "X",
+     "part of a tile that overlaps the next (default: 1/6)", 1e-9, 0.9, NULL},
+    {"tile-overlap-factor-width", CVX_OPT_DOUBLE, AT(tile_overlap_factor_width), "X",
+     "the same across (default: 1/5)", 1e-9, 0.9, NULL},
+    {"enable-slicing", CVX_OPT_FLAG, AT(enable_slicing), NULL,
+     "decode one video of a batch at a time (always so here; accepted for diffusers' sake)", 0, 0,
+     NULL},
+    {"offload", CVX_OPT_CHOICE, AT(offload), "model",
+     "model: each part is opened when needed and freed after; sequential: also no packed weights",
+     0, 0, "none|model|sequential"},
+    {"threads", CVX_OPT_INT, AT(threads), "N", "CPU threads (default: all cores)", 1, 1024, NULL},
+    {"backend", CVX_OPT_CHOICE, AT(backend), NULL, "where to compute (default: auto)", 0, 0,
+     "auto|ref|cpu|cuda"},
+    {"isa", CVX_OPT_CHOICE, AT(isa), NULL,
+     "CPU instruction set (default: the best of this machine)", 0, 0,
+     "auto|portable|avx2|avx512|amx"},
+    {"", 0, 0, NULL, "What to report", 0, 0, NULL},
+    {"clip-model", CVX_OPT_STR, AT(clip_model), "DIR",
+     "CLIP checkpoint: score every frame against the prompt", 0, 0, NULL},
+    {"quiet", CVX_OPT_FLAG, AT(quiet), NULL, "no progress bars", 0, 0, NULL},
+    {"json", CVX_OPT_FLAG, AT(json), NULL, "one JSON event a line on stdout instead", 0, 0, NULL},
+    {"manifest", CVX_OPT_STR, AT(manifest), "FILE",
+     "where the manifest goes (default: OUTPUT.json; \"none\" for none)", 0, 0, NULL},
+    {"replay", CVX_OPT_STR, AT(replay), "MANIFEST",
+     "take every parameter from a manifest: the same bytes again", 0, 0, NULL},
+    {NULL, 0, 0, NULL, NULL, 0, 0, NULL},
+};
+
+cvx_status cvx_check_utf8(const char *text, const char *what)
+{
+    const unsigned char *p = (const unsigned char *)text;
+
+    while (*p != 0) {
+        int n = *p < 0x80 ? 0 : *p >= 0xc2 && *p < 0xe0 ? 1 : (*p & 0xf0) == 0xe0 ? 2 : 3;
+        bool ok = n < 3 || (*p >= 0xf0 && *p < 0xf5);
+        ok = ok && !(*p >= 0x80 && *p < 0xc2);
+        for (int i = 1; ok && i <= n; i++) {
+            ok = (p[i] & 0xc0) == 0x80;
+        }
+        ok = ok && !(*p == 0xe0 && p[1] < 0xa0) && !(*p == 0xed && p[1] > 0x9f) &&
+             !(*p == 0xf0 && p[1] < 0x90) && !(*p == 0xf4 && p[1] > 0x8f);
+        if (!ok) {
+            return cvx_fail(CVX_EINVAL, "%s: byte %zu (0x%02x) is not UTF-8; prompts must be UTF-8 text",
+                            what, (size_t)(p - (const unsigned char *)text), *p);
+        }
+        p += n + 1;
+    }
+    return CVX_OK;
+}
+
+static cvx_status require(const char *value, const char *flag)
+{
+    if (value == NULL || value[0] == 0) {
+        return cvx_fail(CVX_EINVAL, "--%s is needed (--help tells more)", flag);
+    }
+    return CVX_OK;
+}
+
+static cvx_status exclude(const char *a, const char *b, const char *what)
+{
+    return a != NULL && b != NULL ? cvx_fail(CVX_EINVAL, "%s cannot be given together", what) : CVX_OK;
+}
+
+cvx_status cvx_request_check(const cvx_request *r)
+{
+    CVX_RETURN_IF(require(r->model, "model"));
+    if (r->prompt == NULL) {
+        return cvx_fail(CVX_EINVAL, "--prompt is needed (--help tells more)");
+    }
+    CVX_RETURN_IF(require(r->output, "output"));
+    CVX_RETURN_IF(cvx_check_utf8(r->prompt, "--prompt"));
+    CVX_RETURN_IF(cvx_check_utf8(r->negative_prompt, "--negative-prompt"));
+    CVX_RETURN_IF(exclude(r->image, r->video, "--image and --video"));
+    CVX_RETURN_IF(exclude(r->video, r->latents, "--video and --latents"));
+    if (r->num_frames > 0 && (r->num_frames - 1) % 4 != 0) {
+        int64_t below = (r->num_frames - 1) / 4 * 4 + 1;
+        return cvx_fail(CVX_EINVAL, "num_frames %lld: must be 4k + 1; the nearest are %lld and %lld",
+                        (long long)r->num_frames, (long long)below, (long long)below + 4);
+    }
+    const int64_t size[2] = {r->height, r->width};
+    for (int i = 0; i < 2; i++) {
+        if (size[i] % 16 != 0) {
+            return cvx_fail(CVX_EINVAL, "%s %lld: must be a multiple of 16; the nearest are %lld and "
+                            "%lld", i ? "width" : "height", (long long)size[i],
+                            (long long)(size[i] / 16 * 16), (long long)(size[i] / 16 * 16 + 16));
+        }
+    }
+    return CVX_OK;
+}
+
+json_t *cvx_request_json(const cvx_request *r)
+{
+    json_t *obj = json_object();
+
+    for (const cvx_opt *o = cvx_request_opts; o->name != NULL; o++) {
+        const void *f = (const char *)r + o->offset;
+        json_t *v = NULL;
+        if (o->name[0] == 0) {
+            continue;
+        }
+        switch (o->type) {
+        case CVX_OPT_FLAG: v = *(const bool *)f ? json_true() : NULL; break;
+        case CVX_OPT_INT: v = json_integer(*(const int64_t *)f); break;
+        case CVX_OPT_DOUBLE: v = json_real(*(const double *)f); break;
+        case CVX_OPT_STR:
+        case CVX_OPT_CHOICE: v = *(const char *const *)f ? json_string(*(const char *const *)f) : NULL; break;
+        case CVX_OPT_LIST:
+            v = json_array();
+            for (int i = 0; i < ((const cvx_opt_list *)f)->n; i++) {
+                json_array_append_new(v, json_string(((const cvx_opt_list *)f)->item[i]));
+            }
+            break;
+        }
+        bool unset = (o->type == CVX_OPT_INT && json_integer_value(v) == 0 && o->min > 0) ||
+                     (o->type == CVX_OPT_DOUBLE && json_real_value(v) == 0) ||
+                     (o->type == CVX_OPT_LIST && json_array_size(v) == 0);
+        if (v != NULL && !unset) {
+            json_object_set_new(obj, o->name, v);
+        } else {
+            json_decref(v);
+        }
+    }
+    return obj;
+}
+
+/* One JSON value through the option's own text parser, so that its checks hold here too. */
+static cvx_status set_json(cvx_request *r, const char *key, const json_t *v, const char *what)
+{
+    char text[64];
+
+    if (json_is_string(v)) {
+        return cvx_opts_set(cvx_request_opts, r, key, json_string_value(v));
+    }
+    const cvx_opt *o = cvx_opts_find(cvx_request_opts, key);
+    if (o != NULL && (o->type == CVX_OPT_STR || o->type == CVX_OPT_CHOICE)) {
+        return cvx_fail(CVX_EFORMAT, "%s: \"%s\" must be a string", what, key);
+    }
+    if (json_is_integer(v)) {
+        snprintf(text, sizeof text, "%lld", (long long)json_integer_value(v));
+    } else if (json_is_real(v)) {
+        snprintf(text, sizeof text, "%.17g", json_real_value(v));
+    } else if (json_is_boolean(v)) {
+        snprintf(text, sizeof text, "%s", json_is_true(v) ? "true" : "false");
+    } else {
+        return cvx_fail(CVX_EFORMAT, "%s: \"%s\" must be a string, a number or true/false", what, key);
+    }
+    return cvx_opts_set(cvx_request_opts, r, key, text);
+}
+
+cvx_status cvx_request_from_json(cvx_request *r, const json_t *obj, const char *what)
+{
+    const char *key;
+    json_t *v;
+
+    json_object_foreach((json_t *)obj, key, v)
+    {
+        if (json_is_null(v)) {
+            continue;
+        }
+        if (!json_is_array(v)) {
+            CVX_RETURN_IF(set_json(r, key, v, what));
+            continue;
+        }
+        size_t i;
+        json_t *item;
+        json_array_foreach(v, i, item)
+        {
+            CVX_RETURN_IF(set_json(r, key, item, what));
+        }
+    }
+    return CVX_OK;
+}

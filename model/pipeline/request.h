@@ -1,0 +1,52 @@
+/* A generation request: every parameter of `cvx generate`, and the option table that reads it from a
+ * command line, a job line or a manifest. */
+#ifndef CVX_MODEL_PIPELINE_REQUEST_H
+#define CVX_MODEL_PIPELINE_REQUEST_H
+
+#include "base/json.h"
+#include "base/opts.h"
+
+typedef struct cvx_request {
+    const char *model, *prompt, *negative_prompt, *output;
+    int64_t num_frames, height, width; /* 0: the checkpoint's own */
+    double fps;                        /* 0: 8, or 16 for 1.5 */
+    int64_t num_inference_steps, seed, num_videos_per_prompt, max_sequence_length;
+    double guidance_scale, strength;
+    bool use_dynamic_cfg;
+    const char *scheduler; /* NULL: the checkpoint's own; "ddim", "dpm" */
+    const char *dtype;     /* "f32", "bf16" */
+    const char *image, *video, *latents, *save_latents;
+    cvx_opt_list lora;
+    bool enable_tiling, enable_slicing;
+    int64_t tile_sample_min_height, tile_sample_min_width;           /* 0: from the config */
+    double tile_overlap_factor_height, tile_overlap_factor_width;    /* 0: diffusers' own */
+    const char *offload; /* "none", "model", "sequential" */
+    const char *clip_model, *backend, *isa, *replay, *manifest;
+    int64_t threads;
+    bool quiet, json;
+} cvx_request;
+
+#define CVX_REQUEST_INIT                                                                           \
+    {                                                                                              \
+        .negative_prompt = "", .num_inference_steps = 50, .seed = 42, .num_videos_per_prompt = 1,  \
+        .guidance_scale = 6.0, .strength = 0.8, .dtype = "f32", .offload = "none",                 \
+        .backend = "auto", .isa = "auto"                                                           \
+    }
+
+/* The rows of the option table, for programs that add their own (cvx generate, cvx plan, cvx-rank). */
+extern const cvx_opt cvx_request_opts[];
+
+/* What can be said without opening the checkpoint: required fields, ranges, UTF-8 prompts, things that
+ * exclude each other, the output's extension. CVX_EINVAL. */
+cvx_status cvx_request_check(const cvx_request *r) CVX_CHECK;
+
+/* The request as a JSON object keyed by option name (unset optional values left out); new reference. */
+json_t *cvx_request_json(const cvx_request *r);
+
+/* Sets fields from such an object. Strings are borrowed from `obj`, which must outlive the request. */
+cvx_status cvx_request_from_json(cvx_request *r, const json_t *obj, const char *what) CVX_CHECK;
+
+/* Strict UTF-8 (no surrogates, no overlong forms): CVX_EINVAL naming `what` and the byte. */
+cvx_status cvx_check_utf8(const char *text, const char *what) CVX_CHECK;
+
+#endif

@@ -1,0 +1,63 @@
+/* Checkpoints on disk: one safetensors file, or shards with an index, mapped read-only and never
+ * copied whole. Layout as in diffusers: DIR/{transformer,vae,text_encoder}/...safetensors. */
+#ifndef CVX_MODEL_WEIGHTS_H
+#define CVX_MODEL_WEIGHTS_H
+
+#include "kernels/tensor.h"
+
+typedef struct cvx_weights cvx_weights;
+
+/* Opens "FILE.safetensors", or a folder holding diffusion_pytorch_model.safetensors /
+ * model.safetensors, or one of these names with ".index.json" and its shards (also with a variant
+ * infix like ".fp16" when it is the only one there). Every header is checked in full before the call
+ * returns: sizes against the file, offsets in order and without overlap or gap, dims against bytes,
+ * duplicate names, shards named by the index that are missing or lack a tensor.
+ * Errors: CVX_EIO, CVX_EFORMAT naming file, tensor, value and what would be right. */
+cvx_status cvx_weights_open(cvx_weights **out, const char *path) CVX_CHECK;
+/* Accepts NULL. Invalidates every tensor it gave. */
+void cvx_weights_close(cvx_weights *w);
+
+/* Number of tensors, and tensor i in name order (a borrowed view of the map; name of any length). */
+int64_t cvx_weights_count(const cvx_weights *w);
+const char *cvx_weights_name(const cvx_weights *w, int64_t i);
+cvx_tensor cvx_weights_at(const cvx_weights *w, int64_t i);
+/* The file that holds tensor i (borrowed). */
+const char *cvx_weights_file(const cvx_weights *w, int64_t i);
+/* Index of a name, -1 if absent. */
+int64_t cvx_weights_find(const cvx_weights *w, const char *name);
+bool cvx_weights_has(const cvx_weights *w, const char *name);
+
+/* The tensor `name` with exactly these dims and a float dtype (F32, F16, BF16); a dim of -1 accepts
+ * any. Absent: CVX_EFORMAT naming file and tensor; other dims or dtype: CVX_EFORMAT naming both
+ * shapes. The view is dense, borrowed from the map (or from an override). */
+cvx_status cvx_weights_get(cvx_weights *w, cvx_tensor *out, const char *name, int ndim,
+                           const int64_t *dim) CVX_CHECK;
+#define CVX_WEIGHT(w, out, name, ...)                                                              \
+    cvx_weights_get((w), (out), (name), CVX_NDIM(__VA_ARGS__), CVX_DIMS(__VA_ARGS__))
+
+/* As get, any float dtype, widened into a new dense f32 tensor of `arena`: biases, norms, tables. */
+cvx_status cvx_weights_get_f32(cvx_weights *w, cvx_arena *arena, cvx_tensor *out, const char *name,
+                               int ndim, const int64_t *dim) CVX_CHECK;
+#define CVX_WEIGHT_F32(w, arena, out, name, ...)                                                   \
+    cvx_weights_get_f32((w), (arena), (out), (name), CVX_NDIM(__VA_ARGS__), CVX_DIMS(__VA_ARGS__))
+
+/* From now on `name` gives `t` (same dims; data borrowed from the caller): how LoRA is merged. */
+cvx_status cvx_weights_override(cvx_weights *w, const char *name, const cvx_tensor *t) CVX_CHECK;
+
+/* A string of the file's __metadata__, NULL if absent (single file; borrowed). */
+const char *cvx_weights_meta(const cvx_weights *w, const char *key);
+
+/* SHA-256 over the names, sizes and headers of the files and 1 MiB blocks of their data (first, last
+ * and every 64th): tells two checkpoints apart in well under a second; hex[65] is filled. */
+cvx_status cvx_weights_hash(const cvx_weights *w, char hex[65]) CVX_CHECK;
+
+/* Total bytes of tensor data. */
+int64_t cvx_weights_bytes(const cvx_weights *w);
+
+/* Writes tensors (names from tensor.name or names[i] when names is given) and metadata pairs
+ * (key, value, key, value, ...; n_meta pairs) to `path` through a temporary. Strided views are
+ * written dense. */
+cvx_status cvx_safetensors_write(const char *path, const cvx_tensor *t, const char *const *names,
+                                 int n, const char *const *meta, int n_meta) CVX_CHECK;
+
+#endif

@@ -1,0 +1,83 @@
+/* Communicator: one group of ranks, one table of functions. `self` is the group of one, so callers
+ * have no special case; MPI and NCCL fill the same table.
+ *
+ * Every call is collective over the communicator unless it says otherwise: all ranks call it, in the
+ * same order, with matching counts. Buffers are host memory for `self` and `mpi`, device memory
+ * for `nccl`. Counts and displacements are in bytes. A failure inside a collective leaves the communicator
+ * unusable (the caller ends the job); a failure of a rank's own work is told to the others by
+ * cvx_comm_agree at the step boundary, never by leaving a collective alone. */
+#ifndef CVX_PARALLEL_COMM_H
+#define CVX_PARALLEL_COMM_H
+
+#include "base/status.h"
+
+typedef enum cvx_comm_kind {
+    CVX_COMM_ALLGATHER = 0,
+    CVX_COMM_ALLTOALL,
+    CVX_COMM_REDUCE_SCATTER,
+    CVX_COMM_ALLREDUCE,
+    CVX_COMM_SENDRECV,
+    CVX_COMM_BROADCAST,
+    CVX_COMM_AGREE,
+    CVX_COMM_KINDS
+} cvx_comm_kind;
+
+typedef struct cvx_comm_stat {
+    int64_t calls, bytes_sent; /* bytes that left this rank for another one */
+    double seconds;
+} cvx_comm_stat;
+
+typedef struct cvx_comm cvx_comm;
+
+typedef struct cvx_comm_ops {
+    const char *name; /* "self", "mpi", "nccl" */
+    cvx_status (*allgatherv)(cvx_comm *c, const void *send, int64_t send_bytes, void *recv,
+                             const int64_t *recv_bytes, const int64_t *recv_at);
+    cvx_status (*alltoallv)(cvx_comm *c, const void *send, const int64_t *send_bytes,
+                            const int64_t *send_at, void *recv, const int64_t *recv_bytes,
+                            const int64_t *recv_at);
+    cvx_status (*reduce_scatterv_f32)(cvx_comm *c, const float *send, float *recv,
+                                      const int64_t *counts);
+    cvx_status (*allreduce_f32)(cvx_comm *c, float *buf, int64_t n);
+    cvx_status (*sendrecv)(cvx_comm *c, const void *send, int64_t send_bytes, int to, void *recv,
+                           int64_t recv_bytes, int from);
+    cvx_status (*broadcast)(cvx_comm *c, void *buf, int64_t bytes, int root);
+    cvx_status (*agree)(cvx_comm *c, int *code);
+    void (*close)(cvx_comm *c);
+} cvx_comm_ops;
+
+struct cvx_comm {
+    const cvx_comm_ops *ops;
+    int rank, size;
+    bool measure; /* count only */
+    void *impl;
+    cvx_comm_stat stat[CVX_COMM_KINDS];
+};
+
+/* The group of one. */
+cvx_status cvx_comm_self(cvx_comm **out) CVX_CHECK;
+/* Not collective for `self`. Accepts NULL. */
+void cvx_comm_close(cvx_comm *c);
+
+/* recv gets every rank's bytes: rank r's recv_bytes[r] at recv_at[r]; send may be its own place in recv. */
+cvx_status cvx_comm_allgatherv(cvx_comm *c, const void *send, int64_t send_bytes, void *recv,
+                               const int64_t *recv_bytes, const int64_t *recv_at) CVX_CHECK;
+/* Rank s gets send[send_at[s]] .. of every rank. send and recv do not overlap. */
+cvx_status cvx_comm_alltoallv(cvx_comm *c, const void *send, const int64_t *send_bytes,
+                              const int64_t *send_at, void *recv, const int64_t *recv_bytes,
+                              const int64_t *recv_at) CVX_CHECK;
+/* recv = this rank's counts[rank] elements of the sum over ranks, added in rank order 0, 1, 2 ... */
+cvx_status cvx_comm_reduce_scatterv_f32(cvx_comm *c, const float *send, float *recv,
+                                        const int64_t *counts) CVX_CHECK;
+/* In place sum over ranks, added in rank order, the same bits on every rank. */
+cvx_status cvx_comm_allreduce_f32(cvx_comm *c, float *buf, int64_t n) CVX_CHECK;
+/* Sends to `to` and receives from `from` at once; a negative rank skips that half. Only the two
+ * partners of each message need to call. */
+cvx_status cvx_comm_sendrecv(cvx_comm *c, const void *send, int64_t send_bytes, int to, void *recv,
+                             int64_t recv_bytes, int from) CVX_CHECK;
+cvx_status cvx_comm_broadcast(cvx_comm *c, void *buf, int64_t bytes, int root) CVX_CHECK;
+/* The step boundary: every rank brings its status and gets the same answer: CVX_OK if all are, its own
+ * error if it failed, else CVX_EPEER. */
+cvx_status cvx_comm_agree(cvx_comm *c, cvx_status own) CVX_CHECK;
+
+#endif
