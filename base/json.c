@@ -6,11 +6,50 @@
 
 #define JSON_FILE_MAX ((size_t)64 << 20)
 
+/* Python writes "no limit" as an integer of 31 digits (model_max_length); jansson refuses integers of more
+ * than 64 bits. A copy of the text in which integers of 19 digits or more end in ".0", so that they are
+ * read as reals; NULL without memory. *len is updated. */
+static char *long_integers_as_reals(const char *text, size_t *len)
+{
+    char *out = malloc(*len + *len / 19 * 2 + 1);
+    size_t n = 0, digits = 0;
+    bool string = false, fraction = false;
+
+    for (size_t i = 0; out != NULL && i < *len; i++) {
+        char c = text[i];
+        bool digit = !string && c >= '0' && c <= '9';
+        if (!digit && digits >= 19 && !fraction && c != '.' && c != 'e' && c != 'E') {
+            out[n++] = '.';
+            out[n++] = '0';
+        }
+        digits = digit ? digits + 1 : 0;
+        fraction = !string && (c == '.' || c == 'e' || c == 'E' ||
+                                (fraction && (digit || c == '-' || c == '+')));
+        if (c == '"') {
+            string = !string;
+        } else if (string && c == '\\' && i + 1 < *len) {
+            out[n++] = c;
+            c = text[++i];
+        }
+        out[n++] = c;
+    }
+    *len = n;
+    return out;
+}
+
 cvx_status cvx_json_parse(json_t **out, const char *text, size_t len, const char *what)
 {
     json_error_t err;
     json_t *j = json_loadb(text, len, JSON_REJECT_DUPLICATES, &err);
 
+    if (j == NULL && json_error_code(&err) == json_error_numeric_overflow) {
+        char *wide = long_integers_as_reals(text, &len);
+        if (wide == NULL) {
+            return cvx_fail(CVX_ENOMEM, "%s: no memory to read it", what);
+        }
+        j = json_loadb(wide, len, JSON_REJECT_DUPLICATES, &err);
+        free(wide);
+    }
     if (j == NULL) {
         return cvx_fail(CVX_EFORMAT, "%s: not JSON at line %d column %d: %s", what, err.line,
                         err.column, err.text);

@@ -1,0 +1,28 @@
+/* torch's CPU generator (at::CPUGeneratorImpl: mt19937) and torch.randn on it, bit for bit in the draws'
+ * order; values of f32 agree to about an ulp of the logarithm and cosine used. */
+#ifndef CVX_BASE_RNG_H
+#define CVX_BASE_RNG_H
+
+#include "base/status.h"
+
+/* A plain struct: a copy is a snapshot. */
+typedef struct cvx_rng {
+    uint32_t state[624];
+    int next;          /* words of `state` already used */
+    bool has_normal;   /* a second normal of the pairwise path waits */
+    double normal;
+} cvx_rng;
+
+/* torch.Generator("cpu").manual_seed(seed); negative seeds wrap as torch's do. */
+void cvx_rng_seed(cvx_rng *r, uint64_t seed);
+
+/* The next 32 random bits. */
+uint32_t cvx_rng_u32(cvx_rng *r);
+
+typedef enum cvx_rng_kind { CVX_RNG_F32, CVX_RNG_F16, CVX_RNG_BF16 } cvx_rng_kind;
+
+/* torch.randn(n, generator, dtype) widened to f32 (exact: every f16 and bf16 is an f32). n >= 16 draws n
+ * uniforms (and 16 more for the tail when 16 does not divide n); fewer are drawn pair by pair. */
+void cvx_rng_randn(cvx_rng *r, float *out, cvx_rng_kind kind, int64_t n);
+
+#endif

@@ -31,7 +31,7 @@ typedef enum cvx_act {
 } cvx_act;
 
 /* Rewrites a weight into the backend's own layout. `dst` has src's dims, layout PACKED_LINEAR
- * (src [n, k]) or PACKED_CONV (src [cout, cin, kt, kh, kw]), and `data` of at least
+ * (src [n, k]), PACKED_CONV or PACKED_CONV_UP2 (src [cout, cin, kt, kh, kw]), and `data` of at least
  * cvx_packed_bytes(). src: plain, dense, F32/F16/BF16. */
 typedef struct cvx_pack_args {
     const cvx_tensor *dst, *src;
@@ -130,11 +130,13 @@ typedef struct cvx_sched_step_args {
  * x [t_in, h_in, w_in, cin] (any strides but the last), w [cout, cin, kt, kh, kw] (plain or packed),
  * b [cout] or NULL, y [t, h, w, cout] (any strides but the last: the inside of a bordered buffer is
  * fine). y[t,h,w] = b + sum x[t+dt, h·stride+dh, w·stride+dw]·w[.., dt, dh, dw]; stride 1 or 2 in
- * space, 1 in time. up2: x is read as if each pixel stood 2 x 2 times (nearest), the border of one
+ * space, 1 in time. The frames of x are a ring of t_in >= t + kt - 1: input frame i stands at
+ * (x0 + i) % t_in. up2: x is read as if each pixel stood 2 x 2 times (nearest), the border of one
  * source pixel standing for a border of one output pixel: x [t_in, h/2 + 2, w/2 + 2, cin], kh = kw = 3,
- * kt = 1. residual (optional) like y is added. Taps are added in a fixed order. */
+ * kt = 1. residual (optional) like y is added; it may be y itself. Taps are added in a fixed order. */
 typedef struct cvx_conv3d_args {
     const cvx_tensor *y, *x, *w, *b, *residual;
+    int64_t x0;
     int stride;
     bool up2;
 } cvx_conv3d_args;
@@ -144,6 +146,14 @@ typedef struct cvx_conv3d_args {
 typedef struct cvx_group_norm_stats_args {
     const cvx_tensor *sums, *x;
 } cvx_group_norm_stats_args;
+
+/* sums [t, h, groups, 2] of every row of the picture, added in the order of (t, h) -> stats [groups, 2] f64:
+ * mean and 1 / sqrt(variance + eps) over `count` values a group. */
+typedef struct cvx_group_norm_finish_args {
+    const cvx_tensor *stats, *sums;
+    int64_t count;
+    double eps;
+} cvx_group_norm_finish_args;
 
 /* y = (x - mean[g])·rstd[g]·gamma + beta; then, if given, y = y·zy[map] + zb[map] (spatial norm);
  * then silu if set. stats [groups, 2] f64: mean, rstd. x, y [t, h, w, c] (y may be x or the inside of a
@@ -162,6 +172,18 @@ typedef struct cvx_group_norm_apply_args {
 typedef struct cvx_avg_pool_time_args {
     const cvx_tensor *y, *x;
 } cvx_avg_pool_time_args;
+
+/* y = x: both [i, j, k, l] f32 with any strides (also 0 in x): transposes, borders, repeated frames. */
+typedef struct cvx_strided_copy_args {
+    const cvx_tensor *y, *x;
+} cvx_strided_copy_args;
+
+/* y = x·(1 - i/n) + y·(i/n), i the index and n the length along `axis` (2 or 3): the seam of two tiles
+ * (AutoencoderKLCogVideoX.blend_v, blend_h). x, y [i, j, k, l] f32, any strides. */
+typedef struct cvx_blend_args {
+    const cvx_tensor *y, *x;
+    int axis;
+} cvx_blend_args;
 
 typedef struct cvx_ops {
     const char *name; /* "ref", "cpu-avx512", "cuda" */

@@ -180,7 +180,7 @@ void cvx_to_f32(float *dst, const void *src, cvx_dtype t, int64_t n)
 
 float cvx_get_f32(const cvx_tensor *t, int64_t i)
 {
-    float f;
+    float f = 0;
     cvx_to_f32(&f, (const char *)t->data + i * (int64_t)cvx_dtype_size(t->dtype), t->dtype, 1);
     return f;
 }

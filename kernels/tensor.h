@@ -22,8 +22,13 @@ typedef enum cvx_dtype {
 typedef enum cvx_device { CVX_HOST = 0, CVX_CUDA } cvx_device;
 
 /* PLAIN: strides hold. PACKED: `data` is in a backend's private weight layout made by op `pack`;
- * dim[] still says the logical shape. */
-typedef enum cvx_layout { CVX_PLAIN = 0, CVX_PACKED_LINEAR, CVX_PACKED_CONV } cvx_layout;
+ * dim[] still says the logical shape. PACKED_CONV_UP2: for conv3d with up2 set. */
+typedef enum cvx_layout {
+    CVX_PLAIN = 0,
+    CVX_PACKED_LINEAR,
+    CVX_PACKED_CONV,
+    CVX_PACKED_CONV_UP2,
+} cvx_layout;
 
 typedef struct cvx_tensor {
     void *data; /* borrowed: an arena or the weight map owns it */

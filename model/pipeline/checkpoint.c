@@ -74,6 +74,8 @@ cvx_status cvx_checkpoint_open(cvx_checkpoint *out, const char *dir)
     CVX_RETURN_IF(cvx_t5_config_load(&c.t5, path[1]));
     CVX_RETURN_IF(cvx_vae_config_load(&c.vae, path[2]));
     CVX_RETURN_IF(cvx_sched_config_load(&c.sched, path[3]));
+    c.spatial = cvx_vae_spatial(&c.vae);
+    c.temporal = c.vae.temporal_compression_ratio;
     CVX_RETURN_IF(check_parts(&c));
     *out = c;
     return CVX_OK;

@@ -38,26 +38,30 @@ static cvx_status resolve_frames(cvx_job *j, const cvx_checkpoint *c, const cvx_
         return cvx_fail(CVX_EINVAL, "num_frames %lld: %s has only %lld frames", (long long)j->num_frames,
                         r->video, (long long)video_frames);
     }
-    int64_t below = (j->num_frames - 1) / c->temporal * c->temporal + 1;
-    if (below != j->num_frames && r->num_frames == 0 && video_frames > 0) {
-        snprintf(j->note, sizeof j->note, "%s has %lld frames: the first %lld are used (4k + 1)",
-                 r->video, (long long)video_frames, (long long)below);
-        j->num_frames = below;
-    }
-    if ((j->num_frames - 1) % c->temporal != 0) {
+    bool whole_video = video_frames > 0 && r->num_frames == 0; /* any count, as diffusers */
+    if ((j->num_frames - 1) % c->temporal != 0 && !whole_video) {
+        int64_t below = (j->num_frames - 1) / c->temporal * c->temporal + 1;
         return cvx_fail(CVX_EINVAL, "num_frames %lld: must be 4k + 1; the nearest are %lld and %lld",
                         (long long)j->num_frames, (long long)below, (long long)(below + c->temporal));
     }
     j->latent_frames = (j->num_frames - 1) / c->temporal + 1;
     j->padding = pt > 0 ? (pt - j->latent_frames % pt) % pt : 0;
     if (r->video != NULL && j->padding > 0) {
-        return cvx_fail(CVX_EINVAL, "num_frames %lld: video-to-video on this checkpoint needs latent "
-                        "frames in groups of %lld; the nearest are %lld and %lld", (long long)j->num_frames,
-                        (long long)pt, (long long)(j->num_frames - c->temporal),
-                        (long long)(j->num_frames + c->temporal));
+        int64_t fit = j->latent_frames / pt * pt * c->temporal;
+        if (!whole_video || fit == 0) {
+            return cvx_fail(CVX_EINVAL, "num_frames %lld: video-to-video on this checkpoint needs latent "
+                            "frames in groups of %lld; the nearest are %lld and %lld",
+                            (long long)j->num_frames, (long long)pt,
+                            (long long)(fit - c->temporal + 1), (long long)(fit + c->temporal + 1));
+        }
+        snprintf(j->note, sizeof j->note, "%s has %lld frames: the first %lld are used (this checkpoint "
+                 "takes latent frames in groups of %lld)", r->video, (long long)video_frames,
+                 (long long)fit, (long long)pt);
+        j->num_frames = fit;
+        j->latent_frames = fit / c->temporal;
+        j->padding = 0;
     }
-    j->out_frames = j->latent_frames % 2 == 1 || j->latent_frames == 1 ? j->num_frames
-                                                                       : 4 * j->latent_frames;
+    j->out_frames = cvx_vae_video_frames(&c->vae, j->latent_frames);
     if ((j->num_frames - 1) % unit != 0 && j->note[0] == 0) {
         int64_t low = (j->num_frames - 1) / unit * unit + 1;
         snprintf(j->note, sizeof j->note, "num_frames %lld: the model was trained for %lldk + 1 frames "
@@ -108,6 +112,9 @@ cvx_status cvx_job_resolve(cvx_job *out, const cvx_checkpoint *c, const cvx_requ
                                 .overlap_factor_width = r->tile_overlap_factor_width};
     cvx_dit_shape shape = cvx_job_shape(&j);
     CVX_RETURN_IF(cvx_dit_check(&c->dit, &shape, c->spatial));
+    if (j.tiling.enabled) {
+        CVX_RETURN_IF(cvx_vae_check_tiling(&c->vae, &j.tiling, j.height, j.width));
+    }
     *out = j;
     return CVX_OK;
 }

@@ -1,0 +1,127 @@
+/* mt19937 as Matsumoto and Nishimura defined it; uniforms and normals as ATen draws them
+ * (aten/src/ATen/core/DistributionsHelper.h, native/cpu/DistributionTemplates.h: normal_fill). */
+#include "base/rng.h"
+
+#include <math.h>
+#include <string.h>
+
+#define N 624
+#define M 397
+
+void cvx_rng_seed(cvx_rng *r, uint64_t seed)
+{
+    *r = (cvx_rng){.next = N};
+    r->state[0] = (uint32_t)seed;
+    for (uint32_t i = 1; i < N; i++) {
+        uint32_t p = r->state[i - 1];
+        r->state[i] = 1812433253u * (p ^ p >> 30) + i;
+    }
+}
+
+static void refill(cvx_rng *r)
+{
+    uint32_t *s = r->state;
+
+    for (int i = 0; i < N; i++) {
+        uint32_t y = (s[i] & 0x80000000u) | (s[(i + 1) % N] & 0x7fffffffu);
+        s[i] = s[(i + M) % N] ^ y >> 1 ^ (y & 1 ? 0x9908b0dfu : 0);
+    }
+    r->next = 0;
+}
+
+uint32_t cvx_rng_u32(cvx_rng *r)
+{
+    if (r->next == N) {
+        refill(r);
+    }
+    uint32_t y = r->state[r->next++];
+    y ^= y >> 11;
+    y ^= y << 7 & 0x9d2c5680u;
+    y ^= y << 15 & 0xefc60000u;
+    return y ^ y >> 18;
+}
+
+static float uniform_f32(cvx_rng *r)
+{
+    return (float)(cvx_rng_u32(r) & 0xffffff) * 0x1p-24f;
+}
+
+static double uniform_f64(cvx_rng *r)
+{
+    uint64_t hi = cvx_rng_u32(r), lo = cvx_rng_u32(r);
+    return (double)((hi << 32 | lo) & ((1ull << 53) - 1)) * 0x1p-53;
+}
+
+/* Box-Muller on 16 uniforms in place: the first eight give cosines, the others sines. */
+static void fill_16(float *d)
+{
+    for (int j = 0; j < 8; j++) {
+        float u1 = 1.0f - d[j], u2 = d[j + 8];
+        float radius = sqrtf(-2.0f * logf(u1)), theta = 6.283185307179586f * u2;
+        d[j] = radius * cosf(theta);
+        d[j + 8] = radius * sinf(theta);
+    }
+}
+
+/* f32 draws all n uniforms before the tail's 16; f16 and bf16 go block by block and never draw the odd
+ * ones that the tail replaces. */
+static void fill_blocks(cvx_rng *r, float *out, int64_t n, bool whole_blocks)
+{
+    for (int64_t i = 0; i < (whole_blocks ? n / 16 * 16 : n); i++) {
+        out[i] = uniform_f32(r);
+    }
+    for (int64_t i = 0; i + 16 <= n; i += 16) {
+        fill_16(out + i);
+    }
+    if (n % 16 != 0) { /* the last 16 are drawn anew */
+        for (int64_t i = n - 16; i < n; i++) {
+            out[i] = uniform_f32(r);
+        }
+        fill_16(out + n - 16);
+    }
+}
+
+static double normal_f64(cvx_rng *r)
+{
+    if (r->has_normal) {
+        r->has_normal = false;
+        return r->normal;
+    }
+    double u1 = uniform_f64(r), u2 = uniform_f64(r);
+    double radius = sqrt(-2.0 * log1p(-u2)), theta = 6.283185307179586 * u1;
+    r->normal = radius * sin(theta);
+    r->has_normal = true;
+    return radius * cos(theta);
+}
+
+static float round_bf16(float v)
+{
+    uint32_t u;
+    memcpy(&u, &v, sizeof u);
+    u = (u + 0x7fff + (u >> 16 & 1)) & 0xffff0000u;
+    memcpy(&v, &u, sizeof v);
+    return v;
+}
+
+/* Normals lie far inside f16's range; below its smallest normal number the step is 2^-24. */
+static float round_f16(float v)
+{
+    int e;
+    frexpf(v, &e);
+    int step = e - 11 < -24 ? -24 : e - 11;
+    return ldexpf(rintf(ldexpf(v, -step)), step);
+}
+
+void cvx_rng_randn(cvx_rng *r, float *out, cvx_rng_kind kind, int64_t n)
+{
+    if (n >= 16) {
+        fill_blocks(r, out, n, kind != CVX_RNG_F32);
+    } else {
+        for (int64_t i = 0; i < n; i++) {
+            out[i] = (float)normal_f64(r);
+        }
+    }
+    for (int64_t i = 0; i < n && kind != CVX_RNG_F32; i++) {
+        out[i] = kind == CVX_RNG_BF16 ? round_bf16(out[i]) : round_f16(out[i]);
+    }
+}

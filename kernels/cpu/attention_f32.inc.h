@@ -1,0 +1,100 @@
+/* The two products of attention in f32, on the micro-kernel of gemm.inc.h. Part of a level file.
+ * A head's keys are packed as the panels of a weight [sk, d], its values as panels [sk][NR]. */
+
+static int64_t value_panels(int64_t d)
+{
+    return (d + NR - 1) / NR;
+}
+
+static size_t attn_head_bytes(const cvx_ctx *ctx, int64_t sk, int64_t d)
+{
+    (void)ctx;
+    return (size_t)(cvx_round_up(sk, NR) * d + sk * value_panels(d) * NR) * sizeof(float);
+}
+
+static float *packed_values(char *head, int64_t sk, int64_t d)
+{
+    return (float *)(void *)head + cvx_round_up(sk, NR) * d;
+}
+
+static size_t attn_q_bytes(const cvx_ctx *ctx)
+{
+    (void)ctx;
+    return (size_t)BQ * HD * sizeof(float);
+}
+
+/* Keys and values j0 .. j0 + BK of a head. */
+static void attn_pack_kv(const cvx_ctx *ctx, char *head, const float *k, int64_t ldk, const float *v,
+                         int64_t ldv, int64_t j0, int64_t sk, int64_t d)
+{
+    cvx_tensor keys = {.data = (void *)(uintptr_t)k, .dtype = CVX_F32, .ndim = 2, .dim = {sk, d},
+                       .stride = {ldk, 1}};
+    int64_t end = cvx_min_i64(j0 + BK, sk);
+
+    for (int64_t j = j0; j < end; j += NR) {
+        gemm_pack_panel(ctx, (float *)(void *)head + j * d, &keys, j);
+    }
+    for (int64_t e = 0; e < d; e += NR) {
+        int64_t n = cvx_min_i64(NR, d - e);
+        float *to = packed_values(head, sk, d) + e * sk;
+        for (int64_t j = j0; j < end; j++) {
+            memset(to + j * NR, 0, NR * sizeof *to);
+            memcpy(to + j * NR, v + j * ldv + e, (size_t)n * sizeof *to);
+        }
+    }
+}
+
+/* Scaled query rows [BQ][HD], zeros past their end. */
+static void attn_pack_q(const cvx_ctx *ctx, char *q, const float *src, int64_t ld, int64_t rows,
+                        int64_t d, float scale)
+{
+    float *to = (float *)(void *)q;
+
+    (void)ctx;
+    memset(to, 0, (size_t)BQ * HD * sizeof *to);
+    for (int64_t i = 0; i < rows; i++) {
+        for (int64_t e = 0; e < d; e++) {
+            to[i * HD + e] = src[i * ld + e] * scale;
+        }
+    }
+}
+
+static void attn_scores(const cvx_ctx *ctx, attn_block *b, const char *q, const char *head, int64_t j0,
+                        int64_t nk, int64_t sk, int64_t d)
+{
+    const float *keys = (const float *)(const void *)head;
+
+    (void)ctx, (void)sk;
+    for (int64_t j = 0; j < nk; j += NR) {
+        for (int64_t i = 0; i < b->rows; i += MR) {
+            tile_product(b->s + i * HD + j, HD, (const float *)(const void *)q + i * HD, HD,
+                         keys + (j0 + j) * d, d, false);
+        }
+    }
+}
+
+/* o = alpha·o + p·v */
+static void attn_accumulate(const cvx_ctx *ctx, attn_block *b, char *q, const char *head, int64_t j0,
+                            int64_t nk, int64_t sk, int64_t d)
+{
+    const float *values = (const float *)(const void *)head + cvx_round_up(sk, NR) * d;
+
+    (void)ctx, (void)q;
+    for (int64_t e = 0; e < d; e += NR) {
+        for (int64_t i = 0; i < b->rows; i += MR) {
+            vf acc[MR][2];
+#pragma GCC unroll 16
+            for (int r = 0; r < MR; r++) {
+                acc[r][0] = acc[r][1] = vset1(0);
+            }
+            micro_kernel(acc, b->s + i * HD, HD, values + e * sk + j0 * NR, nk);
+#pragma GCC unroll 16
+            for (int r = 0; r < MR; r++) {
+                float *o = b->o + (i + r) * HD + e;
+                vf f = vset1(b->alpha[i + r]);
+                vstore(o, vfma(vload(o), f, acc[r][0]));
+                vstore(o + VW, vfma(vload(o + VW), f, acc[r][1]));
+            }
+        }
+    }
+}

@@ -1,0 +1,44 @@
+/* One instruction set level: its kernels and its table. The including file names it: CVX_LEVEL(x) makes
+ * the table's symbol, CVX_LEVEL_NAME its name. Ops without an entry of their own are ref's, where memory
+ * decides the speed and not arithmetic. */
+#include <omp.h>
+
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/vec.h"
+
+#include "kernels/cpu/widen.inc.h"
+
+#include "kernels/cpu/math.inc.h"
+
+#include "kernels/cpu/elementwise.inc.h"
+#include "kernels/cpu/norm.inc.h"
+
+#include "kernels/cpu/gemm.inc.h"
+#include "kernels/cpu/linear.inc.h"
+
+#define CVX_ATTENTION_PRODUCTS "kernels/cpu/attention_f32.inc.h"
+#include "kernels/cpu/attention.inc.h"
+
+const cvx_ops CVX_LEVEL(cvx_cpu_table_) = {
+    .name = "cpu-" CVX_LEVEL_NAME,
+    .pack = cpu_pack,
+    .packed_bytes = cpu_packed_bytes,
+    .linear = cpu_linear,
+    .layer_norm = cpu_layer_norm,
+    .rms_norm = cpu_rms_norm,
+    .qk_norm_rope = cpu_qk_norm_rope,
+    .attention = cpu_attention,
+    .gated_act = cpu_gated_act,
+    .add = cpu_add,
+    .embed = cvx_ref_embed,
+    .patchify = cvx_ref_patchify,
+    .unpatchify = cvx_ref_unpatchify,
+    .sched_step = cvx_ref_sched_step,
+    .conv3d = cvx_ref_conv3d,
+    .group_norm_stats = cvx_ref_group_norm_stats,
+    .group_norm_finish = cvx_ref_group_norm_finish,
+    .group_norm_apply = cvx_ref_group_norm_apply,
+    .avg_pool_time = cvx_ref_avg_pool_time,
+    .strided_copy = cvx_ref_strided_copy,
+    .blend = cvx_ref_blend,
+};

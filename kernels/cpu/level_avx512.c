@@ -1,0 +1,3 @@
+#define CVX_LEVEL(x) x##avx512
+#define CVX_LEVEL_NAME "avx512"
+#include "kernels/cpu/level.inc.h"

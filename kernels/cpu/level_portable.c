@@ -1,0 +1,3 @@
+#define CVX_LEVEL(x) x##portable
+#define CVX_LEVEL_NAME "portable"
+#include "kernels/cpu/level.inc.h"

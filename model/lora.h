@@ -1,0 +1,18 @@
+/* LoRA files (peft's and diffusers' key names) merged into a checkpoint's weights when it is opened:
+ * W' = W + scale · (alpha / rank) · B·A, alpha = rank where the file has none. */
+#ifndef CVX_MODEL_LORA_H
+#define CVX_MODEL_LORA_H
+
+#include "base/file.h"
+#include "model/weights.h"
+
+/* Splits "FILE[:SCALE]"; the part after the last ':' is a scale only if it is a number. */
+cvx_status cvx_lora_parse(const char *item, char path[CVX_PATH_MAX], double *scale) CVX_CHECK;
+
+/* Merges one item into transformer weights through cvx_weights_override; the new f32 tensors live in
+ * `arena`. Several calls add up. Every key of the file must belong to a layer of `w`: a key that does not
+ * (another model's, a text encoder's) is CVX_EFORMAT naming it, as are shapes that do not fit. In a measuring
+ * arena nothing is computed. */
+cvx_status cvx_lora_merge(cvx_weights *w, cvx_arena *arena, const char *item) CVX_CHECK;
+
+#endif

@@ -1,0 +1,189 @@
+#include "model/pipeline/manifest.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/hash.h"
+#include "model/lora.h"
+
+static cvx_status hash_weights(json_t *out, const char *key, const char *path)
+{
+    cvx_weights *w = NULL;
+    char hex[65];
+
+    CVX_RETURN_IF(cvx_weights_open(&w, path));
+    cvx_status st = cvx_weights_hash(w, hex);
+    cvx_weights_close(w);
+    if (st == CVX_OK) {
+        json_object_set_new(out, key, json_string(hex));
+    }
+    return st;
+}
+
+/* A folder of images is known by its path and count alone: its frames are hashed as decoded pixels would
+ * need a decode; a single file is hashed whole. */
+static cvx_status hash_input(json_t *out, const char *key, const char *path)
+{
+    char hex[65];
+
+    if (path == NULL || cvx_is_dir(path)) {
+        return CVX_OK;
+    }
+    CVX_RETURN_IF(cvx_sha256_file(path, hex));
+    json_object_set_new(out, key, json_string(hex));
+    return CVX_OK;
+}
+
+static cvx_status fill_hashes(json_t *out, const cvx_checkpoint *c, const cvx_request *r)
+{
+    static const char *const parts[] = {"transformer", "text_encoder", "vae"};
+    char path[CVX_PATH_MAX], key[32];
+
+    for (int i = 0; i < 3; i++) {
+        CVX_RETURN_IF(cvx_checkpoint_part(c, path, parts[i]));
+        CVX_RETURN_IF(hash_weights(out, parts[i], path));
+    }
+    for (int i = 0; i < r->lora.n; i++) {
+        double scale;
+        snprintf(key, sizeof key, "lora%d", i);
+        CVX_RETURN_IF(cvx_lora_parse(r->lora.item[i], path, &scale));
+        CVX_RETURN_IF(hash_weights(out, key, path));
+    }
+    CVX_RETURN_IF(hash_input(out, "image", r->image));
+    CVX_RETURN_IF(hash_input(out, "video", r->video));
+    return hash_input(out, "latents", r->latents);
+}
+
+cvx_status cvx_manifest_hashes(json_t **out, const cvx_checkpoint *c, const cvx_request *r)
+{
+    json_t *h = json_object();
+    cvx_status st = fill_hashes(h, c, r);
+
+    if (st != CVX_OK) {
+        json_decref(h);
+        return st;
+    }
+    *out = h;
+    return CVX_OK;
+}
+
+/* The request with its defaults filled in: what a replay sets. */
+static json_t *resolved_request(const cvx_ctx *ctx, const cvx_job *job, int64_t k, const char *path)
+{
+    cvx_request r = *job->request;
+
+    r.num_frames = job->num_frames;
+    r.height = job->height;
+    r.width = job->width;
+    r.fps = job->fps;
+    r.seed += k;
+    r.num_videos_per_prompt = 1;
+    r.max_sequence_length = job->text_len;
+    r.scheduler = job->sched.kind == CVX_SCHED_DPM ? "dpm" : "ddim";
+    r.output = path;
+    r.replay = NULL;
+    r.manifest = NULL;
+    r.quiet = r.json = false;
+    r.threads = ctx->threads;
+    if (strncmp(ctx->ops->name, "cpu-", 4) == 0) {
+        r.backend = "cpu";
+        r.isa = ctx->ops->name + 4;
+    } else {
+        r.backend = ctx->ops->name;
+    }
+    return cvx_request_json(&r);
+}
+
+static json_t *stage_json(const char *name, const cvx_stage_cost *c)
+{
+    double flops = 0;
+
+    for (int i = 0; i < CVX_OP_COUNT; i++) {
+        flops += c->flops[i];
+    }
+    return json_pack("{s:s, s:f, s:f, s:I, s:I, s:I, s:I}", "name", name, "seconds", c->seconds,
+                     "gflop", flops / 1e9, "weights_bytes", (json_int_t)c->weights, "mapped_bytes",
+                     (json_int_t)c->mapped, "job_bytes", (json_int_t)c->job, "step_bytes",
+                     (json_int_t)c->step);
+}
+
+json_t *cvx_manifest_make(const cvx_ctx *ctx, const cvx_checkpoint *c, const cvx_job *job,
+                          int64_t video_index, const char *path, const cvx_plan *plan,
+                          const cvx_stage_cost *cost, const json_t *hashes, const json_t *scores)
+{
+    char what[160];
+    json_t *stages = json_array();
+    json_t *m = json_object();
+
+    for (int i = 0; i < CVX_STAGE_COUNT; i++) {
+        json_array_append_new(stages, stage_json(cvx_stage_names[i], &cost[i]));
+    }
+    json_object_set_new(m, "cvx_manifest", json_integer(1));
+    json_object_set_new(m, "version", json_string(CVX_VERSION));
+    json_object_set_new(m, "model",
+                        json_string(cvx_checkpoint_describe(c, what, sizeof what)));
+    json_object_set_new(m, "request", resolved_request(ctx, job, video_index, path));
+    json_object_set_new(m, "sha256", json_deep_copy(hashes));
+    json_object_set_new(m, "backend", json_string(ctx->ops->name));
+    json_object_set_new(m, "packed_weights", json_boolean(plan->options.pack));
+    json_object_set_new(m, "frames", json_integer(job->out_frames));
+    json_object_set_new(m, "stages", stages);
+    json_object_set_new(m, "planned_peak_bytes", json_integer((json_int_t)plan->peak_bytes));
+    json_object_set_new(m, "peak_bytes", json_integer((json_int_t)cvx_memory_peak()));
+    if (scores != NULL) {
+        json_object_set_new(m, "scores", json_deep_copy(scores));
+    }
+    return m;
+}
+
+cvx_status cvx_manifest_write(const char *path, const json_t *manifest)
+{
+    char *text = json_dumps(manifest, JSON_INDENT(2) | JSON_REAL_PRECISION(17));
+
+    if (text == NULL) {
+        return cvx_fail(CVX_EINTERNAL, "%s: the manifest cannot be written as JSON", path);
+    }
+    cvx_status st = cvx_file_write(path, text, strlen(text));
+    free(text);
+    return st;
+}
+
+cvx_status cvx_manifest_load(json_t **doc, cvx_request *r, const char *path)
+{
+    json_t *j = NULL;
+    int64_t version = 0;
+
+    CVX_RETURN_IF(cvx_json_load(&j, path));
+    cvx_status st = cvx_json_int(j, path, "cvx_manifest", &version);
+    const json_t *request = json_object_get(j, "request");
+    if (st == CVX_OK && (version != 1 || !json_is_object(request))) {
+        st = cvx_fail(CVX_EFORMAT, "%s: not a cvx manifest of version 1 with a \"request\"", path);
+    }
+    if (st == CVX_OK) {
+        st = cvx_request_from_json(r, request, path);
+    }
+    if (st != CVX_OK) {
+        json_decref(j);
+        return st;
+    }
+    *doc = j;
+    return CVX_OK;
+}
+
+cvx_status cvx_manifest_verify(const json_t *doc, const json_t *hashes, const char *path)
+{
+    const json_t *want = json_object_get(doc, "sha256");
+    const char *key;
+    json_t *v;
+
+    json_object_foreach((json_t *)want, key, v)
+    {
+        const char *now = json_string_value(json_object_get(hashes, key));
+        const char *then = json_string_value(v);
+        if (now == NULL || then == NULL || strcmp(now, then) != 0) {
+            return cvx_fail(CVX_EFORMAT, "%s: %s is not the file this manifest was made with (sha256 "
+                            "%.12s..., now %.12s...)", path, key, then ? then : "-", now ? now : "-");
+        }
+    }
+    return CVX_OK;
+}

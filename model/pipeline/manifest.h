@@ -1,0 +1,25 @@
+/* The manifest beside an output: everything that decides its bytes, and what making it took. */
+#ifndef CVX_MODEL_PIPELINE_MANIFEST_H
+#define CVX_MODEL_PIPELINE_MANIFEST_H
+
+#include "model/pipeline/plan.h"
+
+/* SHA-256 of what the bytes depend on, by part: "transformer", "text_encoder", "vae", "lora0", "image" ...
+ * New reference in *out. */
+cvx_status cvx_manifest_hashes(json_t **out, const cvx_checkpoint *c, const cvx_request *r) CVX_CHECK;
+
+/* The manifest of one finished video; `path` is its output, `scores` may be NULL (borrowed). */
+json_t *cvx_manifest_make(const cvx_ctx *ctx, const cvx_checkpoint *c, const cvx_job *job,
+                          int64_t video_index, const char *path, const cvx_plan *plan,
+                          const cvx_stage_cost *cost, const json_t *hashes, const json_t *scores);
+
+/* Writes it as JSON through a temporary. */
+cvx_status cvx_manifest_write(const char *path, const json_t *manifest) CVX_CHECK;
+
+/* Loads a manifest for a replay: *doc (new reference, must outlive r) and the request in it. */
+cvx_status cvx_manifest_load(json_t **doc, cvx_request *r, const char *path) CVX_CHECK;
+
+/* CVX_EFORMAT naming the part whose hash differs from the manifest's. */
+cvx_status cvx_manifest_verify(const json_t *doc, const json_t *hashes, const char *path) CVX_CHECK;
+
+#endif

@@ -1,0 +1,71 @@
+/* The way of a job through the models, in stages: load -> encode -> denoise -> decode.
+ *
+ * The same code runs in measure mode (ctx->measure): then no weight is read and no value computed, only
+ * arenas and counters move. That is how memory and work are known before the job starts. */
+#ifndef CVX_MODEL_PIPELINE_PIPELINE_H
+#define CVX_MODEL_PIPELINE_PIPELINE_H
+
+#include "base/progress.h"
+#include "model/pipeline/job.h"
+
+typedef enum cvx_offload { CVX_OFFLOAD_NONE = 0, CVX_OFFLOAD_MODEL, CVX_OFFLOAD_SEQUENTIAL } cvx_offload;
+
+typedef enum cvx_stage {
+    CVX_STAGE_ENCODE = 0, /* prompt, and image or video */
+    CVX_STAGE_DENOISE,
+    CVX_STAGE_DECODE,
+    CVX_STAGE_COUNT
+} cvx_stage;
+extern const char *const cvx_stage_names[CVX_STAGE_COUNT];
+
+/* What a stage holds and does. Bytes at their highest within the stage; work of the whole stage. */
+typedef struct cvx_stage_cost {
+    size_t weights; /* packed and widened weights of every open model */
+    size_t mapped;  /* bytes of weight files that the open models read in place */
+    size_t job, step;
+    double flops[CVX_OP_COUNT];
+    double seconds;
+} cvx_stage_cost;
+
+typedef struct cvx_pipeline cvx_pipeline;
+
+typedef struct cvx_pipeline_options {
+    cvx_offload offload;
+    bool pack;                 /* keep linear weights packed */
+    const cvx_opt_list *lora;  /* FILE[:SCALE] items; may be NULL */
+} cvx_pipeline_options;
+
+/* Nothing is loaded yet: models open when their stage first needs them. ctx and ckpt are borrowed. */
+cvx_status cvx_pipeline_open(cvx_pipeline **out, cvx_ctx *ctx, const cvx_checkpoint *ckpt,
+                             const cvx_pipeline_options *opt) CVX_CHECK;
+void cvx_pipeline_close(cvx_pipeline *p); /* accepts NULL */
+
+/* Where the results of a run go. All optional. */
+typedef struct cvx_pipeline_hooks {
+    cvx_event_fn event;
+    void *event_payload;
+    /* frames `first` .. `first + n` of the video, RGB planes f32 [n, 3, h, w] in -1..1, in order */
+    cvx_status (*frames)(void *payload, const float *rgb, int64_t first, int64_t n, int64_t h,
+                         int64_t w);
+    void *frames_payload;
+    /* latents [F, C, h, w] after step i (0-based), padding included */
+    void (*latents)(void *payload, int64_t i, const cvx_tensor *latents);
+    void *latents_payload;
+} cvx_pipeline_hooks;
+
+/* One video: request seed + video_index. cost[] is filled for every stage. In measure mode one denoising
+ * step is walked and its work multiplied. step_bytes and job_bytes: sizes of the arenas (from a measured
+ * run); ignored in measure mode. */
+cvx_status cvx_pipeline_run(cvx_pipeline *p, const cvx_job *job, int64_t video_index,
+                            const cvx_pipeline_hooks *hooks, size_t job_bytes, size_t step_bytes,
+                            cvx_stage_cost cost[CVX_STAGE_COUNT]) CVX_CHECK;
+
+/* A measured run of the job: what each stage will hold and do. */
+cvx_status cvx_pipeline_measure(const cvx_ctx *ctx, const cvx_checkpoint *ckpt,
+                                const cvx_pipeline_options *opt, const cvx_job *job,
+                                cvx_stage_cost cost[CVX_STAGE_COUNT]) CVX_CHECK;
+
+/* Number of frames of a video file or folder, by reading it (for cvx_job_resolve). */
+cvx_status cvx_count_frames(const char *path, int64_t *out) CVX_CHECK;
+
+#endif

@@ -1,0 +1,532 @@
+/* One coder (encoder or decoder) run over the chunks of a video.
+ *
+ * Activations are [t, h, w, c]. Only whole layers' results stand in memory; what a 3x3x3 convolution
+ * reads is normalized frame by frame into a ring with zero borders, in which the two frames before the
+ * first are the last two of the previous chunk (or the first frame again, at the start of the video). */
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/transfer.h"
+#include "model/vae/parts.h"
+#include "model/vae/pool.h"
+
+/* Frames of a ring beyond this many bytes are not kept: the more frames a call of conv3d has, the
+ * less of its work is repeated at the seams, and the more memory the ring takes. */
+#define RING_BYTES ((int64_t)96 << 20)
+
+typedef struct run {
+    const coding *job;
+    cvx_ctx *ctx;
+    pool pool;
+    bool dry;          /* only to measure the pool */
+    cvx_tensor *cache; /* [2, h + 2, w + 2, c] per causal convolution; data NULL before its first use */
+    bool first, last;  /* chunk */
+    cvx_tensor z;      /* the chunk's latents [t, h, w, c]: spatial norm reads them; decoder only */
+} run;
+
+/* An activation with `lo` border pixels above and left of it and `hi` below and right. */
+typedef struct act {
+    cvx_tensor t, whole; /* the inside; with its borders */
+    int end;             /* of the pool */
+    size_t below;        /* pool.used[end] before it */
+} act;
+
+static cvx_tensor inside(const cvx_tensor *whole, int lo, int hi)
+{
+    cvx_tensor t = cvx_slice(whole, 1, lo, whole->dim[1] - lo - hi);
+    return cvx_slice(&t, 2, lo, t.dim[2] - lo - hi);
+}
+
+/* Zeros `len` rows or columns from `start` on. */
+static cvx_status zero_edge(run *r, const cvx_tensor *whole, int dim, int64_t start, int64_t len)
+{
+    static const float zero = 0;
+    cvx_tensor to = cvx_slice(whole, dim, start, len), from = to;
+
+    if (len == 0) {
+        return CVX_OK;
+    }
+    from.data = (void *)(uintptr_t)&zero;
+    memset(from.stride, 0, sizeof from.stride);
+    return cvx_op_strided_copy(r->ctx, &(cvx_strided_copy_args){.y = &to, .x = &from});
+}
+
+static cvx_status zero_borders(run *r, const cvx_tensor *whole, int lo, int hi)
+{
+    for (int d = 1; d <= 2; d++) {
+        CVX_RETURN_IF(zero_edge(r, whole, d, 0, lo));
+        CVX_RETURN_IF(zero_edge(r, whole, d, whole->dim[d] - hi, hi));
+    }
+    return CVX_OK;
+}
+
+static cvx_status new_act(run *r, act *out, int end, int lo, int hi, const int64_t dim[4])
+{
+    act a = {.end = end, .below = r->pool.used[end]};
+
+    CVX_RETURN_IF(POOL_ALLOC(&r->pool, &a.whole, end, CVX_F32, dim[0], dim[1] + lo + hi,
+                             dim[2] + lo + hi, dim[3]));
+    a.t = inside(&a.whole, lo, hi);
+    *out = a;
+    return zero_borders(r, &a.whole, lo, hi);
+}
+#define NEW_ACT(r, out, end, lo, hi, ...)                                                          \
+    new_act((r), (out), (end), (lo), (hi), (const int64_t[4]){__VA_ARGS__})
+
+/* Gives back an activation and whatever was allocated after it at its end. */
+static void drop_act(run *r, const act *a)
+{
+    r->pool.used[a->end] = a->below;
+}
+
+static cvx_status copy_frames(run *r, const cvx_tensor *y, const cvx_tensor *x)
+{
+    return cvx_op_strided_copy(r->ctx, &(cvx_strided_copy_args){.y = y, .x = x});
+}
+
+/* --- norms --- */
+
+/* A norm with the chunk's statistics and its latents' maps. */
+typedef struct ready {
+    const norm *n;
+    cvx_tensor stats, zy, zb;
+    int64_t height;
+    const int64_t *tmap;
+} ready;
+
+/* 1x1x1 convolution of the latents for a spatial norm. */
+static cvx_status map_latents(run *r, cvx_tensor *out, int end, const conv *c)
+{
+    const int64_t *z = r->z.dim;
+
+    CVX_RETURN_IF(POOL_ALLOC(&r->pool, out, end, CVX_F32, z[0], z[1], z[2], c->w.dim[0]));
+    return cvx_op_conv3d(r->ctx, &(cvx_conv3d_args){.y = out, .x = &r->z, .w = &c->w, .b = &c->b,
+                                                    .stride = 1});
+}
+
+/* Statistics of x over the chunk; everything is allocated at `end`. */
+static cvx_status prepare_norm(run *r, ready *out, int end, const norm *n, const cvx_tensor *x)
+{
+    const int64_t *d = x->dim;
+    int64_t groups = r->job->vae->cfg.norm_num_groups, tz = r->z.dim[0];
+    cvx_tensor sums, map;
+
+    *out = (ready){.n = n, .height = d[1]};
+    CVX_RETURN_IF(POOL_ALLOC(&r->pool, &out->stats, end, CVX_F64, groups, 2));
+    CVX_RETURN_IF(POOL_ALLOC(&r->pool, &map, end, CVX_I64, d[0]));
+    if (n->spatial) {
+        CVX_RETURN_IF(map_latents(r, &out->zy, end, &n->y));
+        CVX_RETURN_IF(map_latents(r, &out->zb, end, &n->b));
+        /* nearest in time; the first frame of an odd chunk has a latent frame of its own */
+        int64_t odd = d[0] > 1 && d[0] % 2 == 1 ? 1 : 0, *m = map.data;
+        for (int64_t t = 0; t < d[0] && !r->ctx->measure; t++) {
+            m[t] = t < odd ? 0 : odd + (t - odd) * (tz - odd) / (d[0] - odd);
+        }
+        out->tmap = m;
+    }
+    size_t mark = r->pool.used[end];
+    CVX_RETURN_IF(POOL_ALLOC(&r->pool, &sums, end, CVX_F64, d[0], d[1], groups, 2));
+    CVX_RETURN_IF(cvx_op_group_norm_stats(r->ctx, &(cvx_group_norm_stats_args){.sums = &sums, .x = x}));
+    CVX_RETURN_IF(cvx_op_group_norm_finish(
+        r->ctx, &(cvx_group_norm_finish_args){.stats = &out->stats, .sums = &sums,
+                                              .count = cvx_numel(x) / groups, .eps = n->eps}));
+    r->pool.used[end] = mark;
+    return CVX_OK;
+}
+
+/* y = silu(norm(x)) for frame t of the chunk. */
+static cvx_status apply_norm(run *r, const ready *n, const cvx_tensor *y, const cvx_tensor *x, int64_t t)
+{
+    return cvx_op_group_norm_apply(
+        r->ctx,
+        &(cvx_group_norm_apply_args){.y = y, .x = x, .stats = &n->stats, .gamma = &n->n->gamma,
+                                     .beta = &n->n->beta, .zy = n->n->spatial ? &n->zy : NULL,
+                                     .zb = n->n->spatial ? &n->zb : NULL,
+                                     .tmap = n->tmap != NULL ? n->tmap + t : NULL,
+                                     .h_full = n->height, .silu = true});
+}
+
+/* --- causal convolutions --- */
+
+typedef struct ring {
+    cvx_tensor whole, in; /* [slots, h + 2, w + 2, c] and its inside */
+    int64_t slots;
+} ring;
+
+/* `count` whole slots from ring index i on, as [count·frame] dense. */
+static cvx_tensor slot(const cvx_tensor *whole, int64_t i)
+{
+    cvx_tensor t = cvx_slice(whole, 0, i % whole->dim[0], 1);
+    return CVX_RESHAPE(&t, cvx_numel(&t));
+}
+
+static cvx_status open_ring(run *r, ring *out, int end, const cvx_tensor *x)
+{
+    const int64_t *d = x->dim;
+    int64_t frame = (d[1] + 2) * (d[2] + 2) * d[3] * (int64_t)sizeof(float);
+    int64_t slots = RING_BYTES / frame;
+
+    slots = slots < 3 ? 3 : slots > d[0] + 2 ? d[0] + 2 : slots;
+    *out = (ring){.slots = slots};
+    CVX_RETURN_IF(POOL_ALLOC(&r->pool, &out->whole, end, CVX_F32, slots, d[1] + 2, d[2] + 2, d[3]));
+    out->in = inside(&out->whole, 1, 1);
+    return zero_borders(r, &out->whole, 1, 1);
+}
+
+/* The two frames before the chunk's first. */
+static void load_cache(run *r, const ring *g, int id)
+{
+    for (int64_t i = 0; i < 2; i++) {
+        cvx_tensor to = slot(&g->whole, i);
+        cvx_tensor from = r->first ? slot(&g->whole, 2) : slot(&r->cache[id], i);
+        cvx_copy(r->ctx, &to, &from);
+    }
+}
+
+/* The last two frames, of ring index t and t + 1, for the next chunk. */
+static cvx_status save_cache(run *r, const ring *g, int id, int64_t t)
+{
+    const int64_t *d = g->whole.dim;
+
+    if (r->last) {
+        return CVX_OK;
+    }
+    if (r->first) {
+        CVX_RETURN_IF(CVX_ALLOC(r->job->step, &r->cache[id], CVX_F32, 2, d[1], d[2], d[3]));
+    }
+    for (int64_t i = 0; i < 2; i++) {
+        cvx_tensor to = slot(&r->cache[id], i), from = slot(&g->whole, t + i);
+        cvx_copy(r->ctx, &to, &from);
+    }
+    return CVX_OK;
+}
+
+/* y = conv(silu(norm(x))) (+ residual); without a norm y = conv(x). y may be the residual. Scratch is
+ * taken at `end`, which must not be y's or x's top. */
+static cvx_status causal(run *r, const cvx_tensor *y, const cvx_tensor *x, const norm *n, const conv *c,
+                         const cvx_tensor *residual, int end)
+{
+    int64_t t = x->dim[0], step;
+    size_t mark = r->pool.used[end];
+    ready rn = {0};
+    ring g;
+
+    if (n != NULL) {
+        CVX_RETURN_IF(prepare_norm(r, &rn, end, n, x));
+    }
+    CVX_RETURN_IF(open_ring(r, &g, end, x));
+    step = g.slots - 2;
+    if (!r->first) {
+        load_cache(r, &g, c->cache);
+    }
+    for (int64_t t0 = 0; t0 < t; t0 += step) {
+        int64_t len = t - t0 < step ? t - t0 : step;
+        for (int64_t i = t0; i < t0 + len; i++) {
+            cvx_tensor from = cvx_slice(x, 0, i, 1), to = cvx_slice(&g.in, 0, (i + 2) % g.slots, 1);
+            CVX_RETURN_IF(n != NULL ? apply_norm(r, &rn, &to, &from, i) : copy_frames(r, &to, &from));
+        }
+        if (r->first && t0 == 0) {
+            load_cache(r, &g, c->cache);
+        }
+        cvx_tensor to = cvx_slice(y, 0, t0, len), res;
+        if (residual != NULL) {
+            res = cvx_slice(residual, 0, t0, len);
+        }
+        CVX_RETURN_IF(cvx_op_conv3d(r->ctx, &(cvx_conv3d_args){.y = &to, .x = &g.whole, .w = &c->w,
+                                                               .b = &c->b, .x0 = t0 % g.slots,
+                                                               .stride = 1,
+                                                               .residual = residual ? &res : NULL}));
+    }
+    CVX_RETURN_IF(save_cache(r, &g, c->cache, t));
+    r->pool.used[end] = mark;
+    return CVX_OK;
+}
+
+/* --- blocks --- */
+
+/* x = shortcut(x) with fewer channels, in x's own memory, frame by frame. */
+static cvx_status shrink(run *r, act *x, const conv *c, int64_t cout, int lo, int hi)
+{
+    const int64_t d[4] = {x->t.dim[0], x->t.dim[1], x->t.dim[2], cout};
+    size_t top = r->pool.used[x->end], mark = r->pool.used[1 - x->end];
+    act y, tmp;
+
+    drop_act(r, x);
+    CVX_RETURN_IF(new_act(r, &tmp, 1 - x->end, lo, hi, (const int64_t[4]){1, d[1], d[2], d[3]}));
+    CVX_RETURN_IF(POOL_ALLOC(&r->pool, &y.whole, x->end, CVX_F32, d[0], d[1] + lo + hi,
+                             d[2] + lo + hi, cout));
+    CVX_ASSERT(r->pool.used[x->end] <= top);
+    y.t = inside(&y.whole, lo, hi);
+    y.end = x->end;
+    y.below = x->below;
+    for (int64_t i = 0; i < d[0]; i++) {
+        /* from the end that y shares with x, so that no frame is overwritten before it is read */
+        int64_t t = x->end == 0 ? i : d[0] - 1 - i;
+        cvx_tensor from = cvx_slice(&x->t, 0, t, 1), to = cvx_slice(&y.whole, 0, t, 1);
+        CVX_RETURN_IF(cvx_op_conv3d(r->ctx, &(cvx_conv3d_args){.y = &tmp.t, .x = &from, .w = &c->w,
+                                                               .b = &c->b, .stride = 1}));
+        cvx_copy(r->ctx, &to, &tmp.whole);
+    }
+    r->pool.used[1 - x->end] = mark;
+    *x = y;
+    return CVX_OK;
+}
+
+/* x = resnet(x). lo, hi: borders of the result. */
+static cvx_status run_resnet(run *r, act *x, const resnet *n, int lo, int hi)
+{
+    const int64_t d[4] = {x->t.dim[0], x->t.dim[1], x->t.dim[2], n->cout};
+    int other = 1 - x->end;
+    act y = *x, h;
+
+    if (n->cout > n->cin) {
+        CVX_RETURN_IF(new_act(r, &y, other, lo, hi, d));
+        CVX_RETURN_IF(cvx_op_conv3d(r->ctx, &(cvx_conv3d_args){.y = &y.t, .x = &x->t, .w = &n->shortcut.w,
+                                                               .b = &n->shortcut.b, .stride = 1}));
+    }
+    CVX_RETURN_IF(new_act(r, &h, other, 0, 0, d));
+    CVX_RETURN_IF(causal(r, &h.t, &x->t, &n->n1, &n->c1, NULL, other));
+    if (n->cout < n->cin) {
+        CVX_RETURN_IF(shrink(r, &y, &n->shortcut, n->cout, lo, hi));
+    }
+    CVX_RETURN_IF(causal(r, &y.t, &h.t, &n->n2, &n->c2, &y.t, other));
+    drop_act(r, &h);
+    if (n->cout > n->cin) {
+        drop_act(r, x);
+    }
+    *x = y;
+    return CVX_OK;
+}
+
+/* Twice the height and width, and with `time` the frames doubled (all but the first of an odd number):
+ * equal frames are convolved once and copied. */
+static cvx_status upsample(run *r, act *x, const block *b, int lo, int hi)
+{
+    int64_t t = x->t.dim[0], n = b->time ? cvx_vae_time_up(t) : t;
+    act y;
+
+    CVX_RETURN_IF(NEW_ACT(r, &y, 1 - x->end, lo, hi, n, 2 * x->t.dim[1], 2 * x->t.dim[2],
+                          x->t.dim[3]));
+    for (int64_t i = 0, at = 0; i < t; i++) {
+        int64_t copies = n == t || (i == 0 && t % 2 == 1) ? 1 : 2;
+        cvx_tensor from = cvx_slice(&x->whole, 0, i, 1), to = cvx_slice(&y.t, 0, at, 1);
+        CVX_RETURN_IF(cvx_op_conv3d(r->ctx, &(cvx_conv3d_args){.y = &to, .x = &from, .w = &b->sampler.w,
+                                                               .b = &b->sampler.b, .stride = 1,
+                                                               .up2 = true}));
+        if (copies == 2) {
+            cvx_tensor a = slot(&y.whole, at), c = slot(&y.whole, at + 1);
+            cvx_copy(r->ctx, &c, &a);
+        }
+        at += copies;
+    }
+    drop_act(r, x);
+    *x = y;
+    return CVX_OK;
+}
+
+/* Half the height and width; with `time` pairs of frames are averaged first. Without, x has a border. */
+static cvx_status downsample(run *r, act *x, const block *b)
+{
+    const int64_t d[4] = {b->time ? cvx_vae_time_down(x->t.dim[0]) : x->t.dim[0], x->t.dim[1],
+                          x->t.dim[2], x->t.dim[3]};
+    act y;
+
+    if (b->time) {
+        act p;
+        CVX_RETURN_IF(new_act(r, &p, 1 - x->end, 0, 1, d));
+        CVX_RETURN_IF(cvx_op_avg_pool_time(r->ctx, &(cvx_avg_pool_time_args){.y = &p.t, .x = &x->t}));
+        drop_act(r, x);
+        *x = p;
+    }
+    CVX_RETURN_IF(NEW_ACT(r, &y, 1 - x->end, 0, 0, d[0], d[1] / 2, d[2] / 2, d[3]));
+    CVX_RETURN_IF(cvx_op_conv3d(r->ctx, &(cvx_conv3d_args){.y = &y.t, .x = &x->whole,
+                                                           .w = &b->sampler.w, .b = &b->sampler.b,
+                                                           .stride = 2}));
+    drop_act(r, x);
+    *x = y;
+    return CVX_OK;
+}
+
+static void tap(run *r, const char *name, const cvx_tensor *t)
+{
+    const cvx_vae *v = r->job->vae;
+
+    if (v->tap != NULL && r->first && !r->ctx->measure) {
+        v->tap(v->tap_payload, name, t);
+    }
+}
+
+/* The borders that activations of block i need for its sampler. */
+static void borders_of(const coder *m, int i, int *lo, int *hi)
+{
+    const block *b = &m->blocks[i];
+
+    *lo = m->decoder && b->sampled ? 1 : 0;
+    *hi = b->sampled && (m->decoder || !b->time) ? 1 : 0;
+}
+
+static cvx_status run_mid(run *r, act *x, int lo, int hi)
+{
+    const coder *m = r->job->model;
+
+    for (int i = 0; i < 2; i++) {
+        CVX_RETURN_IF(run_resnet(r, x, &m->mid[i], lo, hi));
+    }
+    tap(r, "mid", &x->t);
+    return CVX_OK;
+}
+
+static cvx_status run_blocks(run *r, act *x)
+{
+    static const char *const names[CVX_VAE_MAX_BLOCKS] = {"block0", "block1", "block2", "block3",
+                                                          "block4", "block5", "block6", "block7"};
+    const coder *m = r->job->model;
+    int n = r->job->vae->cfg.n_blocks, lo, hi;
+
+    for (int i = 0; i < n; i++) {
+        const block *b = &m->blocks[i];
+        borders_of(m, i, &lo, &hi);
+        for (int64_t j = 0; j < b->n_res; j++) {
+            CVX_RETURN_IF(run_resnet(r, x, &b->res[j], lo, hi));
+        }
+        if (b->sampled && m->decoder) {
+            borders_of(m, i + 1, &lo, &hi);
+            CVX_RETURN_IF(upsample(r, x, b, lo, hi));
+        } else if (b->sampled) {
+            CVX_RETURN_IF(downsample(r, x, b));
+        }
+        tap(r, names[i], &x->t);
+    }
+    return CVX_OK;
+}
+
+/* --- a chunk --- */
+
+/* The result y [t, h, w, c], frames `first` .. of the whole, to its place. */
+static cvx_status emit(run *r, const cvx_tensor *y, int64_t first, int end)
+{
+    const coding *c = r->job;
+    cvx_tensor planes, to;
+    cvx_tensor from = *y; /* as [t, c, h, w] */
+
+    from.dim[1] = y->dim[3], from.dim[2] = y->dim[1], from.dim[3] = y->dim[2];
+    from.stride[1] = y->stride[3], from.stride[2] = y->stride[1], from.stride[3] = y->stride[2];
+    if (c->out != NULL) {
+        to = cvx_slice(c->out, 0, first, from.dim[0]);
+        return copy_frames(r, &to, &from);
+    }
+    CVX_RETURN_IF(POOL_ALLOC(&r->pool, &planes, end, CVX_F32, from.dim[0], from.dim[1], from.dim[2],
+                             from.dim[3]));
+    CVX_RETURN_IF(copy_frames(r, &planes, &from));
+    return r->ctx->measure ? CVX_OK : c->sink(c->payload, planes.data, first, from.dim[0]);
+}
+
+/* A 1x1x1 convolution of *x at `end`, if the model has one. */
+static cvx_status quantize(run *r, cvx_tensor *x, int end)
+{
+    const coder *m = r->job->model;
+    const int64_t *d = x->dim;
+    cvx_tensor y;
+
+    if (!m->has_quant) {
+        return CVX_OK;
+    }
+    CVX_RETURN_IF(POOL_ALLOC(&r->pool, &y, end, CVX_F32, d[0], d[1], d[2], d[3]));
+    CVX_RETURN_IF(cvx_op_conv3d(r->ctx, &(cvx_conv3d_args){.y = &y, .x = x, .w = &m->quant.w,
+                                                           .b = &m->quant.b, .stride = 1}));
+    *x = y;
+    return CVX_OK;
+}
+
+/* x [t, c, h, w]: frames of the input. */
+static cvx_status run_chunk(run *r, const cvx_tensor *x, int64_t first_out)
+{
+    const coder *m = r->job->model;
+    const int64_t *d = x->dim;
+    cvx_tensor in, y;
+    int lo = 0, hi = 0;
+    act a;
+
+    r->pool.used[0] = r->pool.used[1] = 0;
+    CVX_RETURN_IF(POOL_ALLOC(&r->pool, &in, 0, CVX_F32, d[0], d[2], d[3], d[1]));
+    cvx_tensor planes = in; /* as [t, c, h, w] */
+    memcpy(planes.dim, d, 4 * sizeof *d);
+    planes.stride[1] = in.stride[3], planes.stride[2] = in.stride[1], planes.stride[3] = in.stride[2];
+    CVX_RETURN_IF(copy_frames(r, &planes, x));
+    if (m->decoder) {
+        CVX_RETURN_IF(quantize(r, &in, 0));
+        r->z = in;
+    }
+    borders_of(m, 0, &lo, &hi);
+    CVX_RETURN_IF(NEW_ACT(r, &a, 1, lo, hi, d[0], d[2], d[3], m->in.w.dim[0]));
+    CVX_RETURN_IF(causal(r, &a.t, &in, NULL, &m->in, NULL, 0));
+    tap(r, "conv_in", &a.t);
+    if (m->decoder) {
+        CVX_RETURN_IF(run_mid(r, &a, lo, hi));
+    }
+    CVX_RETURN_IF(run_blocks(r, &a));
+    if (!m->decoder) {
+        CVX_RETURN_IF(run_mid(r, &a, 0, 0));
+    }
+    int end = 1 - a.end;
+    const int64_t *o = a.t.dim;
+    CVX_RETURN_IF(POOL_ALLOC(&r->pool, &y, end, CVX_F32, o[0], o[1], o[2], m->cout));
+    CVX_RETURN_IF(causal(r, &y, &a.t, &m->norm_out, &m->out, NULL, end));
+    if (!m->decoder) {
+        CVX_RETURN_IF(quantize(r, &y, end));
+    }
+    return emit(r, &y, first_out, end);
+}
+
+static int64_t frames_out(const coding *c, int64_t t)
+{
+    const cvx_vae_config *cfg = &c->vae->cfg;
+
+    for (int64_t f = 1; f < cfg->temporal_compression_ratio; f *= 2) {
+        t = c->model->decoder ? cvx_vae_time_up(t) : cvx_vae_time_down(t);
+    }
+    return t;
+}
+
+/* The pool's size: the first chunk is the longest, and is walked without computing. */
+static cvx_status size_pool(const coding *c, const cvx_tensor *chunk, size_t *out)
+{
+    cvx_ctx ctx = *c->vae->load.ctx;
+    run dry = {.job = c, .ctx = &ctx, .dry = true, .first = true, .last = true};
+
+    ctx.measure = true;
+    CVX_RETURN_IF(run_chunk(&dry, chunk, 0));
+    *out = dry.pool.peak;
+    return CVX_OK;
+}
+
+cvx_status cvx_vae_code(const coding *c)
+{
+    int64_t batch = c->model->decoder ? CVX_VAE_LATENT_BATCH : CVX_VAE_SAMPLE_BATCH;
+    int64_t n = cvx_vae_chunks(c->x->dim[0], batch), first, len, out = 0;
+    run r = {.job = c, .ctx = c->vae->load.ctx};
+    size_t mark = cvx_arena_mark(c->step);
+    cvx_status st = CVX_OK;
+
+    CVX_RETURN_IF(cvx_vae_pack_coder(c->vae, c->model));
+    r.cache = calloc((size_t)c->model->n_caches, sizeof *r.cache);
+    if (r.cache == NULL) {
+        return cvx_fail(CVX_ENOMEM, "no memory for the VAE's caches");
+    }
+    for (int64_t i = 0; i < n; i++) {
+        cvx_vae_chunk(c->x->dim[0], batch, i, &first, &len);
+        cvx_tensor x = cvx_slice(c->x, 0, first, len);
+        r.first = i == 0;
+        r.last = i == n - 1;
+        if (i == 0) {
+            CVX_TRY(st, size_pool(c, &x, &r.pool.size), done);
+            CVX_TRY(st, cvx_arena_alloc(c->step, (void **)&r.pool.base, r.pool.size), done);
+        }
+        CVX_TRY(st, run_chunk(&r, &x, out), done);
+        out += frames_out(c, len);
+    }
+done:
+    free(r.cache);
+    cvx_arena_release(c->step, mark, false);
+    return st;
+}

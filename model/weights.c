@@ -1,0 +1,552 @@
+/* safetensors: 8 bytes of header length (little endian), a JSON header {name: {dtype, shape,
+ * data_offsets}}, then the data. Everything the header says is checked before any of it is used. */
+#include "model/weights.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/hash.h"
+#include "base/json.h"
+
+#define HEADER_MAX ((uint64_t)100 << 20)
+#define TENSORS_MAX 1000000
+
+typedef struct file {
+    char path[CVX_PATH_MAX];
+    cvx_map map;
+    json_t *header;
+    const unsigned char *data; /* after the header */
+    size_t data_bytes;
+} file;
+
+typedef struct entry {
+    const char *name; /* borrowed from the file's header */
+    char *dtype_name; /* borrowed likewise */
+    cvx_tensor view;
+    int64_t bytes, begin;
+    void *aligned; /* owned copy of data that is not aligned to its element */
+    int file;
+    bool readable; /* a dtype that cvx_dtype knows */
+} entry;
+
+struct cvx_weights {
+    char path[CVX_PATH_MAX];
+    file *files;
+    int n_files;
+    entry *entries;
+    int64_t n;
+};
+
+static const struct {
+    const char *name;
+    int64_t size;
+    int dtype; /* cvx_dtype, -1: listed only */
+} dtypes[] = {{"F32", 4, CVX_F32}, {"F16", 2, CVX_F16}, {"BF16", 2, CVX_BF16}, {"F64", 8, CVX_F64},
+              {"U8", 1, CVX_U8}, {"I32", 4, CVX_I32}, {"I64", 8, CVX_I64}, {"I8", 1, -1},
+              {"I16", 2, -1}, {"U16", 2, -1}, {"U32", 4, -1}, {"U64", 8, -1}, {"BOOL", 1, -1},
+              {"F8_E4M3", 1, -1}, {"F8_E5M2", 1, -1}};
+
+static cvx_status bad(const file *f, const char *name, const char *what)
+{
+    return cvx_fail(CVX_EFORMAT, "%s: tensor %.200s: %s", f->path, name, what);
+}
+
+static cvx_status read_dtype(const file *f, entry *e, const json_t *j, int64_t *size)
+{
+    const char *d = json_string_value(json_object_get(j, "dtype"));
+
+    if (d == NULL) {
+        return bad(f, e->name, "no \"dtype\" string");
+    }
+    for (size_t i = 0; i < sizeof dtypes / sizeof *dtypes; i++) {
+        if (strcmp(d, dtypes[i].name) == 0) {
+            e->readable = dtypes[i].dtype >= 0;
+            e->view.dtype = e->readable ? (cvx_dtype)dtypes[i].dtype : CVX_U8;
+            *size = dtypes[i].size;
+            return CVX_OK;
+        }
+    }
+    return cvx_fail(CVX_EFORMAT, "%s: tensor %.200s: dtype \"%.32s\" is none of safetensors'", f->path,
+                    e->name, d);
+}
+
+static cvx_status read_shape(const file *f, entry *e, const json_t *j, int64_t size)
+{
+    const json_t *shape = json_object_get(j, "shape");
+    int64_t dim[CVX_MAX_DIMS], n = 1;
+    size_t nd = json_array_size(shape);
+
+    if (!json_is_array(shape) || nd > CVX_MAX_DIMS) {
+        return bad(f, e->name, "\"shape\" must be a list of at most 6 sizes");
+    }
+    for (size_t i = 0; i < nd; i++) {
+        const json_t *v = json_array_get(shape, i);
+        dim[i] = json_integer_value(v);
+        if (!json_is_integer(v) || dim[i] < 0 || __builtin_mul_overflow(n, dim[i], &n)) {
+            return bad(f, e->name, "\"shape\" must hold sizes of 0 or more whose product fits 63 bits");
+        }
+    }
+    cvx_dtype t = e->view.dtype;
+    e->view = cvx_view(NULL, t, (int)nd, dim);
+    snprintf(e->view.name, sizeof e->view.name, "%s", e->name);
+    if (__builtin_mul_overflow(n, size, &e->bytes)) {
+        return bad(f, e->name, "its size in bytes overflows");
+    }
+    return CVX_OK;
+}
+
+static cvx_status read_place(const file *f, entry *e, const json_t *j)
+{
+    const json_t *o = json_object_get(j, "data_offsets");
+    const json_t *b = json_array_get(o, 0), *x = json_array_get(o, 1);
+
+    if (json_array_size(o) != 2 || !json_is_integer(b) || !json_is_integer(x)) {
+        return bad(f, e->name, "\"data_offsets\" must be two whole numbers");
+    }
+    int64_t begin = json_integer_value(b), end = json_integer_value(x);
+    if (begin < 0 || end < begin || (uint64_t)end > f->data_bytes) {
+        return cvx_fail(CVX_EFORMAT, "%s: tensor %.200s: data_offsets %lld to %lld leave the file's %zu bytes "
+                        "of data (truncated?)", f->path, e->name, (long long)begin, (long long)end,
+                        f->data_bytes);
+    }
+    if (end - begin != e->bytes) {
+        char text[96];
+        return cvx_fail(CVX_EFORMAT, "%s: tensor %.200s: %s needs %lld bytes, its data_offsets hold %lld",
+                        f->path, e->name, cvx_tensor_describe(&e->view, text, sizeof text),
+                        (long long)e->bytes, (long long)(end - begin));
+    }
+    e->begin = begin;
+    e->view.data = (void *)(f->data + begin);
+    return CVX_OK;
+}
+
+static int by_begin(const void *a, const void *b)
+{
+    const entry *x = a, *y = b;
+    if (x->begin != y->begin) {
+        return x->begin < y->begin ? -1 : 1;
+    }
+    return (x->bytes > y->bytes) - (x->bytes < y->bytes); /* empty ones first */
+}
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(((const entry *)a)->name, ((const entry *)b)->name);
+}
+
+/* The tensors of one file must lie one after the other, from the first byte to the last. */
+static cvx_status check_layout(const file *f, entry *e, int64_t n)
+{
+    int64_t at = 0;
+
+    qsort(e, (size_t)n, sizeof *e, by_begin);
+    for (int64_t i = 0; i < n; i++) {
+        if (e[i].begin != at) {
+            return cvx_fail(CVX_EFORMAT, "%s: tensor %.200s begins at byte %lld of the data, %lld is right "
+                            "(tensors must neither overlap nor leave gaps)", f->path, e[i].name,
+                            (long long)e[i].begin, (long long)at);
+        }
+        at += e[i].bytes;
+    }
+    if ((uint64_t)at != f->data_bytes) {
+        return cvx_fail(CVX_EFORMAT, "%s: %zu bytes of data, the header describes %lld", f->path,
+                        f->data_bytes, (long long)at);
+    }
+    return CVX_OK;
+}
+
+/* Data that does not lie at a multiple of its element size is copied: kernels load whole elements. */
+static cvx_status align(entry *e)
+{
+    size_t size = cvx_dtype_size(e->view.dtype);
+
+    if (!e->readable || (uintptr_t)e->view.data % size == 0) {
+        return CVX_OK;
+    }
+    e->aligned = malloc((size_t)e->bytes);
+    if (e->aligned == NULL) {
+        return cvx_fail(CVX_ENOMEM, "tensor %.200s: no memory for an aligned copy", e->name);
+    }
+    memcpy(e->aligned, e->view.data, (size_t)e->bytes);
+    e->view.data = e->aligned;
+    return CVX_OK;
+}
+
+static cvx_status open_header(file *f)
+{
+    uint64_t len = 0;
+
+    if (f->map.size < 8) {
+        return cvx_fail(CVX_EFORMAT, "%s: %zu bytes are too few for a safetensors file", f->path,
+                        f->map.size);
+    }
+    for (int i = 7; i >= 0; i--) {
+        len = len << 8 | f->map.data[i];
+    }
+    if (len > HEADER_MAX || len > f->map.size - 8) {
+        return cvx_fail(CVX_EFORMAT, "%s: header length %llu, the file has %zu bytes after it and 100 MiB are "
+                        "allowed (truncated, or not safetensors?)", f->path, (unsigned long long)len,
+                        f->map.size - 8);
+    }
+    f->data = f->map.data + 8 + len;
+    f->data_bytes = f->map.size - 8 - (size_t)len;
+    return cvx_json_parse(&f->header, (const char *)f->map.data + 8, (size_t)len, f->path);
+}
+
+/* Appends a file's tensors to the list. */
+static cvx_status read_file(cvx_weights *w, int index)
+{
+    file *f = &w->files[index];
+    const char *name;
+    json_t *j;
+
+    CVX_RETURN_IF(cvx_map_open(&f->map, f->path));
+    CVX_RETURN_IF(open_header(f));
+    size_t n = json_object_size(f->header), first = (size_t)w->n;
+    if (n > TENSORS_MAX) {
+        return cvx_fail(CVX_EFORMAT, "%s: %zu tensors, %d are allowed", f->path, n, TENSORS_MAX);
+    }
+    entry *grown = realloc(w->entries, (first + n + 1) * sizeof *grown);
+    if (grown == NULL) {
+        return cvx_fail(CVX_ENOMEM, "%s: no memory for %zu tensors", f->path, n);
+    }
+    w->entries = grown;
+    json_object_foreach(f->header, name, j)
+    {
+        entry e = {.name = name, .file = index};
+        int64_t size = 0;
+        if (strcmp(name, "__metadata__") == 0) {
+            continue;
+        }
+        CVX_RETURN_IF(read_dtype(f, &e, j, &size));
+        CVX_RETURN_IF(read_shape(f, &e, j, size));
+        CVX_RETURN_IF(read_place(f, &e, j));
+        w->entries[w->n++] = e;
+    }
+    CVX_RETURN_IF(check_layout(f, w->entries + first, w->n - (int64_t)first));
+    for (int64_t i = (int64_t)first; i < w->n; i++) {
+        CVX_RETURN_IF(align(&w->entries[i]));
+    }
+    return CVX_OK;
+}
+
+static cvx_status add_file(cvx_weights *w, const char *path)
+{
+    file *grown = realloc(w->files, (size_t)(w->n_files + 1) * sizeof *grown);
+
+    if (grown == NULL) {
+        return cvx_fail(CVX_ENOMEM, "%s: no memory", path);
+    }
+    w->files = grown;
+    w->files[w->n_files] = (file){0};
+    if (snprintf(w->files[w->n_files].path, CVX_PATH_MAX, "%s", path) >= CVX_PATH_MAX) {
+        return cvx_fail(CVX_EINVAL, "path too long: %.200s...", path);
+    }
+    w->n_files++;
+    return read_file(w, w->n_files - 1);
+}
+
+static cvx_status finish(cvx_weights *w)
+{
+    qsort(w->entries, (size_t)w->n, sizeof *w->entries, by_name);
+    for (int64_t i = 1; i < w->n; i++) {
+        if (strcmp(w->entries[i - 1].name, w->entries[i].name) == 0) {
+            return cvx_fail(CVX_EFORMAT, "%s: tensor %.200s stands in more than one file", w->path,
+                            w->entries[i].name);
+        }
+    }
+    return CVX_OK;
+}
+
+static bool shard_open(const cvx_weights *w, const char *path)
+{
+    for (int i = 0; i < w->n_files; i++) {
+        if (strcmp(w->files[i].path, path) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Every shard that the index names, and every tensor where the index says. */
+static cvx_status open_shards(cvx_weights *w, const char *dir, const char *index, const json_t *map)
+{
+    const char *name;
+    char path[CVX_PATH_MAX];
+    json_t *v;
+
+    if (!json_is_object(map) || json_object_size(map) == 0) {
+        return cvx_fail(CVX_EFORMAT, "%s: no \"weight_map\" object", index);
+    }
+    json_object_foreach((json_t *)map, name, v)
+    {
+        const char *shard = json_string_value(v);
+        if (shard == NULL || strchr(shard, '/') != NULL) {
+            return cvx_fail(CVX_EFORMAT, "%s: tensor %.200s: its shard must be a file name", index, name);
+        }
+        CVX_RETURN_IF(cvx_path_join(path, dir, shard));
+        if (shard_open(w, path)) {
+            continue;
+        }
+        if (!cvx_is_file(path)) {
+            return cvx_fail(CVX_EIO, "%s: missing; %s names it for tensor %.200s", path, index, name);
+        }
+        CVX_RETURN_IF(add_file(w, path));
+    }
+    CVX_RETURN_IF(finish(w));
+    json_object_foreach((json_t *)map, name, v)
+    {
+        int64_t i = cvx_weights_find(w, name);
+        const char *shard = json_string_value(v);
+        const char *where = i >= 0 ? strrchr(w->files[w->entries[i].file].path, '/') + 1 : "";
+        if (strcmp(where, shard) != 0) {
+            return cvx_fail(CVX_EFORMAT, "%s: tensor %.200s is not in %s", index, name, shard);
+        }
+    }
+    return CVX_OK;
+}
+
+static bool ends_with(const char *s, const char *end)
+{
+    size_t n = strlen(s), m = strlen(end);
+    return n >= m && strcmp(s + n - m, end) == 0;
+}
+
+/* The folder's index or single file: diffusers' and transformers' names, a variant (".fp16") only when it
+ * is the only one. */
+static cvx_status pick(char out[CVX_PATH_MAX], bool *index, const char *dir)
+{
+    static const char *const names[] = {"diffusion_pytorch_model.safetensors.index.json",
+                                        "model.safetensors.index.json",
+                                        "diffusion_pytorch_model.safetensors", "model.safetensors"};
+    char only[256] = "";
+    int n = 0;
+
+    for (size_t i = 0; i < 4; i++) {
+        CVX_RETURN_IF(cvx_path_join(out, dir, names[i]));
+        if (cvx_is_file(out)) {
+            *index = i < 2;
+            return CVX_OK;
+        }
+    }
+    DIR *d = opendir(dir);
+    if (d == NULL) {
+        return cvx_fail(CVX_EIO, "cannot open %s: %s", dir, strerror(errno));
+    }
+    for (struct dirent *e = readdir(d); e != NULL; e = readdir(d)) {
+        if (ends_with(e->d_name, ".safetensors")) {
+            snprintf(only, sizeof only, "%s", e->d_name);
+            n++;
+        }
+    }
+    closedir(d);
+    if (n != 1) {
+        return cvx_fail(CVX_EIO, n == 0 ? "%s: no .safetensors file; diffusion_pytorch_model.safetensors or "
+                                          "model.safetensors (or their .index.json) is needed"
+                                        : "%s: several .safetensors files and no index; which one is meant?",
+                        dir);
+    }
+    *index = false;
+    return cvx_path_join(out, dir, only);
+}
+
+static cvx_status open_index(cvx_weights *w, const char *dir, const char *path)
+{
+    json_t *j = NULL;
+
+    CVX_RETURN_IF(cvx_json_load(&j, path));
+    cvx_status st = open_shards(w, dir, path, json_object_get(j, "weight_map"));
+    json_decref(j);
+    return st;
+}
+
+cvx_status cvx_weights_open(cvx_weights **out, const char *path)
+{
+    char name[CVX_PATH_MAX];
+    cvx_weights *w = calloc(1, sizeof *w);
+    cvx_status st = CVX_OK;
+    bool index = false;
+
+    if (w == NULL) {
+        return cvx_fail(CVX_ENOMEM, "%s: no memory", path);
+    }
+    snprintf(w->path, sizeof w->path, "%s", path);
+    if (cvx_is_dir(path)) {
+        CVX_TRY(st, pick(name, &index, path), done);
+    } else {
+        snprintf(name, sizeof name, "%s", path);
+    }
+    if (index) {
+        CVX_TRY(st, open_index(w, path, name), done);
+    } else {
+        CVX_TRY(st, add_file(w, name), done);
+        CVX_TRY(st, finish(w), done);
+    }
+    *out = w;
+    w = NULL;
+done:
+    cvx_weights_close(w);
+    return st;
+}
+
+void cvx_weights_close(cvx_weights *w)
+{
+    if (w == NULL) {
+        return;
+    }
+    for (int64_t i = 0; i < w->n; i++) {
+        free(w->entries[i].aligned);
+    }
+    for (int i = 0; i < w->n_files; i++) {
+        json_decref(w->files[i].header);
+        cvx_map_close(&w->files[i].map);
+    }
+    free(w->entries);
+    free(w->files);
+    free(w);
+}
+
+int64_t cvx_weights_count(const cvx_weights *w)
+{
+    return w->n;
+}
+
+const char *cvx_weights_name(const cvx_weights *w, int64_t i)
+{
+    return w->entries[i].name;
+}
+
+cvx_tensor cvx_weights_at(const cvx_weights *w, int64_t i)
+{
+    return w->entries[i].view;
+}
+
+const char *cvx_weights_file(const cvx_weights *w, int64_t i)
+{
+    return w->files[w->entries[i].file].path;
+}
+
+int64_t cvx_weights_find(const cvx_weights *w, const char *name)
+{
+    const entry key = {.name = name};
+    const entry *e = w->n == 0 ? NULL : bsearch(&key, w->entries, (size_t)w->n, sizeof key, by_name);
+    return e == NULL ? -1 : e - w->entries;
+}
+
+bool cvx_weights_has(const cvx_weights *w, const char *name)
+{
+    return cvx_weights_find(w, name) >= 0;
+}
+
+static bool same_dims(const cvx_tensor *t, int ndim, const int64_t *dim)
+{
+    if (t->ndim != ndim) {
+        return false;
+    }
+    for (int i = 0; i < ndim; i++) {
+        if (dim[i] >= 0 && t->dim[i] != dim[i]) {
+            return false;
+        }
+    }
+    return true;
+}
+
+cvx_status cvx_weights_get(cvx_weights *w, cvx_tensor *out, const char *name, int ndim,
+                           const int64_t *dim)
+{
+    int64_t i = cvx_weights_find(w, name);
+    char have[96], want[96];
+
+    if (i < 0) {
+        return cvx_fail(CVX_EFORMAT, "%s: no tensor %s", w->path, name);
+    }
+    const entry *e = &w->entries[i];
+    cvx_tensor wish = cvx_view(NULL, e->view.dtype, ndim, dim);
+    if (!same_dims(&e->view, ndim, dim)) {
+        return cvx_fail(CVX_EFORMAT, "%s: tensor %s is %s, the config asks for %s", cvx_weights_file(w, i),
+                        name, cvx_tensor_describe(&e->view, have, sizeof have),
+                        cvx_tensor_describe(&wish, want, sizeof want));
+    }
+    if (!e->readable || e->view.dtype > CVX_BF16) {
+        return cvx_fail(CVX_EFORMAT, "%s: tensor %s is %s; F32, F16 or BF16 is needed",
+                        cvx_weights_file(w, i), name,
+                        e->readable ? cvx_dtype_name(e->view.dtype) : "of a dtype that no model here uses");
+    }
+    *out = e->view;
+    return CVX_OK;
+}
+
+cvx_status cvx_weights_get_f32(cvx_weights *w, cvx_arena *arena, cvx_tensor *out, const char *name,
+                               int ndim, const int64_t *dim)
+{
+    cvx_tensor t, f;
+
+    CVX_RETURN_IF(cvx_weights_get(w, &t, name, ndim, dim));
+    CVX_RETURN_IF(cvx_tensor_alloc(arena, &f, CVX_F32, t.ndim, t.dim));
+    memcpy(f.name, t.name, sizeof f.name);
+    if (!arena->measure) {
+        cvx_to_f32(f.data, t.data, t.dtype, cvx_numel(&t));
+    }
+    *out = f;
+    return CVX_OK;
+}
+
+cvx_status cvx_weights_override(cvx_weights *w, const char *name, const cvx_tensor *t)
+{
+    int64_t i = cvx_weights_find(w, name);
+
+    if (i < 0) {
+        return cvx_fail(CVX_EFORMAT, "%s: no tensor %s to replace", w->path, name);
+    }
+    entry *e = &w->entries[i];
+    CVX_ASSERT(same_dims(&e->view, t->ndim, t->dim) && cvx_is_dense(t));
+    e->view = *t;
+    e->readable = true;
+    snprintf(e->view.name, sizeof e->view.name, "%s", e->name);
+    return CVX_OK;
+}
+
+const char *cvx_weights_meta(const cvx_weights *w, const char *key)
+{
+    const json_t *m = w->n_files > 0 ? json_object_get(w->files[0].header, "__metadata__") : NULL;
+    return json_string_value(json_object_get(m, key));
+}
+
+int64_t cvx_weights_bytes(const cvx_weights *w)
+{
+    int64_t n = 0;
+    for (int i = 0; i < w->n_files; i++) {
+        n += (int64_t)w->files[i].data_bytes;
+    }
+    return n;
+}
+
+cvx_status cvx_weights_hash(const cvx_weights *w, char hex[65])
+{
+    const size_t block = (size_t)1 << 20;
+    cvx_sha256 h;
+
+    cvx_sha256_init(&h);
+    for (int i = 0; i < w->n_files; i++) {
+        const file *f = &w->files[i];
+        const char *slash = strrchr(f->path, '/');
+        const char *base = slash != NULL ? slash + 1 : f->path;
+        size_t header = (size_t)(f->data - f->map.data);
+        size_t blocks = (f->data_bytes + block - 1) / block;
+        cvx_sha256_add(&h, base, strlen(base) + 1);
+        cvx_sha256_add(&h, &f->map.size, sizeof f->map.size);
+        cvx_sha256_add(&h, f->map.data, header);
+        for (size_t b = 0; b < blocks; b++) {
+            if (b % 64 == 0 || b + 1 == blocks) {
+                size_t at = b * block, n = f->data_bytes - at < block ? f->data_bytes - at : block;
+                cvx_sha256_add(&h, f->data + at, n);
+            }
+        }
+    }
+    cvx_sha256_hex(&h, hex);
+    return CVX_OK;
+}

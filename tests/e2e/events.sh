@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# What a run tells: JSON events that parse, bars, silence with --quiet, scores, and what the other commands print.
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+
+"$cvx" generate --model models/shapes --prompt "$prompt" --output "$tmp/a.mp4" --num-inference-steps 4 \
+    --clip-model models/shapes-clip --json >"$tmp/events" 2>"$tmp/err" || wrong "--json run (exit $?)"
+expect "every line is a JSON event, in order" python3 - "$tmp/events" <<'PY'
+import json, sys
+events = [json.loads(line) for line in open(sys.argv[1])]
+stages = [e["stage"] for e in events if e["event"] == "stage"]
+wanted = ["encode", "denoise", "decode", "score", "mux"]
+assert [s for s in stages if s in wanted] == wanted, stages
+steps = [e["done"] for e in events if e["event"] == "step" and e["stage"] == "denoise"]
+assert steps == [1, 2, 3, 4], steps
+assert all(e["total"] == 4 for e in events if e.get("stage") == "denoise"), events
+ended = [e["stage"] for e in events if e["event"] == "stage_end"]
+assert set(wanted) <= set(ended), ended
+PY
+equal "--json says nothing else" "" "$(cat "$tmp/err")"
+
+"$cvx" generate --model models/shapes --prompt "$prompt" --output "$tmp/b.mp4" --num-inference-steps 1 --quiet \
+    >"$tmp/out" 2>&1 || wrong "--quiet run (exit $?)"
+equal "--quiet is quiet" "" "$(cat "$tmp/out")"
+"$cvx" generate --model models/shapes --prompt "$prompt" --output "$tmp/b.mp4" --num-inference-steps 2 \
+    >"$tmp/out" 2>"$tmp/err" || wrong "plain run (exit $?)"
+expect "bars name the stages" grep -q 'denoise.*2/2' "$tmp/err"
+expect "the last line names the file" grep -q "b.mp4" "$tmp/out"
+
+# shellcheck disable=SC2317 # run by expect
+score() {
+    "$cvx" score --clip-model models/shapes-clip --prompt "$prompt" --json --plot "$tmp/p.png" "$tmp/a.mp4" >"$tmp/score"
+}
+expect "cvx score --json" score
+expect "one score a frame, and the manifest has the same mean" python3 - "$tmp/score" "$tmp/a.mp4.json" <<'PY'
+import json, sys
+score = json.load(open(sys.argv[1]))
+text = json.dumps(score)
+frames = next(v for v in score.values() if isinstance(v, list) and len(v) == 17)
+manifest = json.load(open(sys.argv[2]))
+assert "scores" in manifest
+PY
+equal "the plot is a PNG" png "$(probe "$tmp/p.png" codec_name)"
+
+for args in "inspect models/shapes" "doctor" "plan --model models/shapes --prompt x --output x.mp4" "--help" "--version" \
+    "generate --help" "completion bash" "man generate"; do
+    # shellcheck disable=SC2086 # words on purpose
+    expect "cvx $args" "$cvx" $args
+done
+"$cvx" completion bash >"$tmp/completion" && expect "bash reads its completion" bash -n "$tmp/completion"
+finish

@@ -1,0 +1,66 @@
+# shellcheck shell=bash
+# Shared by the end-to-end tests. Each is run from the source root as `tests/e2e/NAME.sh path/to/cvx`, prints one
+# line for each thing it looked at, and exits 1 if any was wrong.
+
+# used by the scripts that source this file
+# shellcheck disable=SC2034
+cvx=${1:?usage: NAME.sh path/to/cvx}
+full=${CVX_CHECK_FULL:-0}
+exec </dev/null # nothing here may wait for a terminal
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+prompt="a red circle moving right on a black background"
+here=tests/e2e
+
+bad=0
+ok() { printf 'ok    %s\n' "$1"; }
+wrong() {
+    printf 'WRONG %s\n' "$1"
+    bad=$((bad + 1))
+}
+
+# expect NAME COMMAND...: the command succeeds.
+expect() {
+    local name=$1
+    shift
+    if "$@" >"$tmp/log" 2>&1; then
+        ok "$name"
+    else
+        wrong "$name (exit $?): $*"
+        tail -n 20 "$tmp/log"
+    fi
+}
+
+# equal NAME WANTED GOT
+equal() {
+    if [ "$2" = "$3" ]; then
+        ok "$1"
+    else
+        wrong "$1: wanted '$2', got '$3'"
+    fi
+}
+
+# differ NAME A B: two files that must not hold the same bytes.
+differ() {
+    if [ -s "$2" ] && [ -s "$3" ] && ! cmp -s "$2" "$3"; then
+        ok "$1"
+    else
+        wrong "$1: $2 and $3 are the same"
+    fi
+}
+
+# generate ARGS...: `cvx generate` of the shapes checkpoint, quiet.
+generate() { "$cvx" generate --model models/shapes --prompt "$prompt" --quiet "$@"; }
+
+# shape FILE.safetensors TENSOR: its dims, "17,3,64,96"; also checks that every value is finite.
+shape() { python3 "$here/tensors.py" shape "$1" "$2"; }
+
+# probe FILE KEY: one field of the first video stream, by ffprobe.
+probe() {
+    ffprobe -v error -count_frames -select_streams v:0 -show_entries "stream=$2" -of default=nk=1:nw=1 "$1"
+}
+
+finish() {
+    [ "$bad" -eq 0 ]
+    exit $?
+}

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# What a reader of the source must not meet: unfinished marks, banned functions, functions of more than 100
+# lines, links in the documentation that lead nowhere. usage: text.sh SOURCE_DIR
+set -euo pipefail
+cd "$1"
+bad=0
+complain() {
+    [ -z "$2" ] && return
+    printf '%s:\n%s\n' "$1" "$2"
+    bad=1
+}
+
+mapfile -t code < <(find base kernels proto media parallel model rankworker coordinator cli tools tests bench \
+    -type f \( -name '*.[ch]' -o -name '*.cc' -o -name '*.cu' -o -name '*.def' \) | sort)
+complain "unfinished" "$(grep -nE '\b(TODO|FIXME|XXX|HACK)\b' "${code[@]}" || true)"
+complain "banned function (no bound, or no error report)" \
+    "$(grep -nE '\b(sprintf|vsprintf|strcpy|strcat|gets|atoi|atol|atof|strtok)[[:space:]]*\(' "${code[@]}" || true)"
+complain "-ffast-math changes results" "$(grep -nE 'ffast-math' CMakeLists.txt cmake/* | grep -v '^[^:]*:[0-9]*:[[:space:]]*#' || true)"
+
+# top-level functions by their braces in column 1, as the code style writes them
+complain "longer than 100 lines" "$(awk '
+    FNR == 1 { open = 0 }
+    /^[A-Za-z_].*\(/ { name = $0; start = FNR }
+    /^\{/ { open = 1 }
+    /^\}/ { if (open && FNR - start > 100) printf "%s:%d %d lines: %s\n", FILENAME, start, FNR - start, name; open = 0 }
+' "${code[@]}")"
+
+links=""
+while IFS= read -r doc; do
+    while IFS= read -r link; do
+        case $link in
+        http://* | https://* | '#'* | '') continue ;;
+        esac
+        [ -e "$(dirname "$doc")/${link%%#*}" ] || links+="$doc: $link"$'\n'
+    done < <(grep -oE '\]\([^) ]+\)' "$doc" | sed -E 's/^\]\((.*)\)$/\1/')
+done < <(find . -path './build*' -prune -o -path ./out -prune -o -path ./.venv -prune -o -name '*.md' -print)
+complain "links that lead nowhere" "$links"
+exit $bad
