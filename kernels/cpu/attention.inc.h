@@ -38,8 +38,9 @@ static const float *head_rows(const cvx_tensor *t, const attn_job *l, int64_t he
            head % l->nh * t->stride[2];
 }
 
-/* One row of scores: bias added, keys past `seen` masked, raised to the new maximum in b->max, factor for
- * what was summed before as an exponent in b->alpha. `width` is nk in whole vectors. */
+/* One row of scores: bias added, keys past `seen` masked, raised to the new maximum in b->max, the exponent of
+ * the factor for what was summed before in b->alpha. `width` is nk rounded up to
+ * ATTN_PAD. */
 static void row_max(attn_block *b, int64_t i, const float *bias, int64_t seen, int64_t width)
 {
     float *s = b->s + i * HD;
@@ -84,7 +85,7 @@ static void softmax_block(const attn_job *l, attn_block *b, int64_t head, int64_
                           int64_t nk)
 {
     const cvx_tensor *bias = l->a->bias;
-    int64_t width = cvx_round_up(nk, VW);
+    int64_t width = cvx_round_up(nk, ATTN_PAD);
 
     for (int64_t i = 0; i < b->rows; i++) {
         int64_t seen = l->a->causal ? cvx_min_i64(nk, i0 + i - j0 + 1) : nk;

@@ -1,6 +1,8 @@
 /* The two products of attention in f32, on the micro-kernel of gemm.inc.h. Part of a level file.
  * A head's keys are packed as the panels of a weight [sk, d], its values as panels [sk][NR]. */
 
+#define ATTN_PAD VW /* probabilities are written up to a multiple of this many keys */
+
 static int64_t value_panels(int64_t d)
 {
     return (d + NR - 1) / NR;

@@ -6,6 +6,8 @@
  * block in ascending order in one accumulator that starts at 0; block sums are added in ascending
  * order. Rows and columns are padded to whole tiles with zeros, so there is one micro-kernel only. */
 
+#include "kernels/cpu/widen.inc.h"
+
 #define KC 256
 #define GEMM_ROWS MR       /* row granularity of a block */
 #define GEMM_MC 240        /* most rows of a block: a's part of KC columns stays in the L2 cache */

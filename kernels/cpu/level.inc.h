@@ -6,17 +6,21 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/vec.h"
 
-#include "kernels/cpu/widen.inc.h"
-
 #include "kernels/cpu/math.inc.h"
 
 #include "kernels/cpu/elementwise.inc.h"
 #include "kernels/cpu/norm.inc.h"
 
+#if defined(__AMX_BF16__)
+#include "kernels/cpu/gemm_amx.inc.h"
+#define CVX_ATTENTION_PRODUCTS "kernels/cpu/attention_amx.inc.h"
+#else
 #include "kernels/cpu/gemm.inc.h"
+#define CVX_ATTENTION_PRODUCTS "kernels/cpu/attention_f32.inc.h"
+#endif
+
 #include "kernels/cpu/linear.inc.h"
 
-#define CVX_ATTENTION_PRODUCTS "kernels/cpu/attention_f32.inc.h"
 #include "kernels/cpu/attention.inc.h"
 
 const cvx_ops CVX_LEVEL(cvx_cpu_table_) = {

@@ -4,6 +4,14 @@
 #include "kernels/cpu/cpu.h"
 
 #if defined(__x86_64__)
+#include <cpuid.h>
+#include <pthread.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define ARCH_REQ_XCOMP_PERM 0x1023
+#define XFEATURE_XTILEDATA 18
+
 static bool has_avx2(void)
 {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
@@ -16,8 +24,31 @@ static bool has_avx512(void)
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
 
+/* The kernel hands out the tile registers on request, once per process. */
+static bool amx_granted;
+
+static void ask_for_amx(void)
+{
+    unsigned a, b, c, d;
+    bool there = __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 24 & 1) && (d >> 22 & 1);
+
+    amx_granted = there && __builtin_cpu_supports("avx512bf16") &&
+                  syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+}
+
+static bool has_amx(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+    pthread_once(&once, ask_for_amx);
+    return has_avx512() && amx_granted;
+}
+
 const cvx_ops *cvx_cpu_ops(const char *isa)
 {
+    if (strcmp(isa, "amx") == 0) {
+        return has_amx() ? &cvx_cpu_table_amx : NULL;
+    }
     if (strcmp(isa, "avx2") == 0) {
         return has_avx2() ? &cvx_cpu_table_avx2 : NULL;
     }
@@ -29,7 +60,7 @@ const cvx_ops *cvx_cpu_ops(const char *isa)
 
 const char *cvx_cpu_isa(void)
 {
-    return has_avx512() ? "avx512" : has_avx2() ? "avx2" : "portable";
+    return has_amx() ? "amx" : has_avx512() ? "avx512" : has_avx2() ? "avx2" : "portable";
 }
 #else
 const cvx_ops *cvx_cpu_ops(const char *isa)

@@ -18,7 +18,6 @@ typedef struct run {
     const coding *job;
     cvx_ctx *ctx;
     pool pool;
-    bool dry;          /* only to measure the pool */
     cvx_tensor *cache; /* [2, h + 2, w + 2, c] per causal convolution; data NULL before its first use */
     bool first, last;  /* chunk */
     cvx_tensor z;      /* the chunk's latents [t, h, w, c]: spatial norm reads them; decoder only */
@@ -91,7 +90,7 @@ typedef struct ready {
     const norm *n;
     cvx_tensor stats, zy, zb;
     int64_t height;
-    const int64_t *tmap;
+    int64_t tmap[CVX_VAE_MAX_CHUNK];
 } ready;
 
 /* 1x1x1 convolution of the latents for a spatial norm. */
@@ -109,20 +108,20 @@ static cvx_status prepare_norm(run *r, ready *out, int end, const norm *n, const
 {
     const int64_t *d = x->dim;
     int64_t groups = r->job->vae->cfg.norm_num_groups, tz = r->z.dim[0];
-    cvx_tensor sums, map;
+    cvx_tensor sums;
 
-    *out = (ready){.n = n, .height = d[1]};
+    CVX_ASSERT(d[0] <= CVX_VAE_MAX_CHUNK);
+    out->n = n;
+    out->height = d[1];
     CVX_RETURN_IF(POOL_ALLOC(&r->pool, &out->stats, end, CVX_F64, groups, 2));
-    CVX_RETURN_IF(POOL_ALLOC(&r->pool, &map, end, CVX_I64, d[0]));
     if (n->spatial) {
         CVX_RETURN_IF(map_latents(r, &out->zy, end, &n->y));
         CVX_RETURN_IF(map_latents(r, &out->zb, end, &n->b));
         /* nearest in time; the first frame of an odd chunk has a latent frame of its own */
-        int64_t odd = d[0] > 1 && d[0] % 2 == 1 ? 1 : 0, *m = map.data;
-        for (int64_t t = 0; t < d[0] && !r->ctx->measure; t++) {
-            m[t] = t < odd ? 0 : odd + (t - odd) * (tz - odd) / (d[0] - odd);
+        int64_t odd = d[0] > 1 && d[0] % 2 == 1 ? 1 : 0;
+        for (int64_t t = 0; t < d[0]; t++) {
+            out->tmap[t] = t < odd ? 0 : odd + (t - odd) * (tz - odd) / (d[0] - odd);
         }
-        out->tmap = m;
     }
     size_t mark = r->pool.used[end];
     CVX_RETURN_IF(POOL_ALLOC(&r->pool, &sums, end, CVX_F64, d[0], d[1], groups, 2));
@@ -142,7 +141,7 @@ static cvx_status apply_norm(run *r, const ready *n, const cvx_tensor *y, const 
         &(cvx_group_norm_apply_args){.y = y, .x = x, .stats = &n->stats, .gamma = &n->n->gamma,
                                      .beta = &n->n->beta, .zy = n->n->spatial ? &n->zy : NULL,
                                      .zb = n->n->spatial ? &n->zb : NULL,
-                                     .tmap = n->tmap != NULL ? n->tmap + t : NULL,
+                                     .tmap = n->tmap + t,
                                      .h_full = n->height, .silu = true});
 }
 
@@ -208,7 +207,7 @@ static cvx_status causal(run *r, const cvx_tensor *y, const cvx_tensor *x, const
 {
     int64_t t = x->dim[0], step;
     size_t mark = r->pool.used[end];
-    ready rn = {0};
+    ready rn;
     ring g;
 
     if (n != NULL) {
@@ -251,8 +250,8 @@ static cvx_status shrink(run *r, act *x, const conv *c, int64_t cout, int lo, in
     size_t top = r->pool.used[x->end], mark = r->pool.used[1 - x->end];
     act y, tmp;
 
+    CVX_RETURN_IF(NEW_ACT(r, &tmp, 1 - x->end, lo, hi, 1, d[1], d[2], d[3]));
     drop_act(r, x);
-    CVX_RETURN_IF(new_act(r, &tmp, 1 - x->end, lo, hi, (const int64_t[4]){1, d[1], d[2], d[3]}));
     CVX_RETURN_IF(POOL_ALLOC(&r->pool, &y.whole, x->end, CVX_F32, d[0], d[1] + lo + hi,
                              d[2] + lo + hi, cout));
     CVX_ASSERT(r->pool.used[x->end] <= top);
@@ -325,7 +324,7 @@ static cvx_status upsample(run *r, act *x, const block *b, int lo, int hi)
 }
 
 /* Half the height and width; with `time` pairs of frames are averaged first. Without, x has a border. */
-static cvx_status downsample(run *r, act *x, const block *b)
+static cvx_status downsample(run *r, act *x, const block *b, int lo, int hi)
 {
     const int64_t d[4] = {b->time ? cvx_vae_time_down(x->t.dim[0]) : x->t.dim[0], x->t.dim[1],
                           x->t.dim[2], x->t.dim[3]};
@@ -338,7 +337,7 @@ static cvx_status downsample(run *r, act *x, const block *b)
         drop_act(r, x);
         *x = p;
     }
-    CVX_RETURN_IF(NEW_ACT(r, &y, 1 - x->end, 0, 0, d[0], d[1] / 2, d[2] / 2, d[3]));
+    CVX_RETURN_IF(NEW_ACT(r, &y, 1 - x->end, lo, hi, d[0], d[1] / 2, d[2] / 2, d[3]));
     CVX_RETURN_IF(cvx_op_conv3d(r->ctx, &(cvx_conv3d_args){.y = &y.t, .x = &x->whole,
                                                            .w = &b->sampler.w, .b = &b->sampler.b,
                                                            .stride = 2}));
@@ -389,11 +388,9 @@ static cvx_status run_blocks(run *r, act *x)
         for (int64_t j = 0; j < b->n_res; j++) {
             CVX_RETURN_IF(run_resnet(r, x, &b->res[j], lo, hi));
         }
-        if (b->sampled && m->decoder) {
+        if (b->sampled) {
             borders_of(m, i + 1, &lo, &hi);
-            CVX_RETURN_IF(upsample(r, x, b, lo, hi));
-        } else if (b->sampled) {
-            CVX_RETURN_IF(downsample(r, x, b));
+            CVX_RETURN_IF(m->decoder ? upsample(r, x, b, lo, hi) : downsample(r, x, b, lo, hi));
         }
         tap(r, names[i], &x->t);
     }
@@ -492,7 +489,7 @@ static int64_t frames_out(const coding *c, int64_t t)
 static cvx_status size_pool(const coding *c, const cvx_tensor *chunk, size_t *out)
 {
     cvx_ctx ctx = *c->vae->load.ctx;
-    run dry = {.job = c, .ctx = &ctx, .dry = true, .first = true, .last = true};
+    run dry = {.job = c, .ctx = &ctx, .pool = CVX_POOL_COUNTING, .first = true, .last = true};
 
     ctx.measure = true;
     CVX_RETURN_IF(run_chunk(&dry, chunk, 0));

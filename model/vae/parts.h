@@ -67,6 +67,9 @@ int64_t cvx_vae_chunks(int64_t frames, int64_t batch);
 void cvx_vae_chunk(int64_t frames, int64_t batch, int64_t i, int64_t *first, int64_t *len);
 #define CVX_VAE_LATENT_BATCH 2
 #define CVX_VAE_SAMPLE_BATCH 8
+/* No chunk has more frames than this on any level: 15 video frames, or 3 latent ones with the highest
+ * compression that the config may ask for. */
+#define CVX_VAE_MAX_CHUNK 384
 
 /* Sends x [F, C, h, w] (any strides) through a coder, chunk by chunk. The result goes into `out`
  * [F', C', h', w'] (any strides) if it is given, else to the sink as planes. */

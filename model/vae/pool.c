@@ -6,7 +6,7 @@ cvx_status cvx_pool_alloc(pool *p, void **out, int end, size_t bytes)
 {
     size_t need = (bytes + ALIGN - 1) / ALIGN * ALIGN, total = p->used[0] + p->used[1] + need;
 
-    if (p->base != NULL && total > p->size) {
+    if (total > p->size) {
         return cvx_fail(CVX_EINTERNAL, "VAE memory: %zu bytes needed, %zu were measured", total,
                         p->size);
     }
@@ -14,9 +14,7 @@ cvx_status cvx_pool_alloc(pool *p, void **out, int end, size_t bytes)
     if (total > p->peak) {
         p->peak = total;
     }
-    *out = p->base == NULL ? NULL
-           : end == 0      ? p->base + (p->used[0] - need)
-                           : p->base + (p->size - p->used[1]);
+    *out = end == 0 ? p->base + (p->used[0] - need) : p->base + (p->size - p->used[1]);
     return CVX_OK;
 }
 

@@ -17,7 +17,8 @@ equal "nothing half-written stays" "a.mp4 a.mp4.json" "$(cd "$tmp" && echo a.*)"
 expect "mp4 at 12.5 fps" generate --output "$tmp/b.mp4" --num-inference-steps 1 --fps 12.5
 equal "12.5 fps is 25/2" 25/2 "$(probe "$tmp/b.mp4" avg_frame_rate)"
 expect "mp4 at 23.976 fps" generate --output "$tmp/c.mp4" --num-inference-steps 1 --fps 23.976
-equal "23.976 fps: frames" 17 "$(probe "$tmp/c.mp4" nb_read_frames)"
+equal "23.976 fps is 24000/1001, 17 frames" "24000/1001 17" \
+    "$(probe "$tmp/c.mp4" avg_frame_rate) $(probe "$tmp/c.mp4" nb_read_frames)"
 
 expect "gif is made" generate --output "$tmp/a.gif" --num-inference-steps 1
 equal "gif: 17 frames of 96x64" "gif 17 96 64" \

@@ -1,0 +1,3 @@
+#define CVX_LEVEL(x) x##amx
+#define CVX_LEVEL_NAME "amx"
+#include "kernels/cpu/level.inc.h"
