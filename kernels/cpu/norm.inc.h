@@ -121,17 +121,15 @@ static cvx_status cpu_rms_norm(cvx_ctx *ctx, const cvx_rms_norm_args *a)
 /* Pairs (u, v) of x turn to (u·cos - v·sin, v·cos + u·sin). */
 INLINE void rotate_row(float *x, int64_t d, const float *cs, const float *sn)
 {
-    vi swap;
     vf sign;
     int64_t i = 0;
 
     for (int j = 0; j < VW; j++) {
-        swap[j] = j ^ 1;
         sign[j] = j % 2 == 0 ? -1.0f : 1.0f;
     }
     for (; i + VW <= d; i += VW) {
         vf v = vload(x + i);
-        vstore(x + i, v * vload(cs + i) + __builtin_shuffle(v, swap) * (vload(sn + i) * sign));
+        vstore(x + i, v * vload(cs + i) + vswap_pairs(v) * (vload(sn + i) * sign));
     }
     for (; i < d; i += 2) {
         float u = x[i], v = x[i + 1];

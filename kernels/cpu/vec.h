@@ -45,6 +45,18 @@ INLINE void vstore(float *p, vf v)
     memcpy(p, &v, sizeof v);
 }
 
+/* Lanes 1, 0, 3, 2 ... */
+INLINE vf vswap_pairs(vf v)
+{
+#if VW == 16
+    return __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+#elif VW == 8
+    return __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6);
+#else
+    return __builtin_shufflevector(v, v, 1, 0, 3, 2);
+#endif
+}
+
 INLINE vf vset1(float x)
 {
     return x - (vf){0};
