@@ -1,54 +1,99 @@
 /* cvx score: how well each frame of a video fits a prompt. */
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "cli/cli.h"
-#include "media/video.h"
-#include "model/clip/score.h"
+#include "model/clip/score_plot.h"
 
 typedef struct options {
-    const char *clip_model, *prompt;
-    bool json;
+    const char *clip_model, *prompt, *plot, *backend, *isa;
+    cvx_drift_rule rule;
+    int64_t threads;
+    bool json, quiet;
 } options;
 
 static const cvx_opt opts[] = {
-    {"clip-model", CVX_OPT_STR, offsetof(options, clip_model), "DIR", "CLIP checkpoint", 0, 0, NULL},
-    {"prompt", CVX_OPT_STR, offsetof(options, prompt), "TEXT", "what the video should show", 0, 0, NULL},
-    {"json", CVX_OPT_FLAG, offsetof(options, json), NULL, "as JSON", 0, 0, NULL},
+    {"clip-model", CVX_OPT_STR, offsetof(options, clip_model), "DIR",
+     "CLIP checkpoint: config.json, model.safetensors, vocabulary (needed)", 0, 0, NULL},
+    {"prompt", CVX_OPT_STR, offsetof(options, prompt), "TEXT",
+     "what the video should show (needed)", 0, 0, NULL},
+    {"json", CVX_OPT_FLAG, offsetof(options, json), NULL,
+     "print one JSON object instead of a table", 0, 0, NULL},
+    {"plot", CVX_OPT_STR, offsetof(options, plot), "FILE", "also draw the scores into this PNG", 0,
+     0, NULL},
+    {"", 0, 0, NULL, "Drift", 0, 0, NULL},
+    {"drift-mad", CVX_OPT_DOUBLE, offsetof(options, rule.mad), "K",
+     "a frame drifts K standard deviations below the median (default: 3)", 0, 1000, NULL},
+    {"drift-floor", CVX_OPT_DOUBLE, offsetof(options, rule.floor), "POINTS",
+     "and at least this far below it (default: 2)", 0, 100, NULL},
+    {"drift-below", CVX_OPT_DOUBLE, offsetof(options, rule.below), "POINTS",
+     "and in any case below this score (default: no such limit)", 0, 100, NULL},
+    {"", 0, 0, NULL, "Machine", 0, 0, NULL},
+    {"threads", CVX_OPT_INT, offsetof(options, threads), "N", "CPU threads (default: all cores)", 1,
+     1024, NULL},
+    {"backend", CVX_OPT_CHOICE, offsetof(options, backend), NULL,
+     "where to compute (default: auto)", 0, 0, "auto|ref|cpu|cuda"},
+    {"isa", CVX_OPT_CHOICE, offsetof(options, isa), NULL,
+     "highest CPU instruction set (default: auto)", 0, 0, "auto|portable|avx2|avx512|amx"},
+    {"quiet", CVX_OPT_FLAG, offsetof(options, quiet), NULL, "no progress", 0, 0, NULL},
     {NULL, 0, 0, NULL, NULL, 0, 0, NULL},
 };
 
-static cvx_status score(const options *o, const char *video)
+static cvx_status print_json(const cvx_clip_scores *s)
 {
-    cvx_frames f = {0};
-    cvx_ctx *ctx = NULL;
-    cvx_clip_scores s = {0};
+    json_t *j = cvx_clip_scores_json(s);
+    char *text = j == NULL ? NULL : json_dumps(j, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
     cvx_status st = CVX_OK;
 
-    if (o->clip_model == NULL || o->prompt == NULL) {
-        return cvx_fail(CVX_EINVAL, "--clip-model and --prompt are needed (--help tells more)");
+    if (text == NULL) {
+        st = cvx_fail(CVX_ENOMEM, "no memory for the scores as JSON");
+    } else {
+        puts(text);
     }
-    CVX_RETURN_IF(cvx_frames_read(&f, video, 0));
-    CVX_TRY(st, cvx_ctx_open(&ctx, &(cvx_ctx_options){0}), done);
-    CVX_TRY(st, cvx_clip_score_frames(&s, ctx, o->clip_model, o->prompt, f.rgb, f.n, f.h, f.w, NULL),
+    free(text);
+    json_decref(j);
+    return st;
+}
+
+static cvx_status score(const options *o, const char *video)
+{
+    cvx_status st = CVX_OK;
+    cvx_ctx *ctx = NULL;
+    cvx_clip_scores s = {0};
+    cvx_progress progress = {.fn = o->json || o->quiet ? cvx_events_quiet : cvx_events_bars,
+                             .payload = stderr};
+
+    if (o->clip_model == NULL || o->prompt == NULL) {
+        return cvx_fail(CVX_EINVAL, "cvx score needs --%s (--help tells more)",
+                        o->clip_model == NULL ? "clip-model DIR" : "prompt TEXT");
+    }
+    CVX_TRY(st,
+            cvx_ctx_open(&ctx, &(cvx_ctx_options){.backend = o->backend,
+                                                  .isa = o->isa,
+                                                  .threads = (int)o->threads}),
             done);
+    CVX_TRY(st, cvx_clip_score_video(&s, ctx, o->clip_model, o->prompt, video, &progress), done);
+    CVX_TRY(st, cvx_clip_scores_judge(&s, &o->rule), done);
+    if (s.truncated) {
+        cvx_progress_note(&progress, "the prompt is longer than CLIP's text; its end was left out");
+    }
+    if (o->plot != NULL) {
+        CVX_TRY(st, cvx_clip_scores_plot(&s, o->plot), done);
+    }
     if (o->json) {
-        json_t *j = cvx_clip_scores_json(&s);
-        json_dumpf(j, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(8));
-        printf("\n");
-        json_decref(j);
+        CVX_TRY(st, print_json(&s), done);
     } else {
         cvx_clip_scores_print(&s, stdout);
     }
 done:
     cvx_clip_scores_free(&s);
     cvx_ctx_close(ctx);
-    cvx_frames_free(&f);
     return st;
 }
 
 static int run(int argc, char **argv)
 {
-    options o = {0};
+    options o = {.rule = CVX_DRIFT_RULE_INIT, .backend = "auto", .isa = "auto"};
     const char *pos[1];
     int n, code;
 
@@ -62,6 +107,13 @@ const cvx_command cvx_cmd_score = {
     .name = "cvx score",
     .args = "VIDEO",
     .summary = "Scores every frame of a video against a prompt with CLIP.",
+    .details =
+        "VIDEO is a video, a GIF, a picture or a folder of frames. A score is 100 times the cosine "
+        "of the frame's and the prompt's CLIP embeddings, never below 0 (torchmetrics' CLIPScore); "
+        "what is high depends on the CLIP model, so compare within one model only.\n\n"
+        "A frame drifts when it scores below median - max(K x 1.4826 x MAD, floor), where MAD is "
+        "the median absolute deviation of the scores: K robust standard deviations, but never "
+        "less than the floor. --drift-below adds a limit of its own.",
     .opts = opts,
     .run = run,
 };

@@ -73,13 +73,13 @@ static void decode(jpeg_in *in, FILE *f)
         JSAMPROW row = in->img.rgb + (int64_t)d->output_scanline * in->img.w * 3;
         (void)jpeg_read_scanlines(d, &row, 1);
     }
-    (void)jpeg_finish_decompress(d);
     for (jpeg_saved_marker_ptr m = d->marker_list; m != NULL; m = m->next) {
         if (m->data_length > 6 && memcmp(m->data, "Exif\0", 6) == 0) {
             in->orientation = cvx_exif_orientation(m->data + 6, m->data_length - 6);
             break;
         }
     }
+    (void)jpeg_finish_decompress(d); /* frees the markers */
 }
 
 /* Alone with its setjmp, so that no local variable of the caller is at stake. */

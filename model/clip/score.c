@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "media/video.h"
+
 #define SIGMA_OF_MAD 1.4826 /* standard deviation over MAD of a normal distribution */
 #define BAR 40              /* columns of the longest bar */
 
@@ -77,26 +79,72 @@ done:
     return st;
 }
 
-/* Scores in batches, so that progress is told and a cancelled job ends soon. */
-static cvx_status score_all(cvx_clip *clip, const float *text, double *score, const uint8_t *rgb,
-                            int64_t n, int64_t h, int64_t w, cvx_progress *progress)
+/* Where frames come from: memory, or a video being read. */
+typedef struct frame_source {
+    int64_t n, h, w;    /* n: -1 when only the end tells */
+    const uint8_t *rgb; /* all frames, or NULL */
+    cvx_media_reader *reader;
+    uint8_t *buffer; /* of CVX_CLIP_BATCH frames, for the reader */
+    int64_t next;
+} frame_source;
+
+/* The next frames, at most CVX_CLIP_BATCH; none after the last. */
+static cvx_status take(frame_source *s, const uint8_t **rgb, int64_t *count)
 {
-    int64_t dim = cvx_clip_get_config(clip)->projection_dim;
+    int64_t bytes = s->h * s->w * 3;
+
+    *count = 0;
+    if (s->rgb != NULL) {
+        *rgb = s->rgb + s->next * bytes;
+        *count = s->n - s->next < CVX_CLIP_BATCH ? s->n - s->next : CVX_CLIP_BATCH;
+    } else {
+        bool got = true;
+        *rgb = s->buffer;
+        while (*count < CVX_CLIP_BATCH) {
+            CVX_RETURN_IF(cvx_media_reader_next(s->reader, s->buffer + *count * bytes, &got));
+            if (!got) {
+                break;
+            }
+            (*count)++;
+        }
+    }
+    s->next += *count;
+    return CVX_OK;
+}
+
+/* The scores of all frames; in batches, so that progress is told and a cancelled job ends soon. *score
+ * grows; owned by the caller. */
+static cvx_status score_all(cvx_clip *clip, const float *text, double **score, int64_t *n,
+                            frame_source *s, cvx_progress *progress)
+{
+    int64_t dim = cvx_clip_get_config(clip)->projection_dim, cap = 0, count;
     float *image = malloc((size_t)(CVX_CLIP_BATCH * dim) * sizeof *image);
+    const uint8_t *rgb;
     cvx_status st = CVX_OK;
 
     if (image == NULL) {
         return cvx_fail(CVX_ENOMEM, "CLIP: no memory for embeddings of %lld", (long long)dim);
     }
-    for (int64_t first = 0; first < n; first += CVX_CLIP_BATCH) {
-        int64_t count = n - first < CVX_CLIP_BATCH ? n - first : CVX_CLIP_BATCH;
-        CVX_TRY(st, cvx_clip_encode_frames(clip, image, rgb + first * h * w * 3, count, h, w),
-                done);
+    for (*n = 0;; *n += count) {
+        CVX_TRY(st, take(s, &rgb, &count), done);
+        if (count == 0) {
+            break;
+        }
+        CVX_TRY(st, cvx_clip_encode_frames(clip, image, rgb, count, s->h, s->w), done);
+        if (*n + count > cap) {
+            cap = 2 * cap + CVX_CLIP_BATCH;
+            double *more = realloc(*score, (size_t)cap * sizeof *more);
+            if (more == NULL) {
+                CVX_TRY(st, cvx_fail(CVX_ENOMEM, "no memory for %lld scores", (long long)cap),
+                        done);
+            }
+            *score = more;
+        }
         for (int64_t i = 0; i < count; i++) {
-            score[first + i] = cvx_clip_score(text, image + i * dim, dim);
+            (*score)[*n + i] = cvx_clip_score(text, image + i * dim, dim);
         }
         if (progress != NULL) {
-            CVX_TRY(st, cvx_progress_step(progress, first + count), done);
+            CVX_TRY(st, cvx_progress_step(progress, *n + count), done);
         }
     }
 done:
@@ -104,35 +152,72 @@ done:
     return st;
 }
 
-cvx_status cvx_clip_score_frames(cvx_clip_scores *out, cvx_ctx *ctx, const char *dir,
-                                 const char *prompt, const uint8_t *rgb, int64_t n, int64_t h,
-                                 int64_t w, cvx_progress *progress)
+static cvx_status score_source(cvx_clip_scores *out, cvx_ctx *ctx, const char *dir,
+                               const char *prompt, frame_source *s, cvx_progress *progress)
 {
     const cvx_drift_rule rule = CVX_DRIFT_RULE_INIT;
+    const cvx_dtype compute = ctx->compute;
     cvx_status st = CVX_OK;
     cvx_clip *clip = NULL;
     float *text = NULL;
     double *score = NULL;
     bool truncated;
+    int64_t n;
 
-    if (n < 1) {
-        return cvx_fail(CVX_EINVAL, "there is no frame to score");
-    }
+    ctx->compute = CVX_F32; /* a score must not depend on how the video was made */
     CVX_TRY(st, cvx_clip_open(&clip, ctx, dir), done);
     text = malloc((size_t)cvx_clip_get_config(clip)->projection_dim * sizeof *text);
-    score = malloc((size_t)n * sizeof *score);
-    if (text == NULL || score == NULL) {
-        st = cvx_fail(CVX_ENOMEM, "CLIP: no memory for %lld scores", (long long)n);
-        goto done;
+    if (text == NULL) {
+        CVX_TRY(st, cvx_fail(CVX_ENOMEM, "CLIP: no memory for an embedding"), done);
     }
     CVX_TRY(st, cvx_clip_encode_text(clip, text, prompt, &truncated), done);
-    CVX_TRY(st, score_all(clip, text, score, rgb, n, h, w, progress), done);
+    CVX_TRY(st, score_all(clip, text, &score, &n, s, progress), done);
     CVX_TRY(st, cvx_clip_scores_make(out, score, n, &rule), done);
     out->truncated = truncated;
 done:
+    ctx->compute = compute;
     cvx_clip_close(clip);
     free(text);
     free(score);
+    return st;
+}
+
+cvx_status cvx_clip_score_frames(cvx_clip_scores *out, cvx_ctx *ctx, const char *dir,
+                                 const char *prompt, const uint8_t *rgb, int64_t n, int64_t h,
+                                 int64_t w, cvx_progress *progress)
+{
+    frame_source s = {.n = n, .h = h, .w = w, .rgb = rgb};
+
+    return score_source(out, ctx, dir, prompt, &s, progress);
+}
+
+cvx_status cvx_clip_score_video(cvx_clip_scores *out, cvx_ctx *ctx, const char *dir,
+                                const char *prompt, const char *path, cvx_progress *progress)
+{
+    frame_source s = {0};
+    cvx_status st = CVX_OK;
+
+    CVX_TRY(st, cvx_media_reader_open(&s.reader, path), done);
+    const cvx_media_info *info = cvx_media_reader_info(s.reader);
+    s.n = info->frames;
+    s.h = info->h;
+    s.w = info->w;
+    s.buffer = malloc((size_t)(CVX_CLIP_BATCH * s.h * s.w * 3));
+    if (s.buffer == NULL) {
+        CVX_TRY(st, cvx_fail(CVX_ENOMEM, "%s: no memory for %d frames", path, CVX_CLIP_BATCH),
+                done);
+    }
+    if (progress != NULL) {
+        CVX_TRY(st, cvx_progress_begin(progress, "score", s.n > 0 ? s.n : 0), done);
+    }
+    CVX_TRY(st, score_source(out, ctx, dir, prompt, &s, progress), done);
+    if (progress != NULL) {
+        progress->total = s.next; /* what the file says of its length is not always so */
+        cvx_progress_end(progress);
+    }
+done:
+    cvx_media_reader_close(s.reader);
+    free(s.buffer);
     return st;
 }
 

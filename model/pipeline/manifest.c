@@ -1,5 +1,6 @@
 #include "model/pipeline/manifest.h"
 
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -67,6 +68,30 @@ cvx_status cvx_manifest_hashes(json_t **out, const cvx_checkpoint *c, const cvx_
     return CVX_OK;
 }
 
+/* A replay may run from another folder: paths are kept absolute. */
+static void make_absolute(json_t *request)
+{
+    static const char *const keys[] = {"model", "image", "video", "latents", "clip-model"};
+    char full[PATH_MAX];
+
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        const char *path = json_string_value(json_object_get(request, keys[i]));
+        if (path != NULL && realpath(path, full) != NULL) {
+            json_object_set_new(request, keys[i], json_string(full));
+        }
+    }
+    json_t *loras = json_object_get(request, "lora");
+    for (size_t i = 0; i < json_array_size(loras); i++) {
+        char path[CVX_PATH_MAX], item[PATH_MAX + 32];
+        double scale;
+        const char *text = json_string_value(json_array_get(loras, i));
+        if (cvx_lora_parse(text, path, &scale) == CVX_OK && realpath(path, full) != NULL) {
+            snprintf(item, sizeof item, "%s:%.17g", full, scale);
+            json_array_set_new(loras, i, json_string(item));
+        }
+    }
+}
+
 /* The request with its defaults filled in: what a replay sets. */
 static json_t *resolved_request(const cvx_ctx *ctx, const cvx_job *job, int64_t k, const char *path)
 {
@@ -91,7 +116,9 @@ static json_t *resolved_request(const cvx_ctx *ctx, const cvx_job *job, int64_t 
     } else {
         r.backend = ctx->ops->name;
     }
-    return cvx_request_json(&r);
+    json_t *out = cvx_request_json(&r);
+    make_absolute(out);
+    return out;
 }
 
 static json_t *stage_json(const char *name, const cvx_stage_cost *c)
