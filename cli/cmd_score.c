@@ -74,9 +74,6 @@ static cvx_status score(const options *o, const char *video)
             done);
     CVX_TRY(st, cvx_clip_score_video(&s, ctx, o->clip_model, o->prompt, video, &progress), done);
     CVX_TRY(st, cvx_clip_scores_judge(&s, &o->rule), done);
-    if (s.truncated) {
-        cvx_progress_note(&progress, "the prompt is longer than CLIP's text; its end was left out");
-    }
     if (o->plot != NULL) {
         CVX_TRY(st, cvx_clip_scores_plot(&s, o->plot), done);
     }

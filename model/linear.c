@@ -13,6 +13,7 @@ cvx_status cvx_linear_pack(const cvx_load *l, cvx_tensor *w)
     CVX_RETURN_IF(cvx_arena_alloc(l->arena, &packed.data,
                                   cvx_packed_bytes(l->ctx, w, CVX_PACKED_LINEAR)));
     CVX_RETURN_IF(cvx_op_pack(l->ctx, &(cvx_pack_args){.dst = &packed, .src = w}));
+    cvx_weights_release(l->weights, w);
     *w = packed;
     return CVX_OK;
 }

@@ -7,6 +7,8 @@
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "base/file.h"
 #include "base/hash.h"
@@ -508,6 +510,25 @@ cvx_status cvx_weights_override(cvx_weights *w, const char *name, const cvx_tens
     e->readable = true;
     snprintf(e->view.name, sizeof e->view.name, "%s", e->name);
     return CVX_OK;
+}
+
+void cvx_weights_release(const cvx_weights *w, const cvx_tensor *t)
+{
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t from = (uintptr_t)t->data;
+    uintptr_t to = from + (uintptr_t)cvx_numel(t) * cvx_dtype_size(t->dtype);
+
+    for (int i = 0; i < w->n_files; i++) {
+        uintptr_t lo = (uintptr_t)w->files[i].map.data, hi = lo + w->files[i].map.size;
+        if (from < lo || to > hi) {
+            continue;
+        }
+        /* whole pages, the shared ones at both ends included: the file still holds them */
+        from = from / page * page;
+        to = (to + page - 1) / page * page;
+        madvise((void *)from, to - from, MADV_DONTNEED);
+        return;
+    }
 }
 
 const char *cvx_weights_meta(const cvx_weights *w, const char *key)

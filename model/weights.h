@@ -44,6 +44,10 @@ cvx_status cvx_weights_get_f32(cvx_weights *w, cvx_arena *arena, cvx_tensor *out
 /* From now on `name` gives `t` (same dims; data borrowed from the caller): how LoRA is merged. */
 cvx_status cvx_weights_override(cvx_weights *w, const char *name, const cvx_tensor *t) CVX_CHECK;
 
+/* Tells the system that the pages of this tensor are not needed for now (its packed copy is in use): they
+ * leave the resident size and are read again when touched. Ignores tensors that are not in the map. */
+void cvx_weights_release(const cvx_weights *w, const cvx_tensor *t);
+
 /* A string of the file's __metadata__, NULL if absent (single file; borrowed). */
 const char *cvx_weights_meta(const cvx_weights *w, const char *key);
 

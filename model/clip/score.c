@@ -86,6 +86,7 @@ typedef struct frame_source {
     cvx_media_reader *reader;
     uint8_t *buffer; /* of CVX_CLIP_BATCH frames, for the reader */
     int64_t next;
+    bool ended;
 } frame_source;
 
 /* The next frames, at most CVX_CLIP_BATCH; none after the last. */
@@ -100,20 +101,18 @@ static cvx_status take(frame_source *s, const uint8_t **rgb, int64_t *count)
     } else {
         bool got = true;
         *rgb = s->buffer;
-        while (*count < CVX_CLIP_BATCH) {
+        while (*count < CVX_CLIP_BATCH && !s->ended) {
             CVX_RETURN_IF(cvx_media_reader_next(s->reader, s->buffer + *count * bytes, &got));
-            if (!got) {
-                break;
-            }
-            (*count)++;
+            s->ended = !got;
+            *count += got;
         }
     }
     s->next += *count;
     return CVX_OK;
 }
 
-/* The scores of all frames; in batches, so that progress is told and a cancelled job ends soon. *score
- * grows; owned by the caller. */
+/* The scores of all frames; in batches, so that progress is told and a cancelled job ends soon.
+ * *score grows; owned by the caller. */
 static cvx_status score_all(cvx_clip *clip, const float *text, double **score, int64_t *n,
                             frame_source *s, cvx_progress *progress)
 {
@@ -162,7 +161,7 @@ static cvx_status score_source(cvx_clip_scores *out, cvx_ctx *ctx, const char *d
     float *text = NULL;
     double *score = NULL;
     bool truncated;
-    int64_t n;
+    int64_t n = 0;
 
     ctx->compute = CVX_F32; /* a score must not depend on how the video was made */
     CVX_TRY(st, cvx_clip_open(&clip, ctx, dir), done);
@@ -171,6 +170,9 @@ static cvx_status score_source(cvx_clip_scores *out, cvx_ctx *ctx, const char *d
         CVX_TRY(st, cvx_fail(CVX_ENOMEM, "CLIP: no memory for an embedding"), done);
     }
     CVX_TRY(st, cvx_clip_encode_text(clip, text, prompt, &truncated), done);
+    if (truncated && progress != NULL) {
+        cvx_progress_note(progress, "the prompt is longer than CLIP's text; its end is not scored");
+    }
     CVX_TRY(st, score_all(clip, text, &score, &n, s, progress), done);
     CVX_TRY(st, cvx_clip_scores_make(out, score, n, &rule), done);
     out->truncated = truncated;

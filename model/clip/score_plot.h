@@ -1,4 +1,5 @@
-/* The scores of a video as a picture: a curve over its frames, the drift limit, the drifting frames. */
+/* The scores of a video as a picture: a curve over its frames, the drift limit, the drifting
+ * frames. */
 #ifndef CVX_MODEL_CLIP_SCORE_PLOT_H
 #define CVX_MODEL_CLIP_SCORE_PLOT_H
 

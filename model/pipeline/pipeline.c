@@ -80,6 +80,12 @@ static cvx_status merge_loras(cvx_pipeline *p, part *x)
     return CVX_OK;
 }
 
+/* Whether the transformer's linear weights are kept packed; the VAE's convolutions always are. */
+static bool packs(const cvx_pipeline *p)
+{
+    return p->opt.pack && p->opt.offload != CVX_OFFLOAD_SEQUENTIAL;
+}
+
 static cvx_status open_part(cvx_pipeline *p, part_id id)
 {
     static const char *const names[PART_COUNT] = {"text_encoder", "transformer", "vae"};
@@ -98,7 +104,7 @@ static cvx_status open_part(cvx_pipeline *p, part_id id)
         CVX_TRY(st, cvx_arena_open(&x->arena, "weights", WEIGHTS_RESERVE), done);
     }
     cvx_load load = {.ctx = p->ctx, .arena = &x->arena, .weights = x->weights,
-                     .pack = p->opt.pack && p->opt.offload != CVX_OFFLOAD_SEQUENTIAL};
+                     .pack = packs(p)};
     if (id == PART_T5) {
         load.pack = false; /* read once or twice a job: packing would cost more than it gives */
         CVX_TRY(st, cvx_t5_open(&x->model.t5, &load, &p->ckpt->t5), done);
@@ -153,7 +159,8 @@ static void stage_end(run *r, cvx_stage s)
     for (int i = 0; i < PART_COUNT; i++) {
         const part *x = &r->p->parts[i];
         c->weights += x->arena.used;
-        c->mapped += x->weights != NULL ? (size_t)cvx_weights_bytes(x->weights) : 0;
+        bool in_place = i == PART_T5 || (i == PART_DIT && !packs(r->p));
+        c->mapped += x->weights != NULL && in_place ? (size_t)cvx_weights_bytes(x->weights) : 0;
     }
     c->job = r->arena.used;
     c->step = r->step.peak;

@@ -7,7 +7,7 @@
 
 /* The encoder, filter graphs and thread stacks beyond what is resident when the plan is made: measured
  * as the difference of a whole run and its arenas, see docs/architecture.md. */
-#define ENCODER_BYTES ((size_t)40 << 20)
+#define ENCODER_BYTES ((size_t)17 << 20)
 
 static size_t read_size(const char *path, const char *key)
 {

@@ -151,6 +151,7 @@ cvx_status cvx_vae_pack_coder(cvx_vae *v, coder *m)
         CVX_RETURN_IF(cvx_arena_alloc(l->arena, &c->w.data,
                                       cvx_packed_bytes(l->ctx, &c->src, c->layout)));
         CVX_RETURN_IF(cvx_op_pack(l->ctx, &(cvx_pack_args){.dst = &c->w, .src = &c->src}));
+        cvx_weights_release(l->weights, &c->src);
     }
     m->packed = true;
     return CVX_OK;

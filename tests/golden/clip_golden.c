@@ -10,9 +10,11 @@
 
 #include "base/file.h"
 #include "golden.h"
+#include "media/video.h"
 #include "model/clip/clip.h"
 #include "model/clip/preprocess.h"
 #include "model/clip/score.h"
+#include "model/clip/score_plot.h"
 
 #define SHAPES_CLIP CVX_SOURCE_DIR "/models/shapes-clip"
 #define TINY_CLIP DATA "variants/tiny-clip"
@@ -254,7 +256,7 @@ static void score_frames(void **state)
     assert_int_equal(s.n, f->n);
     assert_false(s.truncated);
     cvx_tensor g = golden(f->f32, "scores_0");
-    for (int64_t i = 0; i < s.n; i++) { /* 1e-3 points: F32_BOUND of two embeddings is 2.6e-3 */
+    for (int64_t i = 0; i < s.n; i++) { /* F32_BOUND of two embeddings: 2.6e-3 points */
         assert_float_equal(s.score[i], ((float *)g.data)[i], 2.6e-3);
     }
     free(g.data);
@@ -263,6 +265,46 @@ static void score_frames(void **state)
     assert_true(json_is_object(json_object_get(j, "drift")));
     json_decref(j);
     cvx_clip_scores_free(&s);
+}
+
+/* A folder of pictures read as a video gives what its frames in memory give; the plot is a picture. */
+static void score_video(void **state)
+{
+    fixture *f = *state;
+    static const char prompt[] = "a red circle";
+    char png[] = "/tmp/cvx-plot-XXXXXX.png";
+    cvx_clip_scores a = {0}, b = {0};
+    cvx_frames frames = {0};
+    cvx_image plot = {0};
+
+    OK(cvx_frames_read(&frames, DATA "extra/v2v-input", 0));
+    assert_true(frames.n > CVX_CLIP_BATCH); /* more than one batch */
+    OK(cvx_clip_score_frames(&a, f->ctx, SHAPES_CLIP, prompt, frames.rgb, frames.n, frames.h,
+                             frames.w, NULL));
+    OK(cvx_clip_score_video(&b, f->ctx, SHAPES_CLIP, prompt, DATA "extra/v2v-input", NULL));
+    assert_int_equal(b.n, frames.n);
+    assert_memory_equal(a.score, b.score, (size_t)a.n * sizeof *a.score);
+    int fd = mkstemps(png, 4);
+    assert_true(fd >= 0);
+    close(fd);
+    OK(cvx_clip_scores_plot(&a, png));
+    OK(cvx_image_read(&plot, png));
+    assert_int_equal(plot.w, 900);
+    assert_int_equal(plot.h, 360);
+    assert_int_equal(plot.rgb[0], 255); /* white corner */
+    unlink(png);
+    cvx_image_free(&plot);
+    cvx_clip_scores_free(&b);
+    /* one frame, and frames that all score 0, can be drawn too */
+    OK(cvx_clip_scores_make(&b, (double[]){0, 0}, 2, &(cvx_drift_rule)CVX_DRIFT_RULE_INIT));
+    OK(cvx_clip_scores_plot(&b, png));
+    cvx_clip_scores_free(&b);
+    OK(cvx_clip_scores_make(&b, (double[]){28.5}, 1, &(cvx_drift_rule)CVX_DRIFT_RULE_INIT));
+    OK(cvx_clip_scores_plot(&b, png));
+    unlink(png);
+    cvx_clip_scores_free(&a);
+    cvx_clip_scores_free(&b);
+    cvx_frames_free(&frames);
 }
 
 static void drift_rule(void **state)
@@ -402,12 +444,13 @@ static void wrong_aspect(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(pixel_values), cmocka_unit_test(crop_cases),
-        cmocka_unit_test(crop_pads),    cmocka_unit_test(wrong_aspect),
-        cmocka_unit_test(shapes_f32),   cmocka_unit_test(shapes_bf16),
-        cmocka_unit_test(tiny_f32),     cmocka_unit_test(batches),
-        cmocka_unit_test(score_frames), cmocka_unit_test(drift_rule),
-        cmocka_unit_test(scores_floor), cmocka_unit_test(broken_folders),
+        cmocka_unit_test(pixel_values),   cmocka_unit_test(crop_cases),
+        cmocka_unit_test(crop_pads),      cmocka_unit_test(wrong_aspect),
+        cmocka_unit_test(shapes_f32),     cmocka_unit_test(shapes_bf16),
+        cmocka_unit_test(tiny_f32),       cmocka_unit_test(batches),
+        cmocka_unit_test(score_frames),   cmocka_unit_test(score_video),
+        cmocka_unit_test(drift_rule),     cmocka_unit_test(scores_floor),
+        cmocka_unit_test(broken_folders),
     };
 
     return cmocka_run_group_tests(tests, setup, teardown);
