@@ -77,7 +77,7 @@ static void check_programs(void)
             int n = (int)strcspn(p, ":");
             snprintf(full, sizeof full, "%.*s/%s", n, p, programs[i].name);
             if (access(full, X_OK) == 0) {
-                strcpy(found, full);
+                snprintf(found, sizeof found, "%s", full);
             }
             p += n + (p[n] == ':');
         }

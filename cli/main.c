@@ -1,6 +1,8 @@
 /* cvx: finds the command and runs it. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/cli.h"
 
@@ -41,8 +43,20 @@ static void print_help(FILE *f)
     fprintf(f, "\ncvx COMMAND --help tells a command's options.\n");
 }
 
+/* OpenMP threads that spin while they wait make everything several times slower as soon as another process
+ * wants a core; sleeping costs some microseconds a region. The runtime reads its policy before main, so a
+ * start without one is started again with it. */
+static void wait_passively(char **argv)
+{
+    if (getenv("OMP_WAIT_POLICY") == NULL && getenv("GOMP_SPINCOUNT") == NULL) {
+        setenv("OMP_WAIT_POLICY", "passive", 1);
+        execv("/proc/self/exe", argv); /* where that fails, spinning is only slower */
+    }
+}
+
 int main(int argc, char **argv)
 {
+    wait_passively(argv);
     const char *want = argc > 1 ? argv[1] : "--help";
 
     if (strcmp(want, "--help") == 0 || strcmp(want, "-h") == 0 || strcmp(want, "help") == 0) {

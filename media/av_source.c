@@ -12,8 +12,8 @@
 /* Formats that name other files, and text drawn as pictures: never what somebody means by a video. */
 static bool is_refused(const char *format)
 {
-    static const char *const names[] = {"hls", "concat", "dash", "imf", "sdp", "rtsp", "tty", "bin",
-                                        "xbin", "adf", "idf", "ffmetadata", "lavfi"};
+    static const char *const names[] = {"hls", "concat", "dash", "imf", "sdp",        "rtsp", "tty",
+                                        "bin", "xbin",   "adf",  "idf", "ffmetadata", "lavfi"};
 
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         size_t n = strlen(names[i]);
@@ -41,8 +41,9 @@ static cvx_status open_format(cvx_av_source *s)
         return cvx_av_fail(CVX_EFORMAT, err, "cannot read", s->path);
     }
     if (is_refused(s->format->iformat->name)) {
-        return cvx_fail(CVX_EFORMAT, "cannot read %s: not a video file (its content looks like '%s')",
-                        s->path, s->format->iformat->name);
+        return cvx_fail(CVX_EFORMAT,
+                        "cannot read %s: not a video file (its content looks like '%s')", s->path,
+                        s->format->iformat->name);
     }
     err = avformat_find_stream_info(s->format, NULL);
     if (err < 0) {
@@ -157,7 +158,8 @@ int cvx_av_source_orientation(const cvx_av_source *s)
     size_t size = 0;
     const uint8_t *m = av_stream_get_side_data(s->stream, AV_PKT_DATA_DISPLAYMATRIX, &size);
 
-    return cvx_av_orientation(size >= 9 * sizeof(int32_t) ? (const int32_t *)(const void *)m : NULL);
+    return cvx_av_orientation(size >= 9 * sizeof(int32_t) ? (const int32_t *)(const void *)m
+                                                          : NULL);
 }
 
 /* A JPEG's or WebP's EXIF orientation: in the frame's metadata, else as its display matrix. */

@@ -100,10 +100,8 @@ static bool is_full_range(const AVFrame *f)
     case AV_PIX_FMT_YUVJ411P:
     case AV_PIX_FMT_YUVJ422P:
     case AV_PIX_FMT_YUVJ440P:
-    case AV_PIX_FMT_YUVJ444P:
-        return true;
-    default:
-        return f->color_range == AVCOL_RANGE_JPEG;
+    case AV_PIX_FMT_YUVJ444P: return true;
+    default: return f->color_range == AVCOL_RANGE_JPEG;
     }
 }
 

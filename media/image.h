@@ -30,7 +30,8 @@ void cvx_image_free(cvx_image *img);
 
 /* Writes rgb [h, w, 3] as an 8-bit PNG: the same pixels always give the same bytes. Either the whole
  * file appears under its name or nothing. CVX_EINVAL (sides), CVX_EIO. */
-cvx_status cvx_image_write_png(const char *path, const uint8_t *rgb, int64_t w, int64_t h) CVX_CHECK;
+cvx_status cvx_image_write_png(const char *path, const uint8_t *rgb, int64_t w,
+                               int64_t h) CVX_CHECK;
 
 /* Turns [h, w, 3] by an EXIF orientation 1..8 (1: as it is; 6: a quarter turn clockwise ...) into a
  * new buffer; w and h are exchanged for 5..8. Other numbers count as 1. CVX_ENOMEM. */

@@ -184,8 +184,8 @@ static cvx_status open_video(cvx_media_reader *r)
     bool swap = r->orientation >= 5;
     int64_t w = r->src.decoder->width, h = r->src.decoder->height;
     int64_t frames = r->src.stream->nb_frames;
-    r->info = (cvx_media_info){swap ? h : w, swap ? w : h, mean_rate(&r->src),
-                               frames > 0 ? frames : -1};
+    r->info =
+        (cvx_media_info){swap ? h : w, swap ? w : h, mean_rate(&r->src), frames > 0 ? frames : -1};
     return CVX_OK;
 }
 
@@ -217,8 +217,9 @@ static cvx_status next_video(cvx_media_reader *r, uint8_t *rgb, bool *got)
     }
     bool swap = r->orientation >= 5;
     if (f->width != (swap ? r->info.h : r->info.w) || f->height != (swap ? r->info.w : r->info.h)) {
-        return cvx_fail(CVX_EFORMAT, "%s changes its size to %dx%d at frame %lld; one size is needed",
-                        r->path, f->width, f->height, (long long)r->next);
+        return cvx_fail(CVX_EFORMAT,
+                        "%s changes its size to %dx%d at frame %lld; one size is needed", r->path,
+                        f->width, f->height, (long long)r->next);
     }
     if (r->orientation == 1) {
         CVX_RETURN_IF(cvx_av_to_rgb(rgb, f, &r->sws, true, r->path));

@@ -58,10 +58,11 @@ static cvx_status find_kind(const cvx_media_kind **out, const char *path)
         }
     }
     if (ext != NULL) {
-        return cvx_fail(CVX_EINVAL,
-                        "output %s: unknown kind '%s'; known are .mp4, .webm, .gif, and a folder of "
-                        "PNG frames (a name ending with '/')",
-                        path, ext);
+        return cvx_fail(
+            CVX_EINVAL,
+            "output %s: unknown kind '%s'; known are .mp4, .webm, .gif, and a folder of "
+            "PNG frames (a name ending with '/')",
+            path, ext);
     }
     *out = &cvx_media_folder;
     return CVX_OK;

@@ -49,7 +49,7 @@ struct cvx_media_writer {
     char path[CVX_PATH_MAX]; /* without trailing slashes */
     cvx_media_writer_opts opts;
     cvx_fps fps;
-    int64_t n; /* frames so far */
+    int64_t n;  /* frames so far */
     void *self; /* the kind's own, NULL until open has made it */
 };
 

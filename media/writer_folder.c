@@ -170,7 +170,8 @@ static void close_folder(cvx_media_writer *w)
 
     if (f->made) {
         cvx_status st = walk(f->tmp, remove_frame);
-        (void)st; /* nothing more can be done about a leftover, and the first error is what counts */
+        (void)
+            st; /* nothing more can be done about a leftover, and the first error is what counts */
         (void)rmdir(f->tmp);
     }
     free(f);

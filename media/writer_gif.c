@@ -57,8 +57,8 @@ static int parse_graph(gif *g, const cvx_media_writer *w)
     err = avfilter_graph_create_filter(&g->source, avfilter_get_by_name("buffer"), "in", args, NULL,
                                        g->graph);
     if (err >= 0) {
-        err = avfilter_graph_create_filter(&g->sink, avfilter_get_by_name("buffersink"), "out", NULL,
-                                           NULL, g->graph);
+        err = avfilter_graph_create_filter(&g->sink, avfilter_get_by_name("buffersink"), "out",
+                                           NULL, NULL, g->graph);
     }
     if (err < 0) {
         goto done;
@@ -123,7 +123,8 @@ static cvx_status frame_gif(cvx_media_writer *w, const uint8_t *rgb)
     f->width = (int)w->opts.w;
     f->height = (int)w->opts.h;
     if (av_frame_get_buffer(f, 0) < 0) {
-        return cvx_fail(CVX_ENOMEM, "output %s: no memory for frame %lld", w->path, (long long)w->n);
+        return cvx_fail(CVX_ENOMEM, "output %s: no memory for frame %lld", w->path,
+                        (long long)w->n);
     }
     for (int64_t y = 0; y < w->opts.h; y++) {
         memcpy(f->data[0] + y * f->linesize[0], rgb + (size_t)y * row, row);
@@ -185,7 +186,8 @@ typedef struct conversion {
 
 static cvx_status plan(conversion *c, const char *out, double fps, int64_t width)
 {
-    double source = c->info->fps.num > 0 ? (double)c->info->fps.num / (double)c->info->fps.den : 8.0;
+    double source =
+        c->info->fps.num > 0 ? (double)c->info->fps.num / (double)c->info->fps.den : 8.0;
     size_t n = strlen(out);
     bool to_gif = n > 4 && strcmp(out + n - 4, ".gif") == 0;
 
@@ -230,7 +232,8 @@ static bool is_same_file(const char *a, const char *b)
 {
     struct stat sa, sb;
 
-    return stat(a, &sa) == 0 && stat(b, &sb) == 0 && sa.st_dev == sb.st_dev && sa.st_ino == sb.st_ino;
+    return stat(a, &sa) == 0 && stat(b, &sb) == 0 && sa.st_dev == sb.st_dev &&
+           sa.st_ino == sb.st_ino;
 }
 
 cvx_status cvx_media_gif_convert(const char *in, const char *out, double fps, int64_t width)
@@ -243,7 +246,8 @@ cvx_status cvx_media_gif_convert(const char *in, const char *out, double fps, in
                         (long long)width, CVX_MEDIA_MAX_SIDE);
     }
     if (!(fps == 0.0 || (fps >= 0.01 && fps <= 1000.0))) {
-        return cvx_fail(CVX_EINVAL, "frame rate %g; it goes from 0.01 to 1000, or 0 to keep it", fps);
+        return cvx_fail(CVX_EINVAL, "frame rate %g; it goes from 0.01 to 1000, or 0 to keep it",
+                        fps);
     }
     if (is_same_file(in, out)) {
         return cvx_fail(CVX_EINVAL, "the input and the output are the same: %s", in);

@@ -14,10 +14,12 @@
 
 /* What a block of query rows carries along. */
 typedef struct attn_block {
-    float s[BQ * HD]; /* scores, then probabilities */
+    float s[BQ * HD]; /* scores, on most levels then probabilities */
     float o[BQ * HD]; /* output so far, not yet divided by sum */
     float max[BQ], sum[BQ], alpha[BQ];
     int64_t rows;
+    char *q, *p; /* queries and probabilities as the products read them */
+    int parts;   /* into which both are split, on amx */
 } attn_block;
 
 #include CVX_ATTENTION_PRODUCTS
@@ -39,8 +41,8 @@ static const float *head_rows(const cvx_tensor *t, const attn_job *l, int64_t he
 }
 
 /* One row of scores: bias added, keys past `seen` masked, raised to the new maximum in b->max, the exponent of
- * the factor for what was summed before in b->alpha. `width` is nk rounded up to
- * ATTN_PAD. */
+ * the factor for what was summed before in b->alpha. `width` is nk rounded up to two
+ * vectors. */
 static void row_max(attn_block *b, int64_t i, const float *bias, int64_t seen, int64_t width)
 {
     float *s = b->s + i * HD;
@@ -67,15 +69,16 @@ static void row_max(attn_block *b, int64_t i, const float *bias, int64_t seen, i
     b->max[i] = now;
 }
 
-static void row_exp(attn_block *b, int64_t i, int64_t width)
+INLINE void row_exp(attn_block *b, int64_t i, int64_t width, int parts)
 {
-    float *s = b->s + i * HD;
+    const float *s = b->s + i * HD;
     vf m = vset1(b->max[i]), sum[2] = {0};
 
-    for (int64_t j = 0; j < width; j += VW) {
-        vf p = vexp(vload(s + j) - m);
-        vstore(s + j, p);
-        sum[j / VW % 2] += p;
+    for (int64_t j = 0; j < width; j += 2 * VW) {
+        vf p0 = vexp(vload(s + j) - m), p1 = vexp(vload(s + j + VW) - m);
+        attn_store_p(b, i, j, width, parts, p0, p1);
+        sum[0] += p0;
+        sum[1] += p1;
     }
     b->sum[i] = b->sum[i] * b->alpha[i] + vsum(sum[0] + sum[1]);
 }
@@ -85,7 +88,7 @@ static void softmax_block(const attn_job *l, attn_block *b, int64_t head, int64_
                           int64_t nk)
 {
     const cvx_tensor *bias = l->a->bias;
-    int64_t width = cvx_round_up(nk, ATTN_PAD);
+    int64_t width = cvx_round_up(nk, 2 * VW);
 
     for (int64_t i = 0; i < b->rows; i++) {
         int64_t seen = l->a->causal ? cvx_min_i64(nk, i0 + i - j0 + 1) : nk;
@@ -100,7 +103,11 @@ static void softmax_block(const attn_job *l, attn_block *b, int64_t head, int64_
         vstore(b->alpha + i, vexp(vload(b->alpha + i)));
     }
     for (int64_t i = 0; i < b->rows; i++) {
-        row_exp(b, i, width);
+        if (b->parts == 1) {
+            row_exp(b, i, width, 1);
+        } else {
+            row_exp(b, i, width, 3);
+        }
     }
 }
 
@@ -127,25 +134,25 @@ static void query_block(const cvx_ctx *ctx, const attn_job *l, int64_t head, int
                         const char *packed, char *scratch)
 {
     attn_block *b = (attn_block *)(void *)scratch;
-    char *q = scratch + cvx_round_up((int64_t)sizeof *b, 64);
     int64_t keys = l->sk;
 
     b->rows = cvx_min_i64(BQ, l->sq - i0);
+    b->q = scratch + cvx_round_up((int64_t)sizeof *b, 64);
     for (int64_t i = 0; i < BQ; i++) {
         b->max[i] = -3.402823466e38f;
         b->sum[i] = b->alpha[i] = 0;
     }
     memset(b->o, 0, sizeof b->o);
-    attn_pack_q(ctx, q, head_rows(l->a->q, l, head, i0), l->a->q->stride[1], b->rows, l->d,
+    attn_pack_q(ctx, b, head_rows(l->a->q, l, head, i0), l->a->q->stride[1], l->d,
                 (float)l->a->scale);
     if (l->a->causal) {
         keys = cvx_min_i64(keys, i0 + b->rows);
     }
     for (int64_t j0 = 0; j0 < keys; j0 += BK) {
         int64_t nk = cvx_min_i64(BK, l->sk - j0);
-        attn_scores(ctx, b, q, packed, j0, nk, l->sk, l->d);
+        attn_scores(ctx, b, packed, j0, nk, l->sk, l->d);
         softmax_block(l, b, head, i0, j0, nk);
-        attn_accumulate(ctx, b, q, packed, j0, nk, l->sk, l->d);
+        attn_accumulate(ctx, b, packed, j0, nk, l->sk, l->d);
     }
     store_rows(l, b, head, i0);
 }

@@ -3,8 +3,6 @@
  * [part][2 tiles][16 pairs of keys][16 columns][2]. In f32 queries, keys, probabilities and values
  * are three parts each. */
 
-#define ATTN_PAD 32 /* probabilities are written up to a multiple of this many keys */
-
 INLINE int64_t key_bytes(const cvx_ctx *ctx, int64_t sk, int64_t d)
 {
     return cvx_round_up(sk, 32) / 32 * (int64_t)gemm_panel_bytes(ctx, CVX_F32, d);
@@ -61,23 +59,33 @@ static void attn_pack_kv(const cvx_ctx *ctx, char *head, const float *k, int64_t
     }
 }
 
-static void attn_pack_q(const cvx_ctx *ctx, char *q, const float *src, int64_t ld, int64_t rows,
-                        int64_t d, float scale)
+static void attn_pack_q(const cvx_ctx *ctx, attn_block *b, const float *src, int64_t ld, int64_t d,
+                        float scale)
 {
-    split_rows(q, src, ld, rows, d, steps_of(d), row_parts(ctx), scale);
+    b->parts = row_parts(ctx);
+    b->p = b->q + (int64_t)BQ * HD * 2 * b->parts;
+    split_rows(b->q, src, ld, b->rows, d, steps_of(d), b->parts, scale);
 }
 
-static void attn_scores(const cvx_ctx *ctx, attn_block *b, const char *q, const char *head, int64_t j0,
-                        int64_t nk, int64_t sk, int64_t d)
+/* Probabilities j .. j + 32 of row i, as a left operand of width / 32 steps. Rows past b->rows keep what
+ * they hold: a row of the product depends on its own row only. */
+INLINE void attn_store_p(attn_block *b, int64_t i, int64_t j, int64_t width, int parts, vf p0, vf p1)
+{
+    char *to = b->p + ((i / 32 * (width / 32) + j / 32) * parts * 2 * TILE + i % 32 * 64);
+    split32(to, 2 * TILE, parts, p0, p1);
+}
+
+static void attn_scores(const cvx_ctx *ctx, attn_block *b, const char *head, int64_t j0,
+                            int64_t nk, int64_t sk, int64_t d)
 {
     int64_t bytes = (int64_t)gemm_panel_bytes(ctx, CVX_F32, d), panels = (nk + 31) / 32;
     const char *keys = head + j0 / 32 * bytes;
 
     (void)sk;
-    if (ctx->compute == CVX_BF16) {
-        amx_tiles(b->s, HD, q, b->rows, keys, bytes, panels, steps_of(d), 1, 1, false);
+    if (b->parts == 1) {
+        amx_tiles(b->s, HD, b->q, b->rows, keys, bytes, panels, steps_of(d), 1, 1, false);
     } else {
-        amx_tiles(b->s, HD, q, b->rows, keys, bytes, panels, steps_of(d), 3, 3, false);
+        amx_tiles(b->s, HD, b->q, b->rows, keys, bytes, panels, steps_of(d), 3, 3, false);
     }
 }
 
@@ -98,21 +106,15 @@ INLINE void accumulate_tile(attn_block *b, int64_t i, int64_t e, const char *p, 
     }
 }
 
-static void attn_accumulate(const cvx_ctx *ctx, attn_block *b, char *q, const char *head, int64_t j0,
+static void attn_accumulate(const cvx_ctx *ctx, attn_block *b, const char *head, int64_t j0,
                             int64_t nk, int64_t sk, int64_t d)
 {
-    int parts = row_parts(ctx);
+    int parts = b->parts;
     int64_t steps = steps_of(nk);
     const char *values = head + key_bytes(ctx, sk, d) + j0 / 32 * parts * 2 * TILE;
-    char *p = q + (int64_t)BQ * HD * 2 * parts;
 
-    if (parts == 1) {
-        split_rows(p, b->s, HD, b->rows, 32 * steps, steps, 1, 1.0f);
-    } else {
-        split_rows(p, b->s, HD, b->rows, 32 * steps, steps, 3, 1.0f);
-    }
     for (int64_t i = 0; i < b->rows; i += 32) {
-        const char *pi = p + i / 32 * steps * parts * 2 * TILE;
+        const char *pi = b->p + i / 32 * steps * parts * 2 * TILE;
         for (int64_t e = 0; e < d; e += 32) {
             const char *v = values + e / 32 * value_bytes(ctx, sk);
             if (parts == 1) {

@@ -1,8 +1,6 @@
 /* The two products of attention in f32, on the micro-kernel of gemm.inc.h. Part of a level file.
  * A head's keys are packed as the panels of a weight [sk, d], its values as panels [sk][NR]. */
 
-#define ATTN_PAD VW /* probabilities are written up to a multiple of this many keys */
-
 static int64_t value_panels(int64_t d)
 {
     return (d + NR - 1) / NR;
@@ -47,41 +45,50 @@ static void attn_pack_kv(const cvx_ctx *ctx, char *head, const float *k, int64_t
 }
 
 /* Scaled query rows [BQ][HD], zeros past their end. */
-static void attn_pack_q(const cvx_ctx *ctx, char *q, const float *src, int64_t ld, int64_t rows,
-                        int64_t d, float scale)
+static void attn_pack_q(const cvx_ctx *ctx, attn_block *b, const float *src, int64_t ld, int64_t d,
+                        float scale)
 {
-    float *to = (float *)(void *)q;
+    float *to = (float *)(void *)b->q;
 
     (void)ctx;
+    b->parts = 1;
     memset(to, 0, (size_t)BQ * HD * sizeof *to);
-    for (int64_t i = 0; i < rows; i++) {
+    for (int64_t i = 0; i < b->rows; i++) {
         for (int64_t e = 0; e < d; e++) {
             to[i * HD + e] = src[i * ld + e] * scale;
         }
     }
 }
 
-static void attn_scores(const cvx_ctx *ctx, attn_block *b, const char *q, const char *head, int64_t j0,
-                        int64_t nk, int64_t sk, int64_t d)
+/* Probabilities j, .. j + 2·VW of row i take the scores' place. */
+INLINE void attn_store_p(attn_block *b, int64_t i, int64_t j, int64_t width, int parts, vf p0, vf p1)
+{
+    (void)width, (void)parts;
+    vstore(b->s + i * HD + j, p0);
+    vstore(b->s + i * HD + j + VW, p1);
+}
+
+static void attn_scores(const cvx_ctx *ctx, attn_block *b, const char *head, int64_t j0,
+                            int64_t nk, int64_t sk, int64_t d)
 {
     const float *keys = (const float *)(const void *)head;
 
     (void)ctx, (void)sk;
     for (int64_t j = 0; j < nk; j += NR) {
         for (int64_t i = 0; i < b->rows; i += MR) {
-            tile_product(b->s + i * HD + j, HD, (const float *)(const void *)q + i * HD, HD,
+            tile_product(b->s + i * HD + j, HD, (const float *)(const void *)b->q + i * HD, HD,
                          keys + (j0 + j) * d, d, false);
         }
     }
 }
 
 /* o = alpha·o + p·v */
-static void attn_accumulate(const cvx_ctx *ctx, attn_block *b, char *q, const char *head, int64_t j0,
+static void attn_accumulate(const cvx_ctx *ctx, attn_block *b, const char *head, int64_t j0,
                             int64_t nk, int64_t sk, int64_t d)
 {
     const float *values = (const float *)(const void *)head + cvx_round_up(sk, NR) * d;
 
-    (void)ctx, (void)q;
+    (void)ctx;
     for (int64_t e = 0; e < d; e += NR) {
         for (int64_t i = 0; i < b->rows; i += MR) {
             vf acc[MR][2];

@@ -62,9 +62,12 @@ INLINE __m512 bf16_floats(__m256i v)
 /* 32 floats as `parts` vectors of 32 bf16, `step` bytes apart. */
 INLINE void split32(char *dst, int64_t step, int parts, __m512 lo, __m512 hi)
 {
-    for (int i = 0; i < parts; i++) {
+    for (int i = 0;; i++) {
         __m512i v = (__m512i)_mm512_cvtne2ps_pbh(hi, lo);
         _mm512_store_si512(dst + i * step, v);
+        if (i == parts - 1) {
+            return;
+        }
         lo = _mm512_sub_ps(lo, bf16_floats(_mm512_castsi512_si256(v)));
         hi = _mm512_sub_ps(hi, bf16_floats(_mm512_extracti64x4_epi64(v, 1)));
     }
@@ -85,8 +88,11 @@ INLINE void split_rows(char *dst, const float *x, int64_t ld, int64_t rows, int6
     for (int64_t i = 0; i < cvx_round_up(rows, 32); i++) {
         char *to = dst + i / 32 * steps * parts * 2 * TILE + i % 32 * 64;
         const float *p = x + i * ld;
+        const float *ahead = x + cvx_min_i64(i + 4, rows - 1) * ld; /* rows are short: fetched by hand */
         for (int64_t s = 0; s < steps; s++, to += parts * 2 * TILE) {
             int64_t left = i < rows ? k - 32 * s : 0;
+            _mm_prefetch(ahead + 32 * s, _MM_HINT_T0);
+            _mm_prefetch(ahead + 32 * s + 16, _MM_HINT_T0);
             __m512 lo = _mm512_maskz_loadu_ps(first(left), p + 32 * s);
             __m512 hi = _mm512_maskz_loadu_ps(first(left - 16), p + 32 * s + 16);
             split32(to, 2 * TILE, parts, _mm512_mul_ps(lo, f), _mm512_mul_ps(hi, f));
@@ -226,6 +232,16 @@ INLINE void amx_zero(void)
     _tile_zero(3);
 }
 
+INLINE void amx_load(const float *c, int64_t ldc, bool half)
+{
+    _tile_loadd(0, c, ldc * 4);
+    _tile_loadd(1, c + 16, ldc * 4);
+    if (!half) {
+        _tile_loadd(2, c + 16 * ldc, ldc * 4);
+        _tile_loadd(3, c + 16 * ldc + 16, ldc * 4);
+    }
+}
+
 /* Registers 0-3 to a tile of 32 (16) x 32 floats. */
 INLINE void amx_store(float *c, int64_t ldc, bool half)
 {
@@ -242,9 +258,13 @@ INLINE void amx_tile(float *c, int64_t ldc, const char *a, const char *b, int64_
 {
     float t[32 * 32] __attribute__((aligned(64)));
 
-    amx_zero();
+    if (add && pa == 1) { /* bf16: its sums need no blocks */
+        amx_load(c, ldc, half);
+    } else {
+        amx_zero();
+    }
     amx_kernel(a, b, steps, pa, pb, half);
-    if (!add) {
+    if (!add || pa == 1) {
         amx_store(c, ldc, half);
         return;
     }

@@ -19,6 +19,8 @@
 #define CVX_ATTENTION_PRODUCTS "kernels/cpu/attention_f32.inc.h"
 #endif
 
+#include "kernels/cpu/conv.inc.h"
+#include "kernels/cpu/groupnorm.inc.h"
 #include "kernels/cpu/linear.inc.h"
 
 #include "kernels/cpu/attention.inc.h"
@@ -38,10 +40,10 @@ const cvx_ops CVX_LEVEL(cvx_cpu_table_) = {
     .patchify = cvx_ref_patchify,
     .unpatchify = cvx_ref_unpatchify,
     .sched_step = cvx_ref_sched_step,
-    .conv3d = cvx_ref_conv3d,
-    .group_norm_stats = cvx_ref_group_norm_stats,
+    .conv3d = cpu_conv3d,
+    .group_norm_stats = cpu_group_norm_stats,
     .group_norm_finish = cvx_ref_group_norm_finish,
-    .group_norm_apply = cvx_ref_group_norm_apply,
+    .group_norm_apply = cpu_group_norm_apply,
     .avg_pool_time = cvx_ref_avg_pool_time,
     .strided_copy = cvx_ref_strided_copy,
     .blend = cvx_ref_blend,

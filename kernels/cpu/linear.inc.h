@@ -7,6 +7,10 @@
 /* Packed bytes of a plain weight that exist at a time. */
 #define CHUNK_BYTES ((int64_t)64 << 20)
 
+/* Added to the row stride of a block's sums: with 1024 columns all rows of a tile would fall into one set
+ * of the first-level cache. */
+#define SKEW 16
+
 typedef struct linear_job {
     const cvx_linear_args *a;
     int64_t m, n, k;
@@ -21,7 +25,7 @@ typedef struct linear_job {
 static size_t cpu_packed_bytes(const cvx_ctx *ctx, const cvx_tensor *src, cvx_layout layout)
 {
     if (layout != CVX_PACKED_LINEAR) {
-        return cvx_ref_packed_conv_bytes(ctx, src);
+        return cpu_packed_conv_bytes(ctx, src, layout == CVX_PACKED_CONV_UP2);
     }
     int64_t panels = cvx_round_up(src->dim[0], NR) / NR;
     return (size_t)panels * gemm_panel_bytes(ctx, src->dtype, src->dim[1]);
@@ -30,7 +34,7 @@ static size_t cpu_packed_bytes(const cvx_ctx *ctx, const cvx_tensor *src, cvx_la
 static cvx_status cpu_pack(cvx_ctx *ctx, const cvx_pack_args *a)
 {
     if (a->dst->layout != CVX_PACKED_LINEAR) {
-        return cvx_ref_pack_conv(ctx, a);
+        return cpu_pack_conv(ctx, a);
     }
     int64_t bytes = (int64_t)gemm_panel_bytes(ctx, a->src->dtype, a->src->dim[1]);
 #pragma omp parallel for num_threads(ctx->threads) schedule(static)
@@ -104,7 +108,7 @@ static void finish_block(const linear_job *l, float *c, int64_t ldc, int64_t i0,
 static void linear_block(const cvx_ctx *ctx, const linear_job *l, int64_t i0, int64_t j0, char *scratch)
 {
     int64_t rows = cvx_min_i64(l->mc, l->m - i0), cols = cvx_min_i64(l->nc, l->col1 - j0);
-    int64_t ldc = l->nc;
+    int64_t ldc = l->nc + SKEW;
     float *c = (float *)(void *)scratch;
 
     gemm_block(ctx, c, ldc, (const float *)l->a->x->data + i0 * l->a->x->stride[0],
@@ -156,7 +160,7 @@ static cvx_status cpu_linear(cvx_ctx *ctx, const cvx_linear_args *a)
         chunk = cvx_min_i64(cvx_round_up(l.n, NR), fit > l.nc ? fit : l.nc);
         chunk_bytes = chunk / NR * l.panel_bytes;
     }
-    l.scratch_bytes = cvx_round_up(l.mc * l.nc * 4 + (int64_t)gemm_scratch_bytes(ctx, l.mc), 4096);
+    l.scratch_bytes = cvx_round_up(l.mc * (l.nc + SKEW) * 4 + (int64_t)gemm_scratch_bytes(ctx, l.mc), 4096);
     CVX_RETURN_IF(cvx_cpu_scratch(ctx, &buffer,
                                   (size_t)(chunk_bytes + ctx->threads * l.scratch_bytes)));
     l.scratch = buffer;

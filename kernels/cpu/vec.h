@@ -166,29 +166,41 @@ INLINE void vstore_n(float *p, vf v, int64_t n)
 }
 #endif
 
+/* Lane i becomes lane i + w (modulo VW), for a constant w. */
+#define TURN4(i, w) (i + w) % VW, (i + 1 + w) % VW, (i + 2 + w) % VW, (i + 3 + w) % VW
+#if VW == 16
+#define TURN(v, w) __builtin_shuffle(v, (vi){TURN4(0, w), TURN4(4, w), TURN4(8, w), TURN4(12, w)})
+#elif VW == 8
+#define TURN(v, w) __builtin_shuffle(v, (vi){TURN4(0, w), TURN4(4, w)})
+#else
+#define TURN(v, w) __builtin_shuffle(v, (vi){TURN4(0, w)})
+#endif
+
 /* Sum and maximum of the lanes, always in the same tree. */
 INLINE float vsum(vf v)
 {
-    float t[VW];
-    memcpy(t, &v, sizeof v);
-    for (int w = VW / 2; w > 0; w /= 2) {
-        for (int i = 0; i < w; i++) {
-            t[i] += t[i + w];
-        }
-    }
-    return t[0];
+#if VW >= 16
+    v += TURN(v, 8);
+#endif
+#if VW >= 8
+    v += TURN(v, 4);
+#endif
+    v += TURN(v, 2);
+    v += TURN(v, 1);
+    return v[0];
 }
 
 INLINE float vmax_of(vf v)
 {
-    float t[VW];
-    memcpy(t, &v, sizeof v);
-    for (int w = VW / 2; w > 0; w /= 2) {
-        for (int i = 0; i < w; i++) {
-            t[i] = t[i] > t[i + w] ? t[i] : t[i + w];
-        }
-    }
-    return t[0];
+#if VW >= 16
+    v = vmax(v, TURN(v, 8));
+#endif
+#if VW >= 8
+    v = vmax(v, TURN(v, 4));
+#endif
+    v = vmax(v, TURN(v, 2));
+    v = vmax(v, TURN(v, 1));
+    return v[0];
 }
 
 /* exp(x), relative error below 1.2e-7 (about one unit in the last place; tests/op/op_elementwise.c):

@@ -156,8 +156,9 @@ cvx_status cvx_clip_scores_plot(const cvx_clip_scores *s, const char *path)
     choose_axis(&p);
     cairo_set_source_rgb(p.cr, 1, 1, 1);
     cairo_paint(p.cr);
-    cairo_select_font_face(p.cr, "DejaVu Sans", CAIRO_FONT_SLANT_NORMAL, CAIRO_FONT_WEIGHT_NORMAL);
-    cairo_set_font_size(p.cr, 12);
+    /* the font that is built into cairo: the same everywhere, no font files needed */
+    cairo_select_font_face(p.cr, "@cairo:", CAIRO_FONT_SLANT_NORMAL, CAIRO_FONT_WEIGHT_NORMAL);
+    cairo_set_font_size(p.cr, 13);
     draw_axes(&p);
     draw_curve(&p);
     st = cairo_status(p.cr) == CAIRO_STATUS_SUCCESS

@@ -75,7 +75,7 @@ cvx_status cvx_output_check(const char *path, int64_t w, int64_t h, double fps)
     }
     char *slash = strrchr(dir, '/');
     if (slash == NULL) {
-        strcpy(dir, ".");
+        snprintf(dir, sizeof dir, ".");
     } else if (slash != dir) {
         *slash = 0;
     } else {

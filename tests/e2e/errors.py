@@ -324,7 +324,7 @@ def run(cvx, work, number):
     """None if the case went as it must, else what was wrong."""
     name, names, args, model, limit, output, breaker = CASES[number]
     d = f"{work}/model"
-    shutil.copytree(model, d, symlinks=True)
+    shutil.copytree(model, d)
     subprocess.run(["chmod", "-R", "u+w", d], check=True)
     breaker(d)
     os.makedirs(f"{work}/out/taken.mp4")

@@ -6,22 +6,26 @@ set -euo pipefail
 tiny=tests/data/variants
 extra=tests/data/extra
 
-# make OUT MODEL ARGS...
+# make OUT MODEL ARGS...: $asked frames give $given.
+asked=9 given=9
 make() {
     local out=$1 model=$2
     shift 2
     expect "$out: $(basename "$model") $*" "$cvx" generate --model "$model" --prompt "$prompt" --height 64 --width 96 \
-        --num-frames 9 --num-inference-steps 2 --seed 3 --output "$tmp/$out.safetensors" --quiet "$@"
-    equal "$out: shape" 9,3,64,96 "$(shape "$tmp/$out.safetensors" frames)"
+        --num-frames "$asked" --num-inference-steps 2 --seed 3 --output "$tmp/$out.safetensors" --quiet "$@"
+    equal "$out: shape" "$given,3,64,96" "$(shape "$tmp/$out.safetensors" frames)"
 }
 same() { expect "$1 and $2: same bits" cmp "$tmp/$1.safetensors" "$tmp/$2.safetensors"; }
 other() { differ "$1 and $2: other bits" "$tmp/$1.safetensors" "$tmp/$2.safetensors"; }
 
 for v in tiny-2b tiny-5b tiny-1.5-5b; do
-    make "$v-t2v" "$tiny/$v"
+    # 1.5 takes latent frames in pairs when it starts from a video, and two of them make eight frames
+    [ "$v" = tiny-1.5-5b ] && asked=5 given=8
     make "$v-v2v" "$tiny/$v" --video "$extra/v2v-input" --strength 0.5
+    make "$v-t2v" "$tiny/$v"
     other "$v-t2v" "$v-v2v"
 done
+asked=9 given=9
 for v in tiny-5b-i2v tiny-1.5-5b-i2v; do
     make "$v-a" "$tiny/$v" --image "$tiny/$v/input.png"
     make "$v-b" "$tiny/$v" --image "$extra/v2v-input/0008.png"

@@ -101,10 +101,10 @@ static void resize_keeps_flat_colour_and_refuses_no_size(void **state)
 static void every_kind_reads_as_pillow_reads_it(void **state)
 {
     static const char *const kinds[] = {
-        "rgb.png",   "rgba.png",      "la.png",        "gray.png",   "bits.png",  "gray2.png",
-        "gray4.png", "palette.png",   "deep.png",      "exif.png",   "interlaced.png", "bmp.bmp",
-        "half.jpg",  "lossless.webp", "gray8.jpg",     "turn1.jpg",  "turn2.jpg", "turn3.jpg",
-        "turn4.jpg", "turn5.jpg",     "turn6.jpg",     "turn7.jpg",  "turn8.jpg"};
+        "rgb.png",   "rgba.png",      "la.png",    "gray.png",  "bits.png",       "gray2.png",
+        "gray4.png", "palette.png",   "deep.png",  "exif.png",  "interlaced.png", "bmp.bmp",
+        "half.jpg",  "lossless.webp", "gray8.jpg", "turn1.jpg", "turn2.jpg",      "turn3.jpg",
+        "turn4.jpg", "turn5.jpg",     "turn6.jpg", "turn7.jpg", "turn8.jpg"};
 
     (void)state;
     for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
@@ -196,7 +196,8 @@ static void bad_pictures_are_refused_by_name(void **state)
     expect_bad(DATA "noise.png", "half a file", 2000, SIZE_MAX);
     expect_bad(DATA "noise.png", "a header alone", 20, SIZE_MAX);
     expect_bad(DATA "noise.png", "a wrong checksum", SIZE_MAX, 1000);
-    expect_bad(DATA "noise.png", "an immense width", SIZE_MAX, 16); /* first byte of the width: 4 billion pixels */
+    expect_bad(DATA "noise.png", "an immense width", SIZE_MAX,
+               16); /* first byte of the width: 4 billion pixels */
     expect_bad(DATA "kind-half.jpg", "half a JPEG", 700, SIZE_MAX);
     expect_bad(DATA "kind-half.jpg", "a JPEG header alone", 30, SIZE_MAX);
     assert_int_equal(cvx_image_read(&img, in_dir("missing.png")), CVX_EIO);

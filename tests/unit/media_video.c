@@ -1,14 +1,14 @@
 /* Clips: what is written is read back with its count, rate and colours; the bytes repeat; failures
  * leave nothing behind. */
+#include <dirent.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <dirent.h>
-#include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -149,10 +149,20 @@ static void rates_become_the_fractions_that_are_meant(void **state)
     static const struct {
         double fps;
         int64_t num, den;
-    } cases[] = {{8, 8, 1},           {16, 16, 1},         {7.5, 15, 2},         {12.5, 25, 2},
-                 {24, 24, 1},         {23.976, 24000, 1001}, {23.98, 24000, 1001}, {29.97, 30000, 1001},
-                 {59.94, 60000, 1001}, {0.1, 1, 10},        {119.88, 120000, 1001}, {1.0 / 3, 1, 3},
-                 {8.333333333, 25, 3}, {1000, 1000, 1}};
+    } cases[] = {{8, 8, 1},
+                 {16, 16, 1},
+                 {7.5, 15, 2},
+                 {12.5, 25, 2},
+                 {24, 24, 1},
+                 {23.976, 24000, 1001},
+                 {23.98, 24000, 1001},
+                 {29.97, 30000, 1001},
+                 {59.94, 60000, 1001},
+                 {0.1, 1, 10},
+                 {119.88, 120000, 1001},
+                 {1.0 / 3, 1, 3},
+                 {8.333333333, 25, 3},
+                 {1000, 1000, 1}};
     cvx_fps f;
 
     (void)state;
@@ -258,9 +268,10 @@ static void one_frame_is_a_clip_too(void **state)
  * them to about 2, the quantiser adds little. A matrix mistaken for BT.601 would be 20 off in green. */
 static void colours_come_back(void **state)
 {
-    static const uint8_t colours[][3] = {{255, 0, 0},   {0, 255, 0},     {0, 0, 255},   {255, 255, 0},
-                                         {0, 0, 0},     {255, 255, 255}, {128, 128, 128}, {200, 120, 40},
-                                         {30, 90, 160}, {255, 0, 255}};
+    static const uint8_t colours[][3] = {{255, 0, 0},     {0, 255, 0},    {0, 0, 255},
+                                         {255, 255, 0},   {0, 0, 0},      {255, 255, 255},
+                                         {128, 128, 128}, {200, 120, 40}, {30, 90, 160},
+                                         {255, 0, 255}};
     static const char *const names[] = {"c.mp4", "c.webm", "c.gif"};
     uint8_t *rgb = malloc(64 * 48 * 3);
 
@@ -357,8 +368,8 @@ static void gif_keeps_the_mean_rate(void **state)
     static const struct {
         double fps;
         int64_t n, num, den;
-    } cases[] = {{8, 8, 8, 1}, {8, 16, 8, 1}, {16, 16, 16, 1}, {30, 30, 30, 1}, {50, 3, 50, 1},
-                 {7.5, 15, 15, 2}};
+    } cases[] = {{8, 8, 8, 1},    {8, 16, 8, 1},  {16, 16, 16, 1},
+                 {30, 30, 30, 1}, {50, 3, 50, 1}, {7.5, 15, 15, 2}};
 
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -662,7 +673,8 @@ static void gif_conversion_resamples_time_and_size(void **state)
     assert_int_equal(cvx_media_reader_info(r)->frames, 24);
     cvx_media_reader_close(r);
     remove_frames(in_dir("frames"), 24);
-    expect_error(cvx_media_gif_convert(in_dir("in.mp4"), in_dir("out.gif"), 80, 0), CVX_EINVAL, "50");
+    expect_error(cvx_media_gif_convert(in_dir("in.mp4"), in_dir("out.gif"), 80, 0), CVX_EINVAL,
+                 "50");
     expect_error(cvx_media_gif_convert(in_dir("in.mp4"), in_dir("out.gif"), 8, -1), CVX_EINVAL,
                  "width");
     expect_error(cvx_media_gif_convert(in_dir("in.mp4"), in_dir("in.mp4"), 8, 0), CVX_EINVAL,

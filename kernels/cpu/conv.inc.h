@@ -1,0 +1,325 @@
+/* Convolution as matrix products over input that is read in place: a row of pixels lies in memory as a
+ * matrix [pixel][channel], so the taps of one kernel row are products with shifted views of it and
+ * nothing is gathered. Part of a level file; see vec.h.
+ *
+ * Work is dealt in bands of output rows. Within a band, for each block of NR output channels, the sums
+ * of one kernel row after the other (kt · kh of them) are added up in scratch: the weights of a
+ * kernel row stay in the nearest cache while the band's pixels go by. An output element is summed as
+ * follows, whatever the shape of the call: per kernel row over its taps and input channels in ascending
+ * order, starting at 0; these sums in ascending order; then bias, then residual.
+ *
+ * up2 is four convolutions of 2 x 2 taps, one for each of the output pixels that share a source pixel:
+ * where two or more taps of the 3 x 3 meet the same source pixel, their weights were added when packing. */
+
+/* Output pixels of a band, about: few enough for their sums to stay in the L2 cache, many for the weights
+ * to be used often. */
+#define BAND_PIXELS 512
+
+/* One convolution without gaps in its output; up2 is four of these. */
+typedef struct conv_job {
+    int64_t cin, cout, kt, kh, kw;
+    int64_t t, h, w;        /* output */
+    const char *x;          /* first tap of the first output pixel, were ring frame 0 the first */
+    int64_t xs[3];          /* bytes from frame to frame, row to row, pixel to pixel */
+    int64_t ring, x0;       /* frames of x, and the first one's place */
+    int64_t stride;
+    float *y;
+    const float *residual;  /* NULL: none */
+    int64_t ys[3], rs[3];   /* in floats */
+    const float *bias;      /* NULL: none */
+    const char *w_packed;   /* of this job, [block][kt][kh] kernel rows of row_bytes */
+    int64_t row_bytes;
+    int64_t band, bands;    /* rows of a band, bands of a frame */
+    int64_t group, groups;  /* channel blocks of a task, tasks along the channels */
+} conv_job;
+
+static int64_t conv_blocks(int64_t cout)
+{
+    return (cout + NR - 1) / NR;
+}
+
+/* Taps in a row or column of the packed kernel. */
+static int64_t packed_taps(int64_t k, bool up2)
+{
+    return up2 ? 2 : k;
+}
+
+static size_t cpu_packed_conv_bytes(const cvx_ctx *ctx, const cvx_tensor *w, bool up2)
+{
+    const int64_t *d = w->dim;
+    int64_t taps = d[2] * packed_taps(d[3], up2) * packed_taps(d[4], up2);
+
+    (void)ctx;
+    return (size_t)((up2 ? 4 : 1) * conv_blocks(d[0]) * taps * d[1] * NR) * sizeof(float);
+}
+
+/* Weight of packed tap (r, c) of phase (pr, pc), input channel i and output channel o: for up2 the sum of
+ * the taps that meet one source pixel, else the tap itself. */
+static float folded_weight(const cvx_tensor *w, int64_t o, int64_t i, int64_t dt, int64_t r, int64_t c,
+                           int phase, bool up2)
+{
+    const int64_t *d = w->dim;
+    int64_t at = ((o * d[1] + i) * d[2] + dt) * d[3] * d[4];
+    float sum = 0;
+
+    if (!up2) {
+        return cvx_get_f32(w, at + r * d[4] + c);
+    }
+    int pr = phase / 2, pc = phase % 2; /* output pixel (2i + pr, 2j + pc) */
+    for (int64_t dr = 0; dr < 3; dr++) {
+        for (int64_t dc = 0; dc < 3; dc++) {
+            if ((dr + 1 + pr) / 2 - pr == r && (dc + 1 + pc) / 2 - pc == c) {
+                sum += cvx_get_f32(w, at + dr * 3 + dc);
+            }
+        }
+    }
+    return sum;
+}
+
+static void pack_conv_block(float *out, const cvx_tensor *w, int64_t block, int phase, bool up2)
+{
+    const int64_t *d = w->dim;
+    int64_t kh = packed_taps(d[3], up2), kw = packed_taps(d[4], up2);
+    int64_t n = cvx_min_i64(NR, d[0] - block * NR);
+
+    for (int64_t tap = 0; tap < d[2] * kh * kw; tap++) {
+        int64_t dt = tap / (kh * kw), r = tap / kw % kh, c = tap % kw;
+        for (int64_t i = 0; i < d[1]; i++, out += NR) {
+            for (int64_t o = 0; o < NR; o++) {
+                out[o] = o < n ? folded_weight(w, block * NR + o, i, dt, r, c, phase, up2) : 0;
+            }
+        }
+    }
+}
+
+static cvx_status cpu_pack_conv(cvx_ctx *ctx, const cvx_pack_args *a)
+{
+    bool up2 = a->dst->layout == CVX_PACKED_CONV_UP2;
+    int64_t blocks = conv_blocks(a->src->dim[0]), phases = up2 ? 4 : 1;
+    int64_t size = (int64_t)(cpu_packed_conv_bytes(ctx, a->src, up2) / sizeof(float)) /
+                   (blocks * phases);
+
+#pragma omp parallel for num_threads(ctx->threads) schedule(static)
+    for (int64_t i = 0; i < blocks * phases; i++) {
+        pack_conv_block((float *)a->dst->data + i * size, a->src, i % blocks, (int)(i / blocks), up2);
+    }
+    return CVX_OK;
+}
+
+/* acc[MR][nv] += MR pixels (x, s floats apart) x k channels · b[k][NR]. */
+INLINE void conv_micro(vf acc[MR][2], int nv, const float *x, int64_t s, const float *b, int64_t k)
+{
+    const float *r[MR / 3]; /* three pixels from one address register: at 0, s and 2s */
+
+#pragma GCC unroll 16
+    for (int g = 0; g < MR / 3; g++) {
+        r[g] = x + 3 * g * s;
+    }
+    for (int64_t p = 0; p < k; p++) {
+        vf b0 = vload(b + p * NR), b1 = nv > 1 ? vload(b + p * NR + VW) : b0;
+#pragma GCC unroll 16
+        for (int i = 0; i < MR; i++) {
+            vf v = vset1(r[i / 3][i % 3 * s]);
+            acc[i][0] = vfma(v, b0, acc[i][0]);
+            if (nv > 1) {
+                acc[i][1] = vfma(v, b1, acc[i][1]);
+            }
+        }
+#pragma GCC unroll 16
+        for (int g = 0; g < MR / 3; g++) {
+            r[g]++;
+        }
+    }
+}
+
+/* One kernel row for MR output pixels, s floats apart: c [MR][NR] = or += their sums. px: floats from tap
+ * to tap. */
+INLINE void conv_tile(float *c, const float *x, int64_t px, int64_t s, const float *b,
+                      const conv_job *j, bool add, int nv)
+{
+    vf acc[MR][2];
+
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; i++) {
+        acc[i][0] = acc[i][1] = vset1(0);
+    }
+    for (int64_t tap = 0; tap < j->kw; tap++) {
+        conv_micro(acc, nv, x + tap * px, s, b + tap * j->cin * NR, j->cin);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; i++) {
+        for (int v = 0; v < nv; v++) {
+            float *p = c + i * NR + v * VW;
+            vstore(p, add ? vload(p) + acc[i][v] : acc[i][v]);
+        }
+    }
+}
+
+/* c = or += the first n floats of `sum`. */
+static void take_sums(float *c, const float *sum, int64_t n, bool add)
+{
+    for (int64_t i = 0; i < n; i++) {
+        c[i] = add ? c[i] + sum[i] : sum[i];
+    }
+}
+
+/* One kernel row for one output row: sums c [w][NR]. */
+INLINE void conv_row(float *c, const float *x, const float *b, const conv_job *j, bool add, int nv)
+{
+    int64_t px = j->xs[2] / (int64_t)sizeof(float), s = px * j->stride, i = 0;
+    float spare[MR * NR] = {0};
+
+    for (; i + MR <= j->w; i += MR) {
+        conv_tile(c + i * NR, x + i * s, px, s, b, j, add, nv);
+    }
+    if (i < j->w && j->w >= MR) { /* the last MR pixels, some of them again */
+        int64_t again = i + MR - j->w;
+        conv_tile(spare, x + (i - again) * s, px, s, b, j, false, nv);
+        take_sums(c + i * NR, spare + again * NR, (MR - again) * NR, add);
+        return;
+    }
+    for (; i < j->w; i++) { /* a row shorter than a tile: pixel by pixel, nothing is read past the row */
+        conv_tile(spare, x + i * s, px, 0, b, j, false, nv);
+        take_sums(c + i * NR, spare, NR, add);
+    }
+}
+
+static void f32_conv_rows(float *c, const char *x, const char *w, const conv_job *j, int64_t rows,
+                          bool add, bool narrow)
+{
+    const float *b = (const float *)(const void *)w;
+
+    for (int64_t r = 0; r < rows; r++) {
+        const float *p = (const float *)(const void *)(x + r * j->stride * j->xs[1]);
+        if (narrow) {
+            conv_row(c + r * j->w * NR, p, b, j, add, 1);
+        } else {
+            conv_row(c + r * j->w * NR, p, b, j, add, 2);
+        }
+    }
+}
+
+/* Sums of n <= NR channels from o0 on, through bias and residual to y. */
+static void conv_finish(const conv_job *j, const float *c, int64_t t, int64_t r0, int64_t rows,
+                        int64_t o0, int64_t n)
+{
+    vf b0 = {0}, b1 = {0};
+
+    if (j->bias != NULL) {
+        float b[NR] = {0};
+        memcpy(b, j->bias + o0, (size_t)n * sizeof *b);
+        b0 = vload(b);
+        b1 = vload(b + VW);
+    }
+    for (int64_t r = r0; r < r0 + rows; r++) {
+        for (int64_t i = 0; i < j->w; i++, c += NR) {
+            float *y = j->y + t * j->ys[0] + r * j->ys[1] + i * j->ys[2] + o0;
+            vf v0 = vload(c) + b0, v1 = vload(c + VW) + b1;
+            if (n == NR) {
+                if (j->residual != NULL) {
+                    const float *q = j->residual + t * j->rs[0] + r * j->rs[1] + i * j->rs[2] + o0;
+                    v0 = v0 + vload(q);
+                    v1 = v1 + vload(q + VW);
+                }
+                vstore(y, v0);
+                vstore(y + VW, v1);
+                continue;
+            }
+            float e[NR];
+            vstore(e, v0);
+            vstore(e + VW, v1);
+            for (int64_t o = 0; o < n; o++) {
+                y[o] = j->residual == NULL
+                           ? e[o]
+                           : e[o] + j->residual[t * j->rs[0] + r * j->rs[1] + i * j->rs[2] + o0 + o];
+            }
+        }
+    }
+}
+
+/* One band of rows and one group of channel blocks. */
+static void conv_task(const conv_job *j, float *c, int64_t task)
+{
+    int64_t g = task % j->groups, r0 = task / j->groups % j->bands * j->band;
+    int64_t t = task / j->groups / j->bands, rows = cvx_min_i64(j->band, j->h - r0);
+    int64_t end = cvx_min_i64((g + 1) * j->group, conv_blocks(j->cout));
+
+    for (int64_t b = g * j->group; b < end; b++) {
+        int64_t n = cvx_min_i64(NR, j->cout - b * NR);
+        const char *w = j->w_packed + b * j->kt * j->kh * j->row_bytes;
+        for (int64_t k = 0; k < j->kt * j->kh; k++, w += j->row_bytes) {
+            const char *x = j->x + (j->x0 + t + k / j->kh) % j->ring * j->xs[0] +
+                            (r0 * j->stride + k % j->kh) * j->xs[1];
+            f32_conv_rows(c, x, w, j, rows, k > 0, n <= VW);
+        }
+        conv_finish(j, c, t, r0, rows, b * NR, n);
+    }
+}
+
+/* Bands, and groups of channel blocks where bands alone are too few for the threads. */
+static void deal_conv(conv_job *j, int threads)
+{
+    int64_t blocks = conv_blocks(j->cout), want = 4 * threads;
+
+    j->band = cvx_min_i64((BAND_PIXELS + j->w - 1) / j->w, j->h);
+    j->bands = (j->h + j->band - 1) / j->band;
+    j->groups = cvx_min_i64(blocks, (want + j->t * j->bands - 1) / (j->t * j->bands));
+    j->group = (blocks + j->groups - 1) / j->groups;
+    j->groups = (blocks + j->group - 1) / j->group;
+}
+
+static void run_conv(const conv_job *j, float *scratch, int threads)
+{
+    int64_t tasks = j->t * j->bands * j->groups;
+
+#pragma omp parallel num_threads(threads)
+    {
+        float *c = scratch + omp_get_thread_num() * j->band * j->w * NR;
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t i = 0; i < tasks; i++) {
+            conv_task(j, c, i);
+        }
+    }
+}
+
+/* The job of phase p of an up2 convolution, or (p = 0) of any other. */
+static conv_job make_conv_job(const cvx_conv3d_args *a, int p)
+{
+    const int64_t *y = a->y->dim, *w = a->w->dim, *xs = a->x->stride, *ys = a->y->stride;
+    int64_t size = (int64_t)cvx_dtype_size(a->x->dtype), half = a->up2 ? 2 : 1;
+    int64_t pr = p / 2, pc = p % 2;
+    conv_job j = {.cin = w[1], .cout = w[0], .kt = w[2], .kh = packed_taps(w[3], a->up2),
+                  .kw = packed_taps(w[4], a->up2), .t = y[0], .h = y[1] / half, .w = y[2] / half,
+                  .xs = {xs[0] * size, xs[1] * size, xs[2] * size}, .ring = a->x->dim[0],
+                  .x0 = a->x0, .stride = a->stride, .ys = {ys[0], ys[1] * half, ys[2] * half}};
+
+    j.x = (const char *)a->x->data + pr * j.xs[1] + pc * j.xs[2];
+    j.y = (float *)a->y->data + pr * ys[1] + pc * ys[2];
+    if (a->residual != NULL) {
+        const int64_t *rs = a->residual->stride;
+        j.residual = (const float *)a->residual->data + pr * rs[1] + pc * rs[2];
+        j.rs[0] = rs[0], j.rs[1] = rs[1] * half, j.rs[2] = rs[2] * half;
+    }
+    j.bias = a->b != NULL ? a->b->data : NULL;
+    j.row_bytes = j.kw * j.cin * NR * (int64_t)sizeof(float);
+    j.w_packed = (const char *)a->w->data +
+                 p * conv_blocks(j.cout) * j.kt * j.kh * j.row_bytes;
+    return j;
+}
+
+static cvx_status cpu_conv3d(cvx_ctx *ctx, const cvx_conv3d_args *a)
+{
+    void *scratch;
+
+    if (a->w->layout == CVX_PLAIN) {
+        return cvx_ref_conv3d(ctx, a);
+    }
+    for (int p = 0; p < (a->up2 ? 4 : 1); p++) {
+        conv_job j = make_conv_job(a, p);
+        deal_conv(&j, ctx->threads);
+        CVX_RETURN_IF(cvx_cpu_scratch(ctx, &scratch, (size_t)(ctx->threads * j.band * j.w * NR) *
+                                                         sizeof(float)));
+        run_conv(&j, scratch, ctx->threads);
+    }
+    return CVX_OK;
+}

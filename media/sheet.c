@@ -1,0 +1,172 @@
+#include "media/plot.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "media/canvas.h"
+
+enum { MARGIN = 24, GAP = 16, CAPTION = 22 };
+
+typedef struct sheet {
+    const cvx_frames *f;
+    const cvx_sheet_opts *o;
+    cvx_canvas page;
+    int64_t tiles, columns, rows, tile_w, tile_h;
+    uint8_t *small; /* [tile_h, tile_w, 3] */
+} sheet;
+
+/* The number of columns that brings the sheet nearest to 3:2, where unfilled places count too. */
+static int64_t choose_columns(const sheet *s)
+{
+    int64_t best = 1;
+    double least = INFINITY;
+
+    for (int64_t c = 1; c <= s->tiles; c++) {
+        int64_t rows = (s->tiles + c - 1) / c;
+        double w = (double)(c * (s->tile_w + GAP)),
+               h = (double)(rows * (s->tile_h + CAPTION + GAP));
+        double waste = (double)(rows * c - s->tiles) / (double)s->tiles;
+        double cost = fabs(log(w / h / 1.5)) + waste;
+        if (cost < least) {
+            least = cost;
+            best = c;
+        }
+    }
+    return best;
+}
+
+static cvx_status layout(sheet *s, const char *path)
+{
+    const cvx_frames *f = s->f;
+    int64_t want = s->o->tiles > 0 ? s->o->tiles : 12;
+
+    if (f->n < 1 || s->o->tiles < 0 || s->o->columns < 0 || s->o->tile_w < 0 ||
+        s->o->tile_w > CVX_MEDIA_MAX_SIDE || s->o->columns > CVX_MEDIA_MAX_SIDE) {
+        return cvx_fail(CVX_EINVAL,
+                        "contact sheet %s: %lld tiles of %lld frames, %lld columns, width "
+                        "%lld; none may be negative and there must be a frame",
+                        path, (long long)s->o->tiles, (long long)f->n, (long long)s->o->columns,
+                        (long long)s->o->tile_w);
+    }
+    s->tiles = want < f->n ? want : f->n;
+    s->tile_w = s->o->tile_w > 0 ? s->o->tile_w : 240;
+    s->tile_h = (2 * s->tile_w * f->h + f->w) / (2 * f->w);
+    s->tile_h = s->tile_h > 0 ? s->tile_h : 1;
+    s->columns = s->o->columns > 0 ? s->o->columns : choose_columns(s);
+    s->columns = s->columns < s->tiles ? s->columns : s->tiles;
+    s->rows = (s->tiles + s->columns - 1) / s->columns;
+    return CVX_OK;
+}
+
+/* Frame numbers spread evenly, first and last included. */
+static int64_t frame_of(const sheet *s, int64_t tile)
+{
+    return s->tiles == 1 ? 0 : (2 * tile * (s->f->n - 1) + s->tiles - 1) / (2 * (s->tiles - 1));
+}
+
+static cvx_status draw_picture(sheet *s, int64_t frame, double x, double y)
+{
+    const uint8_t *src = s->f->rgb + frame * s->f->h * s->f->w * 3;
+    cairo_surface_t *page = s->page.surface;
+    int stride = cairo_image_surface_get_stride(page);
+
+    CVX_RETURN_IF(cvx_image_resize(s->small, s->tile_w, s->tile_h, src, s->f->w, s->f->h,
+                                   CVX_FILTER_LANCZOS));
+    cairo_surface_flush(page);
+    uint8_t *data = cairo_image_surface_get_data(page);
+    for (int64_t v = 0; v < s->tile_h; v++) {
+        const uint8_t *p = s->small + v * s->tile_w * 3;
+        uint8_t *q = data + (int64_t)(y + (double)v) * stride + (int64_t)x * 4;
+        for (int64_t u = 0; u < s->tile_w; u++, p += 3, q += 4) {
+            uint32_t pixel = (uint32_t)p[0] << 16 | (uint32_t)p[1] << 8 | p[2];
+            memcpy(q, &pixel, 4);
+        }
+    }
+    cairo_surface_mark_dirty(page);
+    return CVX_OK;
+}
+
+static cvx_status draw_tile(sheet *s, int64_t tile, double top)
+{
+    cvx_canvas *c = &s->page;
+    int64_t i = frame_of(s, tile);
+    double x = (double)(MARGIN + tile % s->columns * (s->tile_w + GAP));
+    double y = top + (double)(tile / s->columns * (s->tile_h + CAPTION + GAP));
+    double w = (double)s->tile_w, h = (double)s->tile_h;
+    bool drift = s->o->drift != NULL && s->o->drift[i];
+    char text[64];
+
+    CVX_RETURN_IF(draw_picture(s, i, x, y));
+    cvx_canvas_colour(c, drift ? CVX_RED : 0xd1d5db, 1);
+    double line = drift ? 3 : 1;
+    cairo_set_line_width(c->cr, line);
+    cairo_rectangle(c->cr, x - line / 2, y - line / 2, w + line, h + line);
+    cairo_stroke(c->cr);
+
+    cvx_canvas_font(c, 12, drift);
+    cvx_canvas_colour(c, drift ? CVX_RED : CVX_INK, 1);
+    snprintf(text, sizeof text, w >= 160 ? "frame %lld" : "%lld", (long long)i);
+    cvx_canvas_text(c, x, y + h + 17, CVX_LEFT, text);
+    cvx_canvas_font(c, 12, false);
+    cvx_canvas_colour(c, CVX_MUTED, 1);
+    if (s->f->fps.num > 0) {
+        snprintf(text, sizeof text, "%.2f s",
+                 (double)i * (double)s->f->fps.den / (double)s->f->fps.num);
+        cvx_canvas_text(c, x + w, y + h + 17, CVX_RIGHT, text);
+    }
+    if (s->o->score != NULL && isfinite(s->o->score[i]) && w >= 180) {
+        snprintf(text, sizeof text, "%.3f", s->o->score[i]);
+        cvx_canvas_text(c, x + w / 2, y + h + 17, CVX_CENTRE, text);
+    }
+    return CVX_OK;
+}
+
+/* The title needs a page to be measured on, and the page's height needs the title. */
+static cvx_status title_lines(char line[2][CVX_LINE_MAX], int *n, const char *title, int64_t width)
+{
+    cvx_canvas c;
+
+    CVX_RETURN_IF(cvx_canvas_open(&c, 1, 1));
+    cvx_canvas_font(&c, 15, true);
+    *n = cvx_canvas_wrap(&c, line, title, (double)(width - 2 * MARGIN));
+    cvx_canvas_close(&c);
+    return CVX_OK;
+}
+
+cvx_status cvx_sheet_write(const char *path, const cvx_frames *f, const cvx_sheet_opts *o)
+{
+    sheet s = {.f = f, .o = o};
+    char line[2][CVX_LINE_MAX];
+    int lines = 0;
+    cvx_status st;
+
+    CVX_RETURN_IF(layout(&s, path));
+    int64_t w = 2 * MARGIN - GAP + s.columns * (s.tile_w + GAP);
+    CVX_RETURN_IF(title_lines(line, &lines, o->title, w));
+    int64_t top = MARGIN + (lines > 0 ? lines * 20 + 8 : 0);
+    int64_t h = top + s.rows * (s.tile_h + CAPTION + GAP) - GAP + MARGIN - 8;
+    if (w > CVX_MEDIA_MAX_SIDE || h > CVX_MEDIA_MAX_SIDE) {
+        return cvx_fail(CVX_EINVAL, "contact sheet %s would be %lldx%lld; sides go up to %d", path,
+                        (long long)w, (long long)h, CVX_MEDIA_MAX_SIDE);
+    }
+    s.small = malloc((size_t)(s.tile_w * s.tile_h * 3));
+    if (s.small == NULL) {
+        return cvx_fail(CVX_ENOMEM, "contact sheet %s: out of memory", path);
+    }
+    CVX_TRY(st, cvx_canvas_open(&s.page, (int)w, (int)h), done);
+    cvx_canvas_font(&s.page, 15, true);
+    cvx_canvas_colour(&s.page, CVX_INK, 1);
+    for (int i = 0; i < lines; i++) {
+        cvx_canvas_text(&s.page, MARGIN, MARGIN + 14 + i * 20, CVX_LEFT, line[i]);
+    }
+    for (int64_t t = 0; t < s.tiles; t++) {
+        CVX_TRY(st, draw_tile(&s, t, (double)top), done);
+    }
+    st = cvx_canvas_save(&s.page, path);
+done:
+    cvx_canvas_close(&s.page);
+    free(s.small);
+    return st;
+}
