@@ -96,6 +96,13 @@ cvx_status cvx_comm_agree(cvx_comm *c, cvx_status own)
                                               cvx_status_name((cvx_status)code));
 }
 
+cvx_status cvx_comm_split(cvx_comm *c, int colour, int key, cvx_comm **out)
+{
+    CVX_RETURN_IF(c->ops->split(c, colour, key, out));
+    (*out)->measure = c->measure;
+    return CVX_OK;
+}
+
 void cvx_comm_close(cvx_comm *c)
 {
     if (c != NULL) {

@@ -43,6 +43,7 @@ typedef struct cvx_comm_ops {
                            int64_t recv_bytes, int from);
     cvx_status (*broadcast)(cvx_comm *c, void *buf, int64_t bytes, int root);
     cvx_status (*agree)(cvx_comm *c, int *code);
+    cvx_status (*split)(cvx_comm *c, int colour, int key, cvx_comm **out);
     void (*close)(cvx_comm *c);
 } cvx_comm_ops;
 
@@ -76,6 +77,9 @@ cvx_status cvx_comm_allreduce_f32(cvx_comm *c, float *buf, int64_t n) CVX_CHECK;
 cvx_status cvx_comm_sendrecv(cvx_comm *c, const void *send, int64_t send_bytes, int to, void *recv,
                              int64_t recv_bytes, int from) CVX_CHECK;
 cvx_status cvx_comm_broadcast(cvx_comm *c, void *buf, int64_t bytes, int root) CVX_CHECK;
+/* A new communicator of the ranks that give the same colour (0 or more), ordered by key, then rank. The
+ * caller closes it, before c. */
+cvx_status cvx_comm_split(cvx_comm *c, int colour, int key, cvx_comm **out) CVX_CHECK;
 /* The step boundary: every rank brings its status and gets the same answer: CVX_OK if all are, its own
  * error if it failed, else CVX_EPEER. */
 cvx_status cvx_comm_agree(cvx_comm *c, cvx_status own) CVX_CHECK;

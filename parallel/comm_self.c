@@ -76,6 +76,14 @@ static cvx_status agree(cvx_comm *c, int *code)
     return CVX_OK;
 }
 
+static cvx_status split(cvx_comm *c, int colour, int key, cvx_comm **out)
+{
+    (void)c;
+    (void)colour;
+    (void)key;
+    return cvx_comm_self(out);
+}
+
 static void close_self(cvx_comm *c)
 {
     (void)c;
@@ -86,7 +94,8 @@ cvx_status cvx_comm_self(cvx_comm **out)
     static const cvx_comm_ops ops = {.name = "self", .allgatherv = allgatherv, .alltoallv = alltoallv,
                                      .reduce_scatterv_f32 = reduce_scatterv,
                                      .allreduce_f32 = allreduce, .sendrecv = sendrecv,
-                                     .broadcast = broadcast, .agree = agree, .close = close_self};
+                                     .broadcast = broadcast, .agree = agree, .split = split,
+                                     .close = close_self};
     cvx_comm *c = calloc(1, sizeof *c);
 
     if (c == NULL) {

@@ -1,0 +1,255 @@
+#include "parallel/mpi/comm_mpi.h"
+
+#include <limits.h>
+#include <mpi.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* MPI counts are ints: longer messages go in pieces of this many bytes. */
+#define PIECE ((int64_t)1 << 30)
+#define TAG 77
+
+typedef struct impl {
+    MPI_Comm comm;
+} impl;
+
+static MPI_Comm comm_of(const cvx_comm *c)
+{
+    return ((impl *)c->impl)->comm;
+}
+
+static cvx_status check(int rc, const char *call)
+{
+    char text[MPI_MAX_ERROR_STRING] = "";
+    int n = 0;
+
+    if (rc == MPI_SUCCESS) {
+        return CVX_OK;
+    }
+    MPI_Error_string(rc, text, &n);
+    return cvx_fail(CVX_EPEER, "MPI %s: %s", call, text);
+}
+
+/* Point to point by pieces, both directions at once, so that neither side waits for the other's order. */
+static cvx_status exchange(const cvx_comm *c, const char *send, int64_t send_bytes, int to, char *recv,
+                           int64_t recv_bytes, int from)
+{
+    while ((to >= 0 && send_bytes > 0) || (from >= 0 && recv_bytes > 0)) {
+        MPI_Request q[2];
+        int n = 0;
+        int64_t s = to >= 0 ? (send_bytes < PIECE ? send_bytes : PIECE) : 0;
+        int64_t r = from >= 0 ? (recv_bytes < PIECE ? recv_bytes : PIECE) : 0;
+        if (r > 0) {
+            CVX_RETURN_IF(check(MPI_Irecv(recv, (int)r, MPI_BYTE, from, TAG, comm_of(c), &q[n++]), "irecv"));
+        }
+        if (s > 0) {
+            CVX_RETURN_IF(check(MPI_Isend(send, (int)s, MPI_BYTE, to, TAG, comm_of(c), &q[n++]), "isend"));
+        }
+        CVX_RETURN_IF(check(MPI_Waitall(n, q, MPI_STATUSES_IGNORE), "waitall"));
+        send += s;
+        send_bytes -= s;
+        recv += r;
+        recv_bytes -= r;
+    }
+    return CVX_OK;
+}
+
+static cvx_status sendrecv(cvx_comm *c, const void *send, int64_t send_bytes, int to, void *recv,
+                           int64_t recv_bytes, int from)
+{
+    return exchange(c, send, send_bytes, to, recv, recv_bytes, from);
+}
+
+/* size - 1 rounds; in round k a rank sends to rank + k and receives from rank - k: no hot spot, any counts. */
+static cvx_status alltoallv(cvx_comm *c, const void *send, const int64_t *send_bytes,
+                            const int64_t *send_at, void *recv, const int64_t *recv_bytes,
+                            const int64_t *recv_at)
+{
+    const char *s = send;
+    char *r = recv;
+
+    memcpy(r + recv_at[c->rank], s + send_at[c->rank], (size_t)send_bytes[c->rank]);
+    for (int k = 1; k < c->size; k++) {
+        int to = (c->rank + k) % c->size, from = (c->rank - k + c->size) % c->size;
+        CVX_RETURN_IF(exchange(c, s + send_at[to], send_bytes[to], to, r + recv_at[from],
+                               recv_bytes[from], from));
+    }
+    return CVX_OK;
+}
+
+static cvx_status allgatherv(cvx_comm *c, const void *send, int64_t send_bytes, void *recv,
+                             const int64_t *recv_bytes, const int64_t *recv_at)
+{
+    char *r = recv;
+
+    if ((const char *)send != r + recv_at[c->rank]) {
+        memmove(r + recv_at[c->rank], send, (size_t)send_bytes);
+    }
+    for (int k = 1; k < c->size; k++) {
+        int to = (c->rank + k) % c->size, from = (c->rank - k + c->size) % c->size;
+        CVX_RETURN_IF(exchange(c, r + recv_at[c->rank], send_bytes, to, r + recv_at[from],
+                               recv_bytes[from], from));
+    }
+    return CVX_OK;
+}
+
+/* Everyone's part of this rank's elements, added in rank order. */
+static cvx_status reduce_scatterv(cvx_comm *c, const float *send, float *recv, const int64_t *counts)
+{
+    int64_t mine = counts[c->rank], *bytes = calloc(4 * (size_t)c->size, sizeof *bytes);
+    float *all = malloc((size_t)(mine * c->size) * sizeof *all + 1);
+    cvx_status st = CVX_OK;
+
+    if (bytes == NULL || all == NULL) {
+        st = cvx_fail(CVX_ENOMEM, "no memory to add %lld values over ranks", (long long)mine);
+        goto done;
+    }
+    int64_t *at = bytes + c->size, *in = at + c->size, *in_at = in + c->size;
+    for (int i = 0; i < c->size; i++) {
+        bytes[i] = 4 * counts[i];
+        at[i] = i > 0 ? at[i - 1] + bytes[i - 1] : 0;
+        in[i] = 4 * mine;
+        in_at[i] = 4 * mine * i;
+    }
+    CVX_TRY(st, alltoallv(c, send, bytes, at, all, in, in_at), done);
+    for (int64_t k = 0; k < mine; k++) {
+        float sum = all[k];
+        for (int i = 1; i < c->size; i++) {
+            sum += all[i * mine + k];
+        }
+        recv[k] = sum;
+    }
+done:
+    free(all);
+    free(bytes);
+    return st;
+}
+
+/* Reduce-scatter of even shards, then all-gather: the same bits everywhere, 2·(n - 1)/n of the data. */
+static cvx_status allreduce(cvx_comm *c, float *buf, int64_t n)
+{
+    int64_t *counts = calloc(3 * (size_t)c->size, sizeof *counts);
+    float *mine = NULL;
+    cvx_status st = CVX_OK;
+
+    if (counts == NULL) {
+        return cvx_fail(CVX_ENOMEM, "no memory to add over ranks");
+    }
+    int64_t *bytes = counts + c->size, *at = bytes + c->size;
+    for (int i = 0; i < c->size; i++) {
+        counts[i] = n * (i + 1) / c->size - n * i / c->size;
+        bytes[i] = 4 * counts[i];
+        at[i] = 4 * (n * i / c->size);
+    }
+    mine = malloc((size_t)counts[c->rank] * sizeof *mine + 1);
+    if (mine == NULL) {
+        st = cvx_fail(CVX_ENOMEM, "no memory to add over ranks");
+        goto done;
+    }
+    CVX_TRY(st, reduce_scatterv(c, buf, mine, counts), done);
+    st = allgatherv(c, mine, bytes[c->rank], buf, bytes, at);
+done:
+    free(mine);
+    free(counts);
+    return st;
+}
+
+static cvx_status broadcast(cvx_comm *c, void *buf, int64_t bytes, int root)
+{
+    char *p = buf;
+
+    for (int64_t at = 0; at < bytes; at += PIECE) {
+        int64_t n = bytes - at < PIECE ? bytes - at : PIECE;
+        CVX_RETURN_IF(check(MPI_Bcast(p + at, (int)n, MPI_BYTE, root, comm_of(c)), "bcast"));
+    }
+    return CVX_OK;
+}
+
+static cvx_status agree(cvx_comm *c, int *code)
+{
+    int worst = *code;
+
+    /* error codes are negative: the least is an error if there is any */
+    CVX_RETURN_IF(check(MPI_Allreduce(code, &worst, 1, MPI_INT, MPI_MIN, comm_of(c)), "allreduce"));
+    *code = worst;
+    return CVX_OK;
+}
+
+static cvx_status wrap(cvx_comm **out, MPI_Comm comm);
+
+static cvx_status split(cvx_comm *c, int colour, int key, cvx_comm **out)
+{
+    MPI_Comm comm;
+
+    CVX_RETURN_IF(check(MPI_Comm_split(comm_of(c), colour, key, &comm), "comm_split"));
+    return wrap(out, comm);
+}
+
+static void close_mpi(cvx_comm *c)
+{
+    impl *i = c->impl;
+
+    if (i->comm != MPI_COMM_WORLD) {
+        MPI_Comm_free(&i->comm);
+    }
+    free(i);
+}
+
+static cvx_status wrap(cvx_comm **out, MPI_Comm comm)
+{
+    static const cvx_comm_ops ops = {.name = "mpi", .allgatherv = allgatherv, .alltoallv = alltoallv,
+                                     .reduce_scatterv_f32 = reduce_scatterv,
+                                     .allreduce_f32 = allreduce, .sendrecv = sendrecv,
+                                     .broadcast = broadcast, .agree = agree, .split = split,
+                                     .close = close_mpi};
+    cvx_comm *c = calloc(1, sizeof *c);
+    impl *i = malloc(sizeof *i);
+
+    if (c == NULL || i == NULL) {
+        free(c);
+        free(i);
+        return cvx_fail(CVX_ENOMEM, "no memory for a communicator");
+    }
+    i->comm = comm;
+    c->ops = &ops;
+    c->impl = i;
+    MPI_Comm_set_errhandler(comm, MPI_ERRORS_RETURN);
+    MPI_Comm_rank(comm, &c->rank);
+    MPI_Comm_size(comm, &c->size);
+    *out = c;
+    return CVX_OK;
+}
+
+cvx_status cvx_comm_mpi_open(cvx_comm **world, int *argc, char ***argv)
+{
+    int level;
+
+    CVX_RETURN_IF(check(MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &level), "init"));
+    if (level < MPI_THREAD_FUNNELED) {
+        return cvx_fail(CVX_EUNSUPPORTED, "this MPI gives thread level %d; MPI_THREAD_FUNNELED is needed", level);
+    }
+    return wrap(world, MPI_COMM_WORLD);
+}
+
+void cvx_comm_mpi_finish(void)
+{
+    MPI_Finalize();
+}
+
+_Noreturn void cvx_comm_mpi_abort(int code)
+{
+    MPI_Abort(MPI_COMM_WORLD, code);
+    abort();
+}
+
+cvx_status cvx_comm_mpi_local(cvx_comm *world, int *rank, int *size)
+{
+    MPI_Comm local;
+
+    CVX_RETURN_IF(check(MPI_Comm_split_type(comm_of(world), MPI_COMM_TYPE_SHARED, world->rank,
+                                            MPI_INFO_NULL, &local), "comm_split_type"));
+    MPI_Comm_rank(local, rank);
+    MPI_Comm_size(local, size);
+    MPI_Comm_free(&local);
+    return CVX_OK;
+}

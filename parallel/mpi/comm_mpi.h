@@ -1,0 +1,17 @@
+/* Communicators over MPI (Open MPI). The only place besides rankworker's main that knows MPI. */
+#ifndef CVX_PARALLEL_MPI_COMM_MPI_H
+#define CVX_PARALLEL_MPI_COMM_MPI_H
+
+#include "parallel/comm.h"
+
+/* Starts MPI (thread level funneled) and gives MPI_COMM_WORLD. Once a process. */
+cvx_status cvx_comm_mpi_open(cvx_comm **world, int *argc, char ***argv) CVX_CHECK;
+/* Ends MPI after the last communicator is closed. Collective. */
+void cvx_comm_mpi_finish(void);
+/* Ends every rank at once: for a failure inside a collective. */
+_Noreturn void cvx_comm_mpi_abort(int code);
+
+/* Ranks of this rank's host, and its place among them. Collective over world. */
+cvx_status cvx_comm_mpi_local(cvx_comm *world, int *rank, int *size) CVX_CHECK;
+
+#endif
