@@ -41,6 +41,7 @@ const cvx_ops CVX_LEVEL(cvx_cpu_table_) = {
     .unpatchify = cvx_ref_unpatchify,
     .sched_step = cvx_ref_sched_step,
     .conv3d = cpu_conv3d,
+    .conv_input = cpu_conv_input,
     .group_norm_stats = cpu_group_norm_stats,
     .group_norm_finish = cvx_ref_group_norm_finish,
     .group_norm_apply = cpu_group_norm_apply,
