@@ -14,9 +14,11 @@
 #if defined(__AMX_BF16__)
 #include "kernels/cpu/gemm_amx.inc.h"
 #define CVX_ATTENTION_PRODUCTS "kernels/cpu/attention_amx.inc.h"
+#define BQ 384
 #else
 #include "kernels/cpu/gemm.inc.h"
 #define CVX_ATTENTION_PRODUCTS "kernels/cpu/attention_f32.inc.h"
+#define BQ 96
 #endif
 
 #include "kernels/cpu/conv.inc.h"
