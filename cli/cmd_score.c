@@ -3,10 +3,11 @@
 #include <stdlib.h>
 
 #include "cli/cli.h"
-#include "model/clip/score_plot.h"
+#include "media/plot.h"
+#include "model/clip/score.h"
 
 typedef struct options {
-    const char *clip_model, *prompt, *plot, *backend, *isa;
+    const char *clip_model, *prompt, *plot, *sheet, *backend, *isa;
     cvx_drift_rule rule;
     int64_t threads;
     bool json, quiet;
@@ -21,6 +22,8 @@ static const cvx_opt opts[] = {
      "print one JSON object instead of a table", 0, 0, NULL},
     {"plot", CVX_OPT_STR, offsetof(options, plot), "FILE", "also draw the scores into this PNG", 0,
      0, NULL},
+    {"sheet", CVX_OPT_STR, offsetof(options, sheet), "FILE",
+     "also write a contact sheet with each frame's score (PNG)", 0, 0, NULL},
     {"", 0, 0, NULL, "Drift", 0, 0, NULL},
     {"drift-mad", CVX_OPT_DOUBLE, offsetof(options, rule.mad), "K",
      "a frame drifts K standard deviations below the median (default: 3)", 0, 1000, NULL},
@@ -55,6 +58,27 @@ static cvx_status print_json(const cvx_clip_scores *s)
     return st;
 }
 
+static cvx_status draw(const options *o, const cvx_clip_scores *s, const char *video)
+{
+    if (o->plot != NULL) {
+        CVX_RETURN_IF(cvx_plot_scores(o->plot, &(cvx_plot_opts){.score = s->score,
+                                                                .n = s->n,
+                                                                .drift = s->drifting,
+                                                                .title = o->prompt,
+                                                                .y_label = "CLIP score"}));
+    }
+    if (o->sheet == NULL) {
+        return CVX_OK;
+    }
+    cvx_frames f = {0};
+    CVX_RETURN_IF(cvx_frames_read(&f, video, 0));
+    cvx_status st = cvx_sheet_write(
+        o->sheet, &f,
+        &(cvx_sheet_opts){.title = o->prompt, .score = s->score, .drift = s->drifting});
+    cvx_frames_free(&f);
+    return st;
+}
+
 static cvx_status score(const options *o, const char *video)
 {
     cvx_status st = CVX_OK;
@@ -74,9 +98,7 @@ static cvx_status score(const options *o, const char *video)
             done);
     CVX_TRY(st, cvx_clip_score_video(&s, ctx, o->clip_model, o->prompt, video, &progress), done);
     CVX_TRY(st, cvx_clip_scores_judge(&s, &o->rule), done);
-    if (o->plot != NULL) {
-        CVX_TRY(st, cvx_clip_scores_plot(&s, o->plot), done);
-    }
+    CVX_TRY(st, draw(o, &s, video), done);
     if (o->json) {
         CVX_TRY(st, print_json(&s), done);
     } else {

@@ -345,10 +345,17 @@ static bool conv_fits(const cvx_conv3d_args *a)
     return (y[1] - 1) * a->stride + w[3] <= x[1] && (y[2] - 1) * a->stride + w[4] <= x[2];
 }
 
+/* f32, or one of the dtypes that cvx_conv_input() may name. */
+static bool conv_operand(const cvx_tensor *t)
+{
+    return f32(t, 4) || ((t->dtype == CVX_BF16X3 || t->dtype == CVX_BF16) && t->ndim == 4 &&
+                         t->layout == CVX_PLAIN && t->stride[3] == 1);
+}
+
 static cvx_status check_conv3d(const cvx_conv3d_args *a)
 {
     const cvx_tensor *y = a->y, *x = a->x, *w = a->w;
-    bool ok = f32(y, 4) && f32(x, 4) && w->ndim == 5 && is_float(w) &&
+    bool ok = f32(y, 4) && conv_operand(x) && w->ndim == 5 && is_float(w) &&
               (w->layout == (a->up2 ? CVX_PACKED_CONV_UP2 : CVX_PACKED_CONV) ||
                (w->layout == CVX_PLAIN && cvx_is_dense(w))) &&
               y->dim[3] == w->dim[0] && x->dim[3] == w->dim[1] && vector(a->b, 0, y->dim[3]) &&
@@ -409,7 +416,7 @@ static double flops_group_norm_finish(const cvx_group_norm_finish_args *a)
 static cvx_status check_group_norm_apply(const cvx_group_norm_apply_args *a)
 {
     const cvx_tensor *x = a->x, *y = a->y, *s = a->stats, *zy = a->zy, *zb = a->zb;
-    bool ok = f32(x, 4) && f32(y, 4) && same_dims(x, y) && s->dtype == CVX_F64 && s->ndim == 2 &&
+    bool ok = f32(x, 4) && conv_operand(y) && same_dims(x, y) && s->dtype == CVX_F64 && s->ndim == 2 &&
               cvx_is_dense(s) && s->dim[0] >= 1 && s->dim[1] == 2 && x->dim[3] % s->dim[0] == 0 &&
               a->gamma != NULL && a->beta != NULL && vector(a->gamma, 0, x->dim[3]) &&
               vector(a->beta, 0, x->dim[3]) && (zy == NULL) == (zb == NULL);
@@ -457,8 +464,13 @@ static bool pair4(const cvx_tensor *y, const cvx_tensor *x)
 
 static cvx_status check_strided_copy(const cvx_strided_copy_args *a)
 {
-    if (!pair4(a->y, a->x)) {
-        return wrong("strided_copy", "x, y [i, j, k, l] f32", "y", a->y, "x", a->x, NULL);
+    bool split = a->x->dtype == CVX_BF16X3 || a->y->dtype == CVX_BF16X3;
+
+    if (split ? !conv_operand(a->x) || !conv_operand(a->y) || a->x->dtype == a->y->dtype ||
+                    !same_dims(a->x, a->y)
+              : !pair4(a->y, a->x)) {
+        return wrong("strided_copy", "x, y [i, j, k, l] f32, or one bf16x3", "y", a->y, "x", a->x,
+                     NULL);
     }
     return CVX_OK;
 }
@@ -503,6 +515,11 @@ static double flops_blend(const cvx_blend_args *a)
 size_t cvx_packed_bytes(const cvx_ctx *ctx, const cvx_tensor *src, cvx_layout layout)
 {
     return ctx->ops->packed_bytes(ctx, src, layout);
+}
+
+cvx_dtype cvx_conv_input(const cvx_ctx *ctx, const cvx_tensor *w)
+{
+    return ctx->ops->conv_input != NULL ? ctx->ops->conv_input(ctx, w) : CVX_F32;
 }
 
 /* --- contexts --- */

@@ -131,7 +131,7 @@ typedef struct cvx_sched_step_args {
  * b [cout] or NULL, y [t, h, w, cout] (any strides but the last: the inside of a bordered buffer is
  * fine). y[t,h,w] = b + sum x[t+dt, h·stride+dh, w·stride+dw]·w[.., dt, dh, dw]; stride 1 or 2 in
  * space, 1 in time. The frames of x are a ring of t_in >= t + kt - 1: input frame i stands at
- * (x0 + i) % t_in. up2: x is read as if each pixel stood 2 x 2 times (nearest), the border of one
+ * (x0 + i) % t_in. x may also have the dtype that cvx_conv_input() names for w. up2: x is read as if each pixel stood 2 x 2 times (nearest), the border of one
  * source pixel standing for a border of one output pixel: x [t_in, h/2 + 2, w/2 + 2, cin], kh = kw = 3,
  * kt = 1. residual (optional) like y is added; it may be y itself. Taps are added in a fixed order. */
 typedef struct cvx_conv3d_args {
@@ -157,7 +157,7 @@ typedef struct cvx_group_norm_finish_args {
 
 /* y = (x - mean[g])·rstd[g]·gamma + beta; then, if given, y = y·zy[map] + zb[map] (spatial norm);
  * then silu if set. stats [groups, 2] f64: mean, rstd. x, y [t, h, w, c] (y may be x or the inside of a
- * bordered buffer). zy, zb [tz, hz, wz, c]: pixel (t, h, w) reads (tmap[t], (h + h0)·hz/h_full, w·wz/w)
+ * bordered buffer, also of a dtype that cvx_conv_input() named). zy, zb [tz, hz, wz, c]: pixel (t, h, w) reads (tmap[t], (h + h0)·hz/h_full, w·wz/w)
  * (integer division: nearest); tmap: host array of t int64. h0, h_full: first row and height of the whole
  * picture when x is a band of rows. */
 typedef struct cvx_group_norm_apply_args {
@@ -173,7 +173,8 @@ typedef struct cvx_avg_pool_time_args {
     const cvx_tensor *y, *x;
 } cvx_avg_pool_time_args;
 
-/* y = x: both [i, j, k, l] f32 with any strides (also 0 in x): transposes, borders, repeated frames. */
+/* y = x: both [i, j, k, l] f32 with any strides (also 0 in x): transposes, borders, repeated frames. One of
+ * them may be BF16X3 (innermost stride 1 in both then): splits, or puts together again, exactly. */
 typedef struct cvx_strided_copy_args {
     const cvx_tensor *y, *x;
 } cvx_strided_copy_args;
@@ -192,6 +193,9 @@ typedef struct cvx_ops {
 #undef CVX_OP
     /* Bytes `pack` needs for this weight; never fails. */
     size_t (*packed_bytes)(const cvx_ctx *ctx, const cvx_tensor *src, cvx_layout layout);
+    /* The dtype of x that conv3d reads fastest with this (packed) weight: F32, BF16X3 or, with
+     * ctx->compute == CVX_BF16, BF16. NULL: F32. */
+    cvx_dtype (*conv_input)(const cvx_ctx *ctx, const cvx_tensor *w);
 } cvx_ops;
 
 #define CVX_OP(op) cvx_status cvx_op_##op(cvx_ctx *ctx, const cvx_##op##_args *a) CVX_CHECK;
@@ -207,6 +211,7 @@ enum {
 extern const char *const cvx_op_names[CVX_OP_COUNT];
 
 size_t cvx_packed_bytes(const cvx_ctx *ctx, const cvx_tensor *src, cvx_layout layout);
+cvx_dtype cvx_conv_input(const cvx_ctx *ctx, const cvx_tensor *w);
 
 typedef struct cvx_op_stat {
     int64_t calls;

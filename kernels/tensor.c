@@ -13,13 +13,14 @@ size_t cvx_dtype_size(cvx_dtype t)
     case CVX_U8: return 1;
     case CVX_I32: return 4;
     case CVX_I64: return 8;
+    case CVX_BF16X3: return 6;
     }
     return 0;
 }
 
 const char *cvx_dtype_name(cvx_dtype t)
 {
-    static const char *const names[] = {"f32", "f16", "bf16", "f64", "u8", "i32", "i64"};
+    static const char *const names[] = {"f32", "f16", "bf16", "f64", "u8", "i32", "i64", "bf16x3"};
     return (size_t)t < sizeof names / sizeof *names ? names[t] : "?";
 }
 
@@ -174,6 +175,11 @@ void cvx_to_f32(float *dst, const void *src, cvx_dtype t, int64_t n)
         case CVX_U8: dst[i] = (float)((const uint8_t *)src)[i]; break;
         case CVX_I32: dst[i] = (float)((const int32_t *)src)[i]; break;
         case CVX_I64: dst[i] = (float)((const int64_t *)src)[i]; break;
+        case CVX_BF16X3: {
+            const uint16_t *p = (const uint16_t *)src + i; /* the planes lie n apart */
+            dst[i] = cvx_bf16_to_f32(p[0]) + (cvx_bf16_to_f32(p[n]) + cvx_bf16_to_f32(p[2 * n]));
+            break;
+        }
         }
     }
 }
@@ -187,10 +193,17 @@ float cvx_get_f32(const cvx_tensor *t, int64_t i)
 
 void cvx_from_f32(void *dst, cvx_dtype t, const float *src, int64_t n)
 {
-    CVX_ASSERT(t == CVX_F32 || t == CVX_F16 || t == CVX_BF16);
+    CVX_ASSERT(t == CVX_F32 || t == CVX_F16 || t == CVX_BF16 || t == CVX_BF16X3);
     for (int64_t i = 0; i < n; i++) {
         if (t == CVX_F32) {
             ((float *)dst)[i] = src[i];
+        } else if (t == CVX_BF16X3) {
+            float rest = src[i];
+            for (int p = 0; p < 3; p++) {
+                uint16_t v = cvx_f32_to_bf16(rest);
+                ((uint16_t *)dst)[p * n + i] = v;
+                rest -= cvx_bf16_to_f32(v);
+            }
         } else {
             ((uint16_t *)dst)[i] = t == CVX_F16 ? cvx_f32_to_f16(src[i]) : cvx_f32_to_bf16(src[i]);
         }

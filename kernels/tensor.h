@@ -17,6 +17,8 @@ typedef enum cvx_dtype {
     CVX_U8,
     CVX_I32,
     CVX_I64,
+    CVX_BF16X3, /* f32 as the exact sum of three bf16: an innermost row of c is stored [3][c], greatest
+                 * first. What convolutions may read on machines that multiply bf16 (cvx_conv_input) */
 } cvx_dtype;
 
 typedef enum cvx_device { CVX_HOST = 0, CVX_CUDA } cvx_device;
@@ -83,7 +85,7 @@ uint16_t cvx_f32_to_f16(float v);
 /* Element i (linear index of a dense tensor) as float / converts n dense elements to f32. Host. */
 float cvx_get_f32(const cvx_tensor *t, int64_t i);
 void cvx_to_f32(float *dst, const void *src, cvx_dtype t, int64_t n);
-/* Rounds n floats to `t` (F32, F16 or BF16). */
+/* Rounds n floats to `t` (F32, F16 or BF16; BF16X3: splits them exactly). Both take BF16X3 as one row of n. */
 void cvx_from_f32(void *dst, cvx_dtype t, const float *src, int64_t n);
 
 #endif

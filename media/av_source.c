@@ -3,53 +3,60 @@
 #include <stdio.h>
 #include <string.h>
 
-#include <libavutil/display.h>
-#include <libavutil/opt.h>
+#include <libavutil/avstring.h>
 
 #include "base/file.h"
 #include "media/av_util.h"
 
-/* Formats that name other files, and text drawn as pictures: never what somebody means by a video. */
-static bool is_refused(const char *format)
-{
-    static const char *const names[] = {"hls", "concat", "dash", "imf", "sdp",        "rtsp", "tty",
-                                        "bin", "xbin",   "adf",  "idf", "ffmetadata", "lavfi"};
+/* Containers and pictures people mean by a video. Not among them: playlists, which name other files,
+ * text drawn as pictures, and image sequences found by patterns in a file's name. */
+static const char known_formats[] =
+    "mov,matroska,avi,gif,apng,flv,mpegts,mpeg,mpegvideo,m4v,h264,hevc,ivf,obu,ogg,asf,nut,mxf,dv,"
+    "yuv4mpegpipe,png_pipe,jpeg_pipe,webp_pipe,bmp_pipe,tiff_pipe,ppm_pipe,pgm_pipe,pbm_pipe,"
+    "pam_pipe,qoi_pipe";
 
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        size_t n = strlen(names[i]);
-        if (strncmp(format, names[i], n) == 0 && (format[n] == 0 || format[n] == ',')) {
-            return true;
-        }
+/* Decides by the content alone, before anything acts on it. */
+static cvx_status probe(const cvx_av_source *s, const char *url, const AVInputFormat **format)
+{
+    AVIOContext *io = NULL;
+    int err = avio_open(&io, url, AVIO_FLAG_READ);
+
+    if (err >= 0) {
+        err = av_probe_input_buffer2(io, format, NULL, NULL, 0, 0);
     }
-    return false;
+    avio_closep(&io);
+    if (err < 0) {
+        return cvx_av_fail(CVX_EFORMAT, err, "cannot read", s->path);
+    }
+    if (av_match_list((*format)->name, known_formats, ',') == 0) {
+        return cvx_fail(
+            CVX_EFORMAT,
+            "cannot read %s: neither a video nor a picture (its content looks like '%s')", s->path,
+            (*format)->name);
+    }
+    return CVX_OK;
 }
 
 static cvx_status open_format(cvx_av_source *s)
 {
     char url[CVX_PATH_MAX + 8];
     AVDictionary *opts = NULL;
+    const AVInputFormat *format = NULL;
 
     if (snprintf(url, sizeof url, "file:%s", s->path) >= (int)sizeof url) {
         return cvx_fail(CVX_EINVAL, "path too long: %.200s...", s->path);
     }
+    CVX_RETURN_IF(probe(s, url, &format));
+    /* A MOV may name other files too. */
     if (av_dict_set(&opts, "protocol_whitelist", "file", 0) < 0) {
         return cvx_fail(CVX_ENOMEM, "%s: out of memory", s->path);
     }
-    int err = avformat_open_input(&s->format, url, NULL, &opts);
+    int err = avformat_open_input(&s->format, url, format, &opts);
     av_dict_free(&opts);
-    if (err < 0) {
-        return cvx_av_fail(CVX_EFORMAT, err, "cannot read", s->path);
+    if (err >= 0) {
+        err = avformat_find_stream_info(s->format, NULL);
     }
-    if (is_refused(s->format->iformat->name)) {
-        return cvx_fail(CVX_EFORMAT,
-                        "cannot read %s: not a video file (its content looks like '%s')", s->path,
-                        s->format->iformat->name);
-    }
-    err = avformat_find_stream_info(s->format, NULL);
-    if (err < 0) {
-        return cvx_av_fail(CVX_EFORMAT, err, "cannot read", s->path);
-    }
-    return CVX_OK;
+    return err < 0 ? cvx_av_fail(CVX_EFORMAT, err, "cannot read", s->path) : CVX_OK;
 }
 
 static cvx_status check_size(const cvx_av_source *s, int w, int h)

@@ -295,8 +295,11 @@ static cvx_status read_all(cvx_frames *f, cvx_media_reader *r, const char *path,
 
     while (max <= 0 || f->n < max) {
         if (f->n == room) {
-            int64_t known = cvx_media_reader_info(r)->frames;
-            room = room > 0 ? room * 2 : known > 0 && known < 4096 ? known + 1 : 64;
+            /* One more than the file promises, so that its end is seen without growing; but a
+             * promise alone does not make us ask for more than 256 MiB. */
+            int64_t known = cvx_media_reader_info(r)->frames, modest = (256 << 20) / (int64_t)frame;
+            known = known > 0 ? known + 1 : 64;
+            room = room > 0 ? room * 2 : known < modest ? known : modest + 1;
             room = max > 0 && room > max ? max : room;
             uint8_t *bigger = realloc(f->rgb, (size_t)room * frame);
             if (bigger == NULL) {

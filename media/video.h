@@ -35,8 +35,8 @@ typedef struct cvx_media_writer_opts {
 /* Begins an output. Its kind follows from the name:
  *   .mp4   H.264 (x264, CRF), yuv420p, BT.709 limited range and tagged so, index at the front
  *   .webm  VP9, yuv420p, BT.709 limited range
- *   .gif   one palette for all frames, looping; delays are whole 1/100 s chosen per frame so that the
- *          mean rate is exact. All frames are held in memory until commit. At most 50 fps
+ *   .gif   one palette for all frames, looping; delays are whole 1/100 s chosen per frame so that every
+ *          frame begins within 1/200 s of its time. All frames are held in memory until commit. At most 50 fps
  *   a name that ends with '/', an existing folder, or a name without extension: a folder of PNGs
  *          0000.png, 0001.png ... An existing folder must be empty or hold such frames only, which
  *          are then replaced at commit (names that begin with a dot do not count)

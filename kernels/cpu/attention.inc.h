@@ -8,9 +8,10 @@
  * Keys and values of a group of heads are packed by all threads, then the group's query blocks are
  * dealt out. */
 
-#define BQ 96   /* query rows of a block */
 #define BK 128  /* keys of a block */
 #define HD 128  /* row stride of scores, queries and outputs in scratch; most of a head's width */
+
+/* BQ, the most query rows of a block, is the level's choice. */
 
 /* What a block of query rows carries along. */
 typedef struct attn_block {
@@ -22,17 +23,30 @@ typedef struct attn_block {
     int parts;   /* into which both are split, on amx */
 } attn_block;
 
-#include CVX_ATTENTION_PRODUCTS
-
 typedef struct attn_job {
     const cvx_attention_args *a;
     int64_t heads, nh, sq, sk, d;
-    int64_t q_blocks, group; /* query blocks of a head, heads of a group */
+    int64_t bq, q_blocks, group; /* rows of a query block, blocks of a head, heads of a group */
     char *packed;            /* of the group */
     int64_t head_bytes;
     char *scratch; /* of all threads */
     int64_t thread_bytes;
 } attn_job;
+
+/* Some rows of a block against one block of keys. */
+typedef struct attn_step {
+    const attn_job *l;
+    attn_block *b;
+    int64_t head, i0;   /* the block's first row in the head */
+    int64_t row0, rows; /* within the block */
+    int64_t j0, nk;     /* the keys */
+    int64_t width;      /* nk rounded up to two vectors */
+    float *s, *alpha;   /* of row0 */
+    char *p;
+} attn_step;
+
+/* Probabilities j .. j + 2·VW of row r of the step, where the second product wants them. */
+INLINE void attn_store_p(const attn_step *t, int64_t r, int64_t j, int parts, vf p0, vf p1);
 
 static const float *head_rows(const cvx_tensor *t, const attn_job *l, int64_t head, int64_t row)
 {
@@ -40,12 +54,9 @@ static const float *head_rows(const cvx_tensor *t, const attn_job *l, int64_t he
            head % l->nh * t->stride[2];
 }
 
-/* One row of scores: bias added, keys past `seen` masked, raised to the new maximum in b->max, the exponent of
- * the factor for what was summed before in b->alpha. `width` is nk rounded up to two
- * vectors. */
-static void row_max(attn_block *b, int64_t i, const float *bias, int64_t seen, int64_t width)
+/* The maximum of a row of scores; bias added, keys from `seen` on masked. */
+INLINE float row_max(float *s, const float *bias, int64_t seen, int64_t width)
 {
-    float *s = b->s + i * HD;
     vf m = vset1(-3.402823466e38f); /* finite: a row that sees nothing yet must not give NaN */
     int64_t j = 0;
 
@@ -57,59 +68,61 @@ static void row_max(attn_block *b, int64_t i, const float *bias, int64_t seen, i
         }
         m = vmax(v, m);
     }
-    for (; j < width; j++) {
-        s[j] = j < seen ? s[j] + (bias != NULL ? bias[j] : 0.0f) : -INFINITY;
+    if (j < width) {
+        int64_t tail = j;
+        for (; j < width; j++) {
+            s[j] = j < seen ? s[j] + (bias != NULL ? bias[j] : 0.0f) : -INFINITY;
+        }
+        m = vmax(vload(s + tail), m);
     }
-    for (j = seen / VW * VW; j < cvx_min_i64(width, seen / VW * VW + VW); j += VW) {
-        m = vmax(vload(s + j), m);
-    }
-    float now = vmax_of(m);
-    now = now > b->max[i] ? now : b->max[i];
-    b->alpha[i] = b->max[i] - now;
-    b->max[i] = now;
+    return vmax_of(m);
 }
 
-INLINE void row_exp(attn_block *b, int64_t i, int64_t width, int parts)
+/* The rows of a step are raised to their new maxima; alpha is the factor for what was summed before. */
+static void rows_raise(const attn_step *t)
 {
-    const float *s = b->s + i * HD;
+    const cvx_tensor *bias = t->l->a->bias;
+    attn_block *b = t->b;
+
+    for (int64_t r = 0; r < t->rows; r++) {
+        int64_t i = t->row0 + r, seen = t->nk;
+        const float *row = NULL;
+        if (t->l->a->causal) {
+            seen = cvx_min_i64(seen, t->i0 + i - t->j0 + 1);
+            seen = seen > 0 ? seen : 0;
+        }
+        if (bias != NULL) {
+            row = (const float *)bias->data + t->head % t->l->nh * bias->stride[0] +
+                  (t->i0 + i) * bias->stride[1] + t->j0;
+        }
+        float now = row_max(t->s + r * HD, row, seen, t->width);
+        now = now > b->max[i] ? now : b->max[i];
+        t->alpha[r] = b->max[i] - now;
+        b->max[i] = now;
+    }
+    for (int64_t r = 0; r < t->rows; r += VW) { /* alpha has room for whole vectors */
+        vstore(t->alpha + r, vexp(vload(t->alpha + r)));
+    }
+}
+
+/* Row r's scores become probabilities, its sum is brought up to date. */
+INLINE void row_exp(const attn_step *t, int64_t r, int parts)
+{
+    attn_block *b = t->b;
+    int64_t i = t->row0 + r;
+    const float *s = t->s + r * HD;
     vf m = vset1(b->max[i]), sum[2] = {0};
 
-    for (int64_t j = 0; j < width; j += 2 * VW) {
+    for (int64_t j = 0; j < t->width; j += 2 * VW) {
         vf p0 = vexp(vload(s + j) - m), p1 = vexp(vload(s + j + VW) - m);
-        attn_store_p(b, i, j, width, parts, p0, p1);
+        attn_store_p(t, r, j, parts, p0, p1);
         sum[0] += p0;
         sum[1] += p1;
     }
-    b->sum[i] = b->sum[i] * b->alpha[i] + vsum(sum[0] + sum[1]);
+    b->sum[i] = b->sum[i] * t->alpha[r] + vsum(sum[0] + sum[1]);
 }
 
-/* Scores of keys j0 .. j0 + nk become probabilities. */
-static void softmax_block(const attn_job *l, attn_block *b, int64_t head, int64_t i0, int64_t j0,
-                          int64_t nk)
-{
-    const cvx_tensor *bias = l->a->bias;
-    int64_t width = cvx_round_up(nk, 2 * VW);
-
-    for (int64_t i = 0; i < b->rows; i++) {
-        int64_t seen = l->a->causal ? cvx_min_i64(nk, i0 + i - j0 + 1) : nk;
-        const float *row = NULL;
-        if (bias != NULL) {
-            row = (const float *)bias->data + head % l->nh * bias->stride[0] +
-                  (i0 + i) * bias->stride[1] + j0;
-        }
-        row_max(b, i, row, seen > 0 ? seen : 0, width);
-    }
-    for (int64_t i = 0; i < b->rows; i += VW) {
-        vstore(b->alpha + i, vexp(vload(b->alpha + i)));
-    }
-    for (int64_t i = 0; i < b->rows; i++) {
-        if (b->parts == 1) {
-            row_exp(b, i, width, 1);
-        } else {
-            row_exp(b, i, width, 3);
-        }
-    }
-}
+#include CVX_ATTENTION_PRODUCTS
 
 static void store_rows(const attn_job *l, const attn_block *b, int64_t head, int64_t i0)
 {
@@ -136,7 +149,7 @@ static void query_block(const cvx_ctx *ctx, const attn_job *l, int64_t head, int
     attn_block *b = (attn_block *)(void *)scratch;
     int64_t keys = l->sk;
 
-    b->rows = cvx_min_i64(BQ, l->sq - i0);
+    b->rows = cvx_min_i64(l->bq, l->sq - i0);
     b->q = scratch + cvx_round_up((int64_t)sizeof *b, 64);
     for (int64_t i = 0; i < BQ; i++) {
         b->max[i] = -3.402823466e38f;
@@ -148,12 +161,7 @@ static void query_block(const cvx_ctx *ctx, const attn_job *l, int64_t head, int
     if (l->a->causal) {
         keys = cvx_min_i64(keys, i0 + b->rows);
     }
-    for (int64_t j0 = 0; j0 < keys; j0 += BK) {
-        int64_t nk = cvx_min_i64(BK, l->sk - j0);
-        attn_scores(ctx, b, packed, j0, nk, l->sk, l->d);
-        softmax_block(l, b, head, i0, j0, nk);
-        attn_accumulate(ctx, b, packed, j0, nk, l->sk, l->d);
-    }
+    attn_run(ctx, &(attn_step){.l = l, .b = b, .head = head, .i0 = i0}, packed, keys);
     store_rows(l, b, head, i0);
 }
 
@@ -173,7 +181,7 @@ static void head_group(const cvx_ctx *ctx, const attn_job *l, int64_t h0, int64_
 #pragma omp for schedule(dynamic, 1) collapse(2)
     for (int64_t h = 0; h < n; h++) {
         for (int64_t i = l->q_blocks - 1; i >= 0; i--) { /* causal: the longest first */
-            query_block(ctx, l, h0 + h, i * BQ, l->packed + h * l->head_bytes, scratch);
+            query_block(ctx, l, h0 + h, i * l->bq, l->packed + h * l->head_bytes, scratch);
         }
     }
 }
@@ -187,7 +195,11 @@ static cvx_status cpu_attention(cvx_ctx *ctx, const cvx_attention_args *a)
     if (l.heads == 0 || l.sq == 0 || l.d == 0) {
         return CVX_OK;
     }
-    l.q_blocks = (l.sq + BQ - 1) / BQ;
+    l.bq = BQ;
+    while (l.bq > 96 && l.heads * ((l.sq + l.bq - 1) / l.bq) < 4 * ctx->threads) {
+        l.bq /= 2; /* enough blocks for every thread */
+    }
+    l.q_blocks = (l.sq + l.bq - 1) / l.bq;
     l.group = cvx_min_i64(l.heads, (16 * ctx->threads + l.q_blocks - 1) / l.q_blocks);
     l.head_bytes = cvx_round_up((int64_t)attn_head_bytes(ctx, l.sk, l.d), 64);
     l.thread_bytes = cvx_round_up(cvx_round_up((int64_t)sizeof(attn_block), 64) +

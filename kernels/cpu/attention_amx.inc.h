@@ -67,61 +67,132 @@ static void attn_pack_q(const cvx_ctx *ctx, attn_block *b, const float *src, int
     split_rows(b->q, src, ld, b->rows, d, steps_of(d), b->parts, scale);
 }
 
-/* Probabilities j .. j + 32 of row i, as a left operand of width / 32 steps. Rows past b->rows keep what
- * they hold: a row of the product depends on its own row only. */
-INLINE void attn_store_p(attn_block *b, int64_t i, int64_t j, int64_t width, int parts, vf p0, vf p1)
+INLINE void attn_store_p(const attn_step *t, int64_t r, int64_t j, int parts, vf p0, vf p1)
 {
-    char *to = b->p + ((i / 32 * (width / 32) + j / 32) * parts * 2 * TILE + i % 32 * 64);
-    split32(to, 2 * TILE, parts, p0, p1);
+    split32(t->p + j / 32 * parts * 2 * TILE + r * 64, 2 * TILE, parts, p0, p1);
 }
 
-static void attn_scores(const cvx_ctx *ctx, attn_block *b, const char *head, int64_t j0,
-                            int64_t nk, int64_t sk, int64_t d)
-{
-    int64_t bytes = (int64_t)gemm_panel_bytes(ctx, CVX_F32, d), panels = (nk + 31) / 32;
-    const char *keys = head + j0 / 32 * bytes;
+/* Rows of probabilities still to be made while the tiles work. */
+typedef struct side_work {
+    const attn_step *t;
+    int64_t next;
+} side_work;
 
-    (void)sk;
-    if (b->parts == 1) {
-        amx_tiles(b->s, HD, b->q, b->rows, keys, bytes, panels, steps_of(d), 1, 1, false);
-    } else {
-        amx_tiles(b->s, HD, b->q, b->rows, keys, bytes, panels, steps_of(d), 3, 3, false);
+INLINE void side_row(side_work *w, int parts)
+{
+    row_exp(w->t, w->next, parts);
+    w->next++;
+}
+
+static __attribute__((noinline)) void side_row_3(side_work *w)
+{
+    if (w->next < w->t->rows) {
+        side_row(w, 3);
     }
 }
 
-/* o = alpha·o + p·v of 32 rows from i and 32 columns from e */
-INLINE void accumulate_tile(attn_block *b, int64_t i, int64_t e, const char *p, const char *v,
-                            int64_t steps, int parts)
+/* As amx_kernel of 32 rows, in f32 with a row of side work after every half of a step: the tile
+ * unit has a queue to work on while the vector units do that row. */
+INLINE void attn_kernel(const char *a, const char *b, int64_t steps, int parts, side_work *w)
 {
-    float t[32 * 32] __attribute__((aligned(64)));
-
     amx_zero();
-    amx_kernel(p, v, steps, parts, parts, false);
-    amx_store(t, 32, false);
-    for (int64_t r = 0; r < 32; r++) {
-        float *o = b->o + (i + r) * HD + e;
-        vf f = vset1(b->alpha[i + r]);
-        vstore(o, vfma(vload(o), f, vload(t + r * 32)));
-        vstore(o + 16, vfma(vload(o + 16), f, vload(t + r * 32 + 16)));
-    }
-}
-
-static void attn_accumulate(const cvx_ctx *ctx, attn_block *b, const char *head, int64_t j0,
-                            int64_t nk, int64_t sk, int64_t d)
-{
-    int parts = b->parts;
-    int64_t steps = steps_of(nk);
-    const char *values = head + key_bytes(ctx, sk, d) + j0 / 32 * parts * 2 * TILE;
-
-    for (int64_t i = 0; i < b->rows; i += 32) {
-        const char *pi = b->p + i / 32 * steps * parts * 2 * TILE;
-        for (int64_t e = 0; e < d; e += 32) {
-            const char *v = values + e / 32 * value_bytes(ctx, sk);
-            if (parts == 1) {
-                accumulate_tile(b, i, e, pi, v, steps, 1);
-            } else {
-                accumulate_tile(b, i, e, pi, v, steps, 3);
+    for (int64_t s = 0; s < steps; s++, a += parts * 2 * TILE, b += parts * 2 * TILE) {
+        for (int j = parts - 1; j >= 0; j--) {
+            amx_part(a, b, parts, j, false);
+            if (parts == 3 && j != 2) { /* after twelve products; with one part they are too few */
+                side_row_3(w);
             }
         }
+    }
+}
+
+/* Scores of a step. */
+INLINE void attn_scores(const attn_step *t, const char *head, int64_t key_panel, int parts, side_work *w)
+{
+    int64_t steps = steps_of(t->l->d);
+    const char *q = t->b->q + t->row0 / 32 * steps * parts * 2 * TILE;
+
+    for (int64_t j = 0; j < t->nk; j += 32) {
+        attn_kernel(q, head + (t->j0 + j) / 32 * key_panel, steps, parts, w);
+        amx_store(t->s + j, HD, false);
+    }
+}
+
+/* o = alpha·o + p·v of a step. Rows past the block's end hold what they may: a row of the product depends
+ * on its own row only. */
+INLINE void attn_accumulate(const attn_step *t, const char *values, int64_t panel, int parts,
+                            side_work *w)
+{
+    float sums[32 * 32] __attribute__((aligned(64)));
+
+    for (int64_t e = 0; e < t->l->d; e += 32) {
+        attn_kernel(t->p, values + e / 32 * panel + t->j0 / 32 * parts * 2 * TILE, t->width / 32, parts,
+                    w);
+        amx_store(sums, 32, false);
+        for (int64_t r = 0; r < t->rows; r++) {
+            float *o = t->b->o + (t->row0 + r) * HD + e;
+            vf f = vset1(t->alpha[r]);
+            vstore(o, vfma(vload(o), f, vload(sums + r * 32)));
+            vstore(o + 16, vfma(vload(o + 16), f, vload(sums + r * 32 + 16)));
+        }
+    }
+}
+
+/* Step n of a block: 32 rows at a time, all of a key block before the next. Scores, probabilities and
+ * alpha alternate between two places. */
+static attn_step step_at(const attn_step *of, int64_t n)
+{
+    attn_step t = *of;
+    int64_t panels = (t.b->rows + 31) / 32;
+
+    t.row0 = n % panels * 32;
+    t.rows = cvx_min_i64(32, t.b->rows - t.row0);
+    t.j0 = n / panels * BK;
+    t.nk = cvx_min_i64(BK, t.l->sk - t.j0);
+    t.width = cvx_round_up(t.nk, 2 * VW);
+    t.s = t.b->s + n % 2 * 32 * HD;
+    t.alpha = t.b->alpha + n % 2 * 32;
+    t.p = t.b->p + n % 2 * 32 * BK * 2 * t.b->parts;
+    return t;
+}
+
+/* All keys of a block of query rows, as a pipeline: while the vector units turn the scores of one step into
+ * probabilities, the tiles make the scores of the next and add up the values of the one before. */
+INLINE void run_steps(const cvx_ctx *ctx, const attn_step *of, const char *head, int64_t keys, int parts)
+{
+    int64_t steps = (keys + BK - 1) / BK * ((of->b->rows + 31) / 32);
+    int64_t key_panel = (int64_t)gemm_panel_bytes(ctx, CVX_F32, of->l->d);
+    const char *values = head + key_bytes(ctx, of->l->sk, of->l->d);
+    int64_t panel = value_bytes(ctx, of->l->sk);
+    attn_step before = {0}, now = step_at(of, 0), next;
+    side_work idle = {.t = &now, .next = now.rows};
+
+    attn_scores(&now, head, key_panel, parts, &idle);
+    for (int64_t n = 0; n < steps; n++) {
+        side_work w = {.t = &now};
+        rows_raise(&now);
+        if (n + 1 < steps) {
+            next = step_at(of, n + 1);
+            attn_scores(&next, head, key_panel, parts, &w);
+        }
+        if (n > 0) {
+            attn_accumulate(&before, values, panel, parts, &w);
+        }
+        while (w.next < now.rows) {
+            side_row(&w, parts);
+        }
+        before = now;
+        now = n + 1 < steps ? next : now;
+    }
+    idle.next = now.rows;
+    attn_accumulate(&before, values, panel, parts, &idle);
+}
+
+static void attn_run(const cvx_ctx *ctx, attn_step *t, const char *head, int64_t keys)
+{
+    if (t->b->parts == 1) {
+        run_steps(ctx, t, head, keys, 1);
+    } else {
+        run_steps(ctx, t, head, keys, 3);
     }
 }

@@ -60,20 +60,17 @@ static void attn_pack_q(const cvx_ctx *ctx, attn_block *b, const float *src, int
     }
 }
 
-/* Probabilities j, .. j + 2·VW of row i take the scores' place. */
-INLINE void attn_store_p(attn_block *b, int64_t i, int64_t j, int64_t width, int parts, vf p0, vf p1)
+INLINE void attn_store_p(const attn_step *t, int64_t r, int64_t j, int parts, vf p0, vf p1)
 {
-    (void)width, (void)parts;
-    vstore(b->s + i * HD + j, p0);
-    vstore(b->s + i * HD + j + VW, p1);
+    (void)parts;
+    vstore(t->s + r * HD + j, p0); /* the scores' place */
+    vstore(t->s + r * HD + j + VW, p1);
 }
 
-static void attn_scores(const cvx_ctx *ctx, attn_block *b, const char *head, int64_t j0,
-                            int64_t nk, int64_t sk, int64_t d)
+static void attn_scores(attn_block *b, const char *head, int64_t j0, int64_t nk, int64_t d)
 {
     const float *keys = (const float *)(const void *)head;
 
-    (void)ctx, (void)sk;
     for (int64_t j = 0; j < nk; j += NR) {
         for (int64_t i = 0; i < b->rows; i += MR) {
             tile_product(b->s + i * HD + j, HD, (const float *)(const void *)b->q + i * HD, HD,
@@ -83,12 +80,11 @@ static void attn_scores(const cvx_ctx *ctx, attn_block *b, const char *head, int
 }
 
 /* o = alpha·o + p·v */
-static void attn_accumulate(const cvx_ctx *ctx, attn_block *b, const char *head, int64_t j0,
-                            int64_t nk, int64_t sk, int64_t d)
+static void attn_accumulate(attn_block *b, const char *head, int64_t j0, int64_t nk, int64_t sk,
+                            int64_t d)
 {
     const float *values = (const float *)(const void *)head + cvx_round_up(sk, NR) * d;
 
-    (void)ctx;
     for (int64_t e = 0; e < d; e += NR) {
         for (int64_t i = 0; i < b->rows; i += MR) {
             vf acc[MR][2];
@@ -105,5 +101,27 @@ static void attn_accumulate(const cvx_ctx *ctx, attn_block *b, const char *head,
                 vstore(o + VW, vfma(vload(o + VW), f, acc[r][1]));
             }
         }
+    }
+}
+
+/* All keys of a block of query rows. */
+static void attn_run(const cvx_ctx *ctx, attn_step *t, const char *head, int64_t keys)
+{
+    const attn_job *l = t->l;
+    attn_block *b = t->b;
+
+    (void)ctx;
+    t->rows = b->rows;
+    t->s = b->s;
+    t->alpha = b->alpha;
+    for (t->j0 = 0; t->j0 < keys; t->j0 += BK) {
+        t->nk = cvx_min_i64(BK, l->sk - t->j0);
+        t->width = cvx_round_up(t->nk, 2 * VW);
+        attn_scores(b, head, t->j0, t->nk, l->d);
+        rows_raise(t);
+        for (int64_t r = 0; r < t->rows; r++) {
+            row_exp(t, r, 1);
+        }
+        attn_accumulate(b, head, t->j0, t->nk, l->sk, l->d);
     }
 }

@@ -29,6 +29,9 @@ typedef struct conv_job {
     const float *bias;      /* NULL: none */
     const char *w_packed;   /* of this job, [block][kt][kh] kernel rows of row_bytes */
     int64_t row_bytes;
+    int64_t row_sums;       /* sums that a row of w pixels takes in scratch: whole tiles, the last of which */
+    int64_t tile;           /* begins early and does some pixels again; tile 0: no such thing (f32) */
+    int x_parts, w_parts;   /* amx */
     int64_t band, bands;    /* rows of a band, bands of a frame */
     int64_t group, groups;  /* channel blocks of a task, tasks along the channels */
 } conv_job;
@@ -44,64 +47,87 @@ static int64_t packed_taps(int64_t k, bool up2)
     return up2 ? 2 : k;
 }
 
+/* Taps of all kernel rows of a packed kernel. */
+static int64_t packed_kernel(const cvx_tensor *w, bool up2)
+{
+    return w->dim[2] * packed_taps(w->dim[3], up2) * packed_taps(w->dim[4], up2);
+}
+
+/* Of one block of channels. */
+static size_t f32_block_bytes(const cvx_tensor *w, bool up2)
+{
+    return (size_t)(packed_kernel(w, up2) * w->dim[1] * NR) * sizeof(float);
+}
+
+/* For up2: whether tap d of three meets the k-th of the two source pixels of output pixel 2i + phase. */
+static bool same_source(int64_t d, int64_t k, int phase)
+{
+    return (d + 1 + phase) / 2 - phase == k;
+}
+
+/* out [tap][cin][NR]: one block of channels in f32; for up2 sums of the taps that meet one source pixel.
+ * rows: scratch of NR·cin·(taps of w) floats. */
+static void unfold_block(float *out, float *rows, const cvx_tensor *w, int64_t block, int phase, bool up2)
+{
+    const int64_t *d = w->dim;
+    int64_t flat = d[3] * d[4], taps = d[2] * flat, len = d[1] * taps;
+    int64_t n = cvx_min_i64(NR, d[0] - block * NR), packed = packed_kernel(w, up2);
+
+    cvx_to_f32(rows, (const char *)w->data + block * NR * len * (int64_t)cvx_dtype_size(w->dtype),
+               w->dtype, n * len);
+    memset(rows + n * len, 0, (size_t)((NR - n) * len) * sizeof *rows);
+    memset(out, 0, (size_t)(packed * d[1] * NR) * sizeof *out);
+    for (int64_t to = 0; to < packed; to++) {
+        for (int64_t from = 0; from < taps; from++) {
+            bool meets = up2 ? same_source(from / 3, to / 2, phase / 2) &&
+                                   same_source(from % 3, to % 2, phase % 2)
+                             : from == to;
+            for (int64_t i = 0; i < d[1] && meets; i++) {
+                float *p = out + (to * d[1] + i) * NR;
+                for (int64_t o = 0; o < NR; o++) {
+                    p[o] += rows[o * len + i * taps + from];
+                }
+            }
+        }
+    }
+}
+
+static size_t conv_scratch(const cvx_ctx *ctx, const cvx_conv3d_args *a);
+static void conv_with(cvx_ctx *ctx, const cvx_conv3d_args *a, float *scratch);
+
+#if defined(__AMX_BF16__)
+#include "kernels/cpu/conv_amx.inc.h"
+#else
+#include "kernels/cpu/conv_noamx.inc.h"
+#endif
+
 static size_t cpu_packed_conv_bytes(const cvx_ctx *ctx, const cvx_tensor *w, bool up2)
 {
-    const int64_t *d = w->dim;
-    int64_t taps = d[2] * packed_taps(d[3], up2) * packed_taps(d[4], up2);
+    size_t block = amx_takes(w) ? amx_block_bytes(ctx, w, up2) : f32_block_bytes(w, up2);
 
-    (void)ctx;
-    return (size_t)((up2 ? 4 : 1) * conv_blocks(d[0]) * taps * d[1] * NR) * sizeof(float);
-}
-
-/* Weight of packed tap (r, c) of phase (pr, pc), input channel i and output channel o: for up2 the sum of
- * the taps that meet one source pixel, else the tap itself. */
-static float folded_weight(const cvx_tensor *w, int64_t o, int64_t i, int64_t dt, int64_t r, int64_t c,
-                           int phase, bool up2)
-{
-    const int64_t *d = w->dim;
-    int64_t at = ((o * d[1] + i) * d[2] + dt) * d[3] * d[4];
-    float sum = 0;
-
-    if (!up2) {
-        return cvx_get_f32(w, at + r * d[4] + c);
-    }
-    int pr = phase / 2, pc = phase % 2; /* output pixel (2i + pr, 2j + pc) */
-    for (int64_t dr = 0; dr < 3; dr++) {
-        for (int64_t dc = 0; dc < 3; dc++) {
-            if ((dr + 1 + pr) / 2 - pr == r && (dc + 1 + pc) / 2 - pc == c) {
-                sum += cvx_get_f32(w, at + dr * 3 + dc);
-            }
-        }
-    }
-    return sum;
-}
-
-static void pack_conv_block(float *out, const cvx_tensor *w, int64_t block, int phase, bool up2)
-{
-    const int64_t *d = w->dim;
-    int64_t kh = packed_taps(d[3], up2), kw = packed_taps(d[4], up2);
-    int64_t n = cvx_min_i64(NR, d[0] - block * NR);
-
-    for (int64_t tap = 0; tap < d[2] * kh * kw; tap++) {
-        int64_t dt = tap / (kh * kw), r = tap / kw % kh, c = tap % kw;
-        for (int64_t i = 0; i < d[1]; i++, out += NR) {
-            for (int64_t o = 0; o < NR; o++) {
-                out[o] = o < n ? folded_weight(w, block * NR + o, i, dt, r, c, phase, up2) : 0;
-            }
-        }
-    }
+    return block * (size_t)((up2 ? 4 : 1) * conv_blocks(w->dim[0]));
 }
 
 static cvx_status cpu_pack_conv(cvx_ctx *ctx, const cvx_pack_args *a)
 {
-    bool up2 = a->dst->layout == CVX_PACKED_CONV_UP2;
-    int64_t blocks = conv_blocks(a->src->dim[0]), phases = up2 ? 4 : 1;
-    int64_t size = (int64_t)(cpu_packed_conv_bytes(ctx, a->src, up2) / sizeof(float)) /
-                   (blocks * phases);
+    const cvx_tensor *w = a->src;
+    bool up2 = a->dst->layout == CVX_PACKED_CONV_UP2, amx = amx_takes(w);
+    int64_t blocks = conv_blocks(w->dim[0]), all = blocks * (up2 ? 4 : 1);
+    int64_t size = (int64_t)cpu_packed_conv_bytes(ctx, w, up2) / all;
+    int64_t rows = NR * w->dim[1] * w->dim[2] * w->dim[3] * w->dim[4];
+    int64_t room = rows + (int64_t)(f32_block_bytes(w, up2) / sizeof(float));
+    void *scratch;
 
+    CVX_RETURN_IF(cvx_cpu_scratch(ctx, &scratch, (size_t)(ctx->threads * room) * sizeof(float)));
 #pragma omp parallel for num_threads(ctx->threads) schedule(static)
-    for (int64_t i = 0; i < blocks * phases; i++) {
-        pack_conv_block((float *)a->dst->data + i * size, a->src, i % blocks, (int)(i / blocks), up2);
+    for (int64_t i = 0; i < all; i++) {
+        float *r = (float *)scratch + omp_get_thread_num() * room;
+        char *to = (char *)a->dst->data + i * size;
+        float *block = amx ? r + rows : (float *)(void *)to;
+        unfold_block(block, r, w, i % blocks, (int)(i / blocks), up2);
+        if (amx) {
+            amx_fold_block(to, block, ctx, w, up2);
+        }
     }
     return CVX_OK;
 }
@@ -199,40 +225,39 @@ static void f32_conv_rows(float *c, const char *x, const char *w, const conv_job
     }
 }
 
+/* bias and residual onto the sums of n < NR channels, to y. */
+static void finish_few(float *y, const float *sum, const float *bias, const float *residual, int64_t n)
+{
+    for (int64_t o = 0; o < n; o++) {
+        float v = sum[o] + bias[o];
+        y[o] = residual != NULL ? v + residual[o] : v;
+    }
+}
+
 /* Sums of n <= NR channels from o0 on, through bias and residual to y. */
 static void conv_finish(const conv_job *j, const float *c, int64_t t, int64_t r0, int64_t rows,
                         int64_t o0, int64_t n)
 {
-    vf b0 = {0}, b1 = {0};
+    float bias[NR] = {0};
+    int64_t last = j->tile > 0 ? j->row_sums - j->tile : j->w;
 
     if (j->bias != NULL) {
-        float b[NR] = {0};
-        memcpy(b, j->bias + o0, (size_t)n * sizeof *b);
-        b0 = vload(b);
-        b1 = vload(b + VW);
+        memcpy(bias, j->bias + o0, (size_t)n * sizeof *bias);
     }
-    for (int64_t r = r0; r < r0 + rows; r++) {
-        for (int64_t i = 0; i < j->w; i++, c += NR) {
-            float *y = j->y + t * j->ys[0] + r * j->ys[1] + i * j->ys[2] + o0;
-            vf v0 = vload(c) + b0, v1 = vload(c + VW) + b1;
-            if (n == NR) {
-                if (j->residual != NULL) {
-                    const float *q = j->residual + t * j->rs[0] + r * j->rs[1] + i * j->rs[2] + o0;
-                    v0 = v0 + vload(q);
-                    v1 = v1 + vload(q + VW);
-                }
-                vstore(y, v0);
-                vstore(y + VW, v1);
+    vf b0 = vload(bias), b1 = vload(bias + VW);
+    for (int64_t r = r0; r < r0 + rows; r++, c += j->row_sums * NR) {
+        float *y = j->y + t * j->ys[0] + r * j->ys[1] + o0;
+        const float *q = j->residual != NULL ? j->residual + t * j->rs[0] + r * j->rs[1] + o0 : NULL;
+        for (int64_t i = 0; i < j->w; i++, y += j->ys[2]) {
+            const float *sum = c + (i < last ? i : i + j->row_sums - j->w) * NR;
+            const float *res = q != NULL ? q + i * j->rs[2] : NULL;
+            if (n < NR) {
+                finish_few(y, sum, bias, res, n);
                 continue;
             }
-            float e[NR];
-            vstore(e, v0);
-            vstore(e + VW, v1);
-            for (int64_t o = 0; o < n; o++) {
-                y[o] = j->residual == NULL
-                           ? e[o]
-                           : e[o] + j->residual[t * j->rs[0] + r * j->rs[1] + i * j->rs[2] + o0 + o];
-            }
+            vf v0 = vload(sum) + b0, v1 = vload(sum + VW) + b1;
+            vstore(y, res != NULL ? v0 + vload(res) : v0);
+            vstore(y + VW, res != NULL ? v1 + vload(res + VW) : v1);
         }
     }
 }
@@ -250,7 +275,11 @@ static void conv_task(const conv_job *j, float *c, int64_t task)
         for (int64_t k = 0; k < j->kt * j->kh; k++, w += j->row_bytes) {
             const char *x = j->x + (j->x0 + t + k / j->kh) % j->ring * j->xs[0] +
                             (r0 * j->stride + k % j->kh) * j->xs[1];
-            f32_conv_rows(c, x, w, j, rows, k > 0, n <= VW);
+            if (j->tile > 0) {
+                amx_conv_rows(c, x, w, j, rows, k > 0);
+            } else {
+                f32_conv_rows(c, x, w, j, rows, k > 0, n <= VW);
+            }
         }
         conv_finish(j, c, t, r0, rows, b * NR, n);
     }
@@ -274,20 +303,22 @@ static void run_conv(const conv_job *j, float *scratch, int threads)
 
 #pragma omp parallel num_threads(threads)
     {
-        float *c = scratch + omp_get_thread_num() * j->band * j->w * NR;
+        float *c = scratch + omp_get_thread_num() * j->band * j->row_sums * NR;
+        conv_begin((int)j->tile);
 #pragma omp for schedule(dynamic, 1)
         for (int64_t i = 0; i < tasks; i++) {
             conv_task(j, c, i);
         }
+        gemm_end();
     }
 }
 
 /* The job of phase p of an up2 convolution, or (p = 0) of any other. */
-static conv_job make_conv_job(const cvx_conv3d_args *a, int p)
+static conv_job make_conv_job(const cvx_ctx *ctx, const cvx_conv3d_args *a, int p)
 {
     const int64_t *y = a->y->dim, *w = a->w->dim, *xs = a->x->stride, *ys = a->y->stride;
     int64_t size = (int64_t)cvx_dtype_size(a->x->dtype), half = a->up2 ? 2 : 1;
-    int64_t pr = p / 2, pc = p % 2;
+    int64_t pr = p / 2, pc = p % 2, blocks = conv_blocks(w[0]);
     conv_job j = {.cin = w[1], .cout = w[0], .kt = w[2], .kh = packed_taps(w[3], a->up2),
                   .kw = packed_taps(w[4], a->up2), .t = y[0], .h = y[1] / half, .w = y[2] / half,
                   .xs = {xs[0] * size, xs[1] * size, xs[2] * size}, .ring = a->x->dim[0],
@@ -301,10 +332,27 @@ static conv_job make_conv_job(const cvx_conv3d_args *a, int p)
         j.rs[0] = rs[0], j.rs[1] = rs[1] * half, j.rs[2] = rs[2] * half;
     }
     j.bias = a->b != NULL ? a->b->data : NULL;
-    j.row_bytes = j.kw * j.cin * NR * (int64_t)sizeof(float);
-    j.w_packed = (const char *)a->w->data +
-                 p * conv_blocks(j.cout) * j.kt * j.kh * j.row_bytes;
+    j.row_bytes = (int64_t)cpu_packed_conv_bytes(ctx, a->w, a->up2) /
+                  (blocks * (a->up2 ? 4 : 1) * j.kt * j.kh);
+    j.w_packed = (const char *)a->w->data + p * blocks * j.kt * j.kh * j.row_bytes;
+    amx_job(&j, ctx, a);
+    deal_conv(&j, ctx->threads);
     return j;
+}
+
+static size_t conv_scratch(const cvx_ctx *ctx, const cvx_conv3d_args *a)
+{
+    conv_job j = make_conv_job(ctx, a, 0);
+
+    return (size_t)(ctx->threads * j.band * j.row_sums * NR) * sizeof(float);
+}
+
+static void conv_with(cvx_ctx *ctx, const cvx_conv3d_args *a, float *scratch)
+{
+    for (int p = 0; p < (a->up2 ? 4 : 1); p++) {
+        conv_job j = make_conv_job(ctx, a, p);
+        run_conv(&j, scratch, ctx->threads);
+    }
 }
 
 static cvx_status cpu_conv3d(cvx_ctx *ctx, const cvx_conv3d_args *a)
@@ -314,12 +362,10 @@ static cvx_status cpu_conv3d(cvx_ctx *ctx, const cvx_conv3d_args *a)
     if (a->w->layout == CVX_PLAIN) {
         return cvx_ref_conv3d(ctx, a);
     }
-    for (int p = 0; p < (a->up2 ? 4 : 1); p++) {
-        conv_job j = make_conv_job(a, p);
-        deal_conv(&j, ctx->threads);
-        CVX_RETURN_IF(cvx_cpu_scratch(ctx, &scratch, (size_t)(ctx->threads * j.band * j.w * NR) *
-                                                         sizeof(float)));
-        run_conv(&j, scratch, ctx->threads);
+    if (amx_takes(a->w) && a->x->dtype == CVX_F32) {
+        return amx_conv_f32(ctx, a);
     }
+    CVX_RETURN_IF(cvx_cpu_scratch(ctx, &scratch, conv_scratch(ctx, a)));
+    conv_with(ctx, a, scratch);
     return CVX_OK;
 }

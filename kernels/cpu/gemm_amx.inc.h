@@ -12,9 +12,9 @@
  * instruction adds them; block sums are added in ascending order. It does not depend on rows, columns or
  * threads. Tile registers: 0-3 sums (2 x 2), 4-5 rows of a, 6-7 columns of b. */
 
-#define KC 512
+#define KC 256
 #define GEMM_ROWS 32
-#define GEMM_MC 128
+#define GEMM_MC 256
 #define GEMM_NC 1024
 #define TILE 1024 /* bytes: 16 rows of 64 */
 
@@ -202,24 +202,29 @@ static size_t gemm_scratch_bytes(const cvx_ctx *ctx, int64_t rows)
     return (size_t)(cvx_round_up(rows, 32) * KC * 2 * row_parts(ctx));
 }
 
-/* The sums in registers 0-3 += a panel of 32 (or, `half`, 16) rows · b panel. Row parts pa times weight parts pb,
- * 0 the greatest: all pairs with pa + pb <= 2. */
+/* The sums in registers 0-3 += one step of 32 k of a panel of 32 (or, `half`, 16) rows, all of whose `pa` parts
+ * i with i + j <= 2 meet part j of b; part 0 is the greatest. */
+INLINE void amx_part(const char *a, const char *b, int pa, int j, bool half)
+{
+    _tile_loadd(6, b + j * 2 * TILE, 64);
+    _tile_loadd(7, b + j * 2 * TILE + TILE, 64);
+    for (int i = pa - 1 < 2 - j ? pa - 1 : 2 - j; i >= 0; i--) {
+        _tile_loadd(4, a + i * 2 * TILE, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        if (!half) {
+            _tile_loadd(5, a + i * 2 * TILE + TILE, 64);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+    }
+}
+
 INLINE void amx_kernel(const char *a, const char *b, int64_t steps, int pa, int pb, bool half)
 {
     for (int64_t s = 0; s < steps; s++, a += pa * 2 * TILE, b += pb * 2 * TILE) {
         for (int j = pb - 1; j >= 0; j--) {
-            _tile_loadd(6, b + j * 2 * TILE, 64);
-            _tile_loadd(7, b + j * 2 * TILE + TILE, 64);
-            for (int i = pa - 1 < 2 - j ? pa - 1 : 2 - j; i >= 0; i--) {
-                _tile_loadd(4, a + i * 2 * TILE, 64);
-                _tile_dpbf16ps(0, 4, 6);
-                _tile_dpbf16ps(1, 4, 7);
-                if (!half) {
-                    _tile_loadd(5, a + i * 2 * TILE + TILE, 64);
-                    _tile_dpbf16ps(2, 5, 6);
-                    _tile_dpbf16ps(3, 5, 7);
-                }
-            }
+            amx_part(a, b, pa, j, half);
         }
     }
 }
@@ -279,9 +284,14 @@ INLINE void amx_tile(float *c, int64_t ldc, const char *a, const char *b, int64_
 INLINE void amx_tiles(float *c, int64_t ldc, const char *a, int64_t rows, const char *panels,
                       int64_t panel_bytes, int64_t n_panels, int64_t steps, int pa, int pb, bool add)
 {
+    int64_t share = cvx_round_up(steps * pb * 2 * TILE / ((rows + 31) / 32), 64);
+
     for (int64_t j = 0; j < n_panels; j++) {
-        const char *b = panels + j * panel_bytes;
+        const char *b = panels + j * panel_bytes, *ahead = b + (j + 1 < n_panels ? panel_bytes : 0);
         for (int64_t i = 0; i < rows; i += 32) {
+            for (int64_t z = 0; z < share; z += 64) { /* each tile fetches its share of the next panel */
+                _mm_prefetch(ahead + i / 32 * share + z, _MM_HINT_T1);
+            }
             const char *p = a + i / 32 * steps * pa * 2 * TILE;
             float *to = c + i * ldc + j * 32;
             if (rows - i > 16) {

@@ -92,6 +92,29 @@ INLINE void scale_pixel(float *y, const float *x, const float *a, const float *b
     }
 }
 
+#if defined(__AMX_BF16__)
+/* The same into bf16 parts, c bf16 apart; c is a multiple of 32. */
+INLINE void scale_split_pixel(char *y, const float *x, const float *a, const float *b, int64_t c,
+                              bool silu, int parts)
+{
+    for (int64_t i = 0; i < c; i += 32) {
+        vf v0 = vfma(vload(x + i), vload(a + i), vload(b + i));
+        vf v1 = vfma(vload(x + i + VW), vload(a + i + VW), vload(b + i + VW));
+        if (silu) {
+            v0 = act_of(CVX_ACT_SILU, v0);
+            v1 = act_of(CVX_ACT_SILU, v1);
+        }
+        split32(y + i * 2, c * 2, parts, (__m512)v0, (__m512)v1);
+    }
+}
+#else
+INLINE void scale_split_pixel(char *y, const float *x, const float *a, const float *b, int64_t c,
+                              bool silu, int parts)
+{
+    (void)y, (void)x, (void)a, (void)b, (void)c, (void)silu, (void)parts;
+}
+#endif
+
 /* Scale and shift that the spatial norm makes of a and b for one latent pixel. */
 INLINE void condition(float *a2, float *b2, const float *a, const float *b, const float *zy,
                       const float *zb, int64_t c)
@@ -121,8 +144,10 @@ static void norm_scales(float *a, float *b, const cvx_group_norm_apply_args *p)
 static void norm_row_pixels(const cvx_group_norm_apply_args *p, int64_t t, int64_t r, float *ab)
 {
     const int64_t *d = p->x->dim, *xs = p->x->stride, *ys = p->y->stride;
+    int64_t size = (int64_t)cvx_dtype_size(p->y->dtype);
     const float *x = (const float *)p->x->data + t * xs[0] + r * xs[1], *zy = NULL, *zb = NULL;
-    float *y = (float *)p->y->data + t * ys[0] + r * ys[1], *a = ab, *b = ab + d[3];
+    char *y = (char *)p->y->data + (t * ys[0] + r * ys[1]) * size;
+    float *a = ab, *b = ab + d[3];
     int64_t wz = 0, last = -1;
 
     if (p->zy != NULL) {
@@ -139,10 +164,13 @@ static void norm_row_pixels(const cvx_group_norm_apply_args *p, int64_t t, int64
             condition(a, b, ab, ab + d[3], zy + last * p->zy->stride[2], zb + last * p->zb->stride[2],
                       d[3]);
         }
-        if (p->silu) {
-            scale_pixel(y + i * ys[2], x + i * xs[2], a, b, d[3], true);
+        char *to = y + i * ys[2] * size;
+        if (p->y->dtype == CVX_BF16X3) {
+            scale_split_pixel(to, x + i * xs[2], a, b, d[3], p->silu, 3);
+        } else if (p->y->dtype == CVX_BF16) {
+            scale_split_pixel(to, x + i * xs[2], a, b, d[3], p->silu, 1);
         } else {
-            scale_pixel(y + i * ys[2], x + i * xs[2], a, b, d[3], false);
+            scale_pixel((float *)(void *)to, x + i * xs[2], a, b, d[3], p->silu);
         }
     }
 }

@@ -14,9 +14,11 @@
 #if defined(__AMX_BF16__)
 #include "kernels/cpu/gemm_amx.inc.h"
 #define CVX_ATTENTION_PRODUCTS "kernels/cpu/attention_amx.inc.h"
+#define BQ 384
 #else
 #include "kernels/cpu/gemm.inc.h"
 #define CVX_ATTENTION_PRODUCTS "kernels/cpu/attention_f32.inc.h"
+#define BQ 96
 #endif
 
 #include "kernels/cpu/conv.inc.h"
@@ -41,6 +43,7 @@ const cvx_ops CVX_LEVEL(cvx_cpu_table_) = {
     .unpatchify = cvx_ref_unpatchify,
     .sched_step = cvx_ref_sched_step,
     .conv3d = cpu_conv3d,
+    .conv_input = cpu_conv_input,
     .group_norm_stats = cpu_group_norm_stats,
     .group_norm_finish = cvx_ref_group_norm_finish,
     .group_norm_apply = cpu_group_norm_apply,

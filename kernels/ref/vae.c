@@ -205,10 +205,32 @@ cvx_status cvx_ref_avg_pool_time(cvx_ctx *ctx, const cvx_avg_pool_time_args *a)
     return CVX_OK;
 }
 
+/* One of the two is BF16X3: row by row. */
+static void copy_split(const cvx_strided_copy_args *a)
+{
+    const int64_t *n = a->y->dim, *xs = a->x->stride, *ys = a->y->stride;
+    int64_t xsize = (int64_t)cvx_dtype_size(a->x->dtype), ysize = (int64_t)cvx_dtype_size(a->y->dtype);
+
+    for (int64_t i = 0; i < n[0] * n[1] * n[2]; i++) {
+        int64_t t = i / n[2] / n[1], r = i / n[2] % n[1], c = i % n[2];
+        const char *x = (const char *)a->x->data + (t * xs[0] + r * xs[1] + c * xs[2]) * xsize;
+        char *y = (char *)a->y->data + (t * ys[0] + r * ys[1] + c * ys[2]) * ysize;
+        if (a->x->dtype == CVX_F32) {
+            cvx_from_f32(y, a->y->dtype, (const float *)(const void *)x, n[3]);
+        } else {
+            cvx_to_f32((float *)(void *)y, x, a->x->dtype, n[3]);
+        }
+    }
+}
+
 cvx_status cvx_ref_strided_copy(cvx_ctx *ctx, const cvx_strided_copy_args *a)
 {
     const int64_t *n = a->y->dim, *xs = a->x->stride, *ys = a->y->stride;
 
+    if (a->x->dtype != a->y->dtype) {
+        copy_split(a);
+        return CVX_OK;
+    }
 #pragma omp parallel for num_threads(ctx->threads) schedule(static) collapse(2)
     for (int64_t i = 0; i < n[0]; i++) {
         for (int64_t j = 0; j < n[1]; j++) {

@@ -40,11 +40,18 @@ static cvx_tensor inside(const cvx_tensor *whole, int lo, int hi)
 static cvx_status zero_edge(run *r, const cvx_tensor *whole, int dim, int64_t start, int64_t len)
 {
     static const float zero = 0;
-    cvx_tensor to = cvx_slice(whole, dim, start, len), from = to;
+    cvx_tensor to = cvx_slice(whole, dim, start, len), from;
+    int64_t size = (int64_t)cvx_dtype_size(to.dtype);
 
     if (len == 0) {
         return CVX_OK;
     }
+    to.dtype = CVX_F32; /* zero is zero in every dtype; rows are whole floats long */
+    to.dim[3] = to.dim[3] * size / 4;
+    for (int i = 0; i < 3; i++) {
+        to.stride[i] = to.stride[i] * size / 4;
+    }
+    from = to;
     from.data = (void *)(uintptr_t)&zero;
     memset(from.stride, 0, sizeof from.stride);
     return cvx_op_strided_copy(r->ctx, &(cvx_strided_copy_args){.y = &to, .x = &from});
@@ -80,6 +87,10 @@ static void drop_act(run *r, const act *a)
 
 static cvx_status copy_frames(run *r, const cvx_tensor *y, const cvx_tensor *x)
 {
+    if (x->dtype == y->dtype && x->dtype != CVX_F32) {
+        cvx_copy(r->ctx, y, x);
+        return CVX_OK;
+    }
     return cvx_op_strided_copy(r->ctx, &(cvx_strided_copy_args){.y = y, .x = x});
 }
 
@@ -152,50 +163,57 @@ typedef struct ring {
     int64_t slots;
 } ring;
 
-/* `count` whole slots from ring index i on, as [count·frame] dense. */
+/* Frame i of a ring, borders and all. */
 static cvx_tensor slot(const cvx_tensor *whole, int64_t i)
 {
-    cvx_tensor t = cvx_slice(whole, 0, i % whole->dim[0], 1);
-    return CVX_RESHAPE(&t, cvx_numel(&t));
+    return cvx_slice(whole, 0, i % whole->dim[0], 1);
 }
 
-static cvx_status open_ring(run *r, ring *out, int end, const cvx_tensor *x)
+static cvx_status open_ring(run *r, ring *out, int end, const cvx_tensor *x, cvx_dtype dtype)
 {
     const int64_t *d = x->dim;
-    int64_t frame = (d[1] + 2) * (d[2] + 2) * d[3] * (int64_t)sizeof(float);
+    int64_t frame = (d[1] + 2) * (d[2] + 2) * d[3] * (int64_t)cvx_dtype_size(dtype);
     int64_t slots = RING_BYTES / frame;
 
     slots = slots < 3 ? 3 : slots > d[0] + 2 ? d[0] + 2 : slots;
     *out = (ring){.slots = slots};
-    CVX_RETURN_IF(POOL_ALLOC(&r->pool, &out->whole, end, CVX_F32, slots, d[1] + 2, d[2] + 2, d[3]));
+    CVX_RETURN_IF(POOL_ALLOC(&r->pool, &out->whole, end, dtype, slots, d[1] + 2, d[2] + 2, d[3]));
     out->in = inside(&out->whole, 1, 1);
     return zero_borders(r, &out->whole, 1, 1);
 }
 
 /* The two frames before the chunk's first. */
-static void load_cache(run *r, const ring *g, int id)
+static cvx_status load_cache(run *r, const ring *g, int id)
 {
     for (int64_t i = 0; i < 2; i++) {
         cvx_tensor to = slot(&g->whole, i);
-        cvx_tensor from = r->first ? slot(&g->whole, 2) : slot(&r->cache[id], i);
-        cvx_copy(r->ctx, &to, &from);
+        if (r->first) {
+            cvx_tensor from = slot(&g->whole, 2);
+            cvx_copy(r->ctx, &to, &from);
+        } else {
+            cvx_tensor from = slot(&r->cache[id], i);
+            CVX_RETURN_IF(copy_frames(r, &to, &from));
+        }
     }
+    return CVX_OK;
 }
 
 /* The last two frames, of ring index t and t + 1, for the next chunk. */
 static cvx_status save_cache(run *r, const ring *g, int id, int64_t t)
 {
     const int64_t *d = g->whole.dim;
+    /* a split float takes six bytes: carried over as the float it stands for */
+    cvx_dtype dtype = g->whole.dtype == CVX_BF16X3 ? CVX_F32 : g->whole.dtype;
 
     if (r->last) {
         return CVX_OK;
     }
     if (r->first) {
-        CVX_RETURN_IF(CVX_ALLOC(r->job->step, &r->cache[id], CVX_F32, 2, d[1], d[2], d[3]));
+        CVX_RETURN_IF(CVX_ALLOC(r->job->step, &r->cache[id], dtype, 2, d[1], d[2], d[3]));
     }
     for (int64_t i = 0; i < 2; i++) {
         cvx_tensor to = slot(&r->cache[id], i), from = slot(&g->whole, t + i);
-        cvx_copy(r->ctx, &to, &from);
+        CVX_RETURN_IF(copy_frames(r, &to, &from));
     }
     return CVX_OK;
 }
@@ -213,10 +231,10 @@ static cvx_status causal(run *r, const cvx_tensor *y, const cvx_tensor *x, const
     if (n != NULL) {
         CVX_RETURN_IF(prepare_norm(r, &rn, end, n, x));
     }
-    CVX_RETURN_IF(open_ring(r, &g, end, x));
+    CVX_RETURN_IF(open_ring(r, &g, end, x, n != NULL ? cvx_conv_input(r->ctx, &c->w) : CVX_F32));
     step = g.slots - 2;
     if (!r->first) {
-        load_cache(r, &g, c->cache);
+        CVX_RETURN_IF(load_cache(r, &g, c->cache));
     }
     for (int64_t t0 = 0; t0 < t; t0 += step) {
         int64_t len = t - t0 < step ? t - t0 : step;
@@ -225,7 +243,7 @@ static cvx_status causal(run *r, const cvx_tensor *y, const cvx_tensor *x, const
             CVX_RETURN_IF(n != NULL ? apply_norm(r, &rn, &to, &from, i) : copy_frames(r, &to, &from));
         }
         if (r->first && t0 == 0) {
-            load_cache(r, &g, c->cache);
+            CVX_RETURN_IF(load_cache(r, &g, c->cache));
         }
         cvx_tensor to = cvx_slice(y, 0, t0, len), res;
         if (residual != NULL) {

@@ -14,7 +14,7 @@
 #include "model/clip/clip.h"
 #include "model/clip/preprocess.h"
 #include "model/clip/score.h"
-#include "model/clip/score_plot.h"
+#include "model/clip/score.h"
 
 #define SHAPES_CLIP CVX_SOURCE_DIR "/models/shapes-clip"
 #define TINY_CLIP DATA "variants/tiny-clip"
@@ -267,15 +267,13 @@ static void score_frames(void **state)
     cvx_clip_scores_free(&s);
 }
 
-/* A folder of pictures read as a video gives what its frames in memory give; the plot is a picture. */
+/* A folder of pictures read as a video gives what its frames in memory give. */
 static void score_video(void **state)
 {
     fixture *f = *state;
     static const char prompt[] = "a red circle";
-    char png[] = "/tmp/cvx-plot-XXXXXX.png";
     cvx_clip_scores a = {0}, b = {0};
     cvx_frames frames = {0};
-    cvx_image plot = {0};
 
     OK(cvx_frames_read(&frames, DATA "extra/v2v-input", 0));
     assert_true(frames.n > CVX_CLIP_BATCH); /* more than one batch */
@@ -284,24 +282,6 @@ static void score_video(void **state)
     OK(cvx_clip_score_video(&b, f->ctx, SHAPES_CLIP, prompt, DATA "extra/v2v-input", NULL));
     assert_int_equal(b.n, frames.n);
     assert_memory_equal(a.score, b.score, (size_t)a.n * sizeof *a.score);
-    int fd = mkstemps(png, 4);
-    assert_true(fd >= 0);
-    close(fd);
-    OK(cvx_clip_scores_plot(&a, png));
-    OK(cvx_image_read(&plot, png));
-    assert_int_equal(plot.w, 900);
-    assert_int_equal(plot.h, 360);
-    assert_int_equal(plot.rgb[0], 255); /* white corner */
-    unlink(png);
-    cvx_image_free(&plot);
-    cvx_clip_scores_free(&b);
-    /* one frame, and frames that all score 0, can be drawn too */
-    OK(cvx_clip_scores_make(&b, (double[]){0, 0}, 2, &(cvx_drift_rule)CVX_DRIFT_RULE_INIT));
-    OK(cvx_clip_scores_plot(&b, png));
-    cvx_clip_scores_free(&b);
-    OK(cvx_clip_scores_make(&b, (double[]){28.5}, 1, &(cvx_drift_rule)CVX_DRIFT_RULE_INIT));
-    OK(cvx_clip_scores_plot(&b, png));
-    unlink(png);
     cvx_clip_scores_free(&a);
     cvx_clip_scores_free(&b);
     cvx_frames_free(&frames);

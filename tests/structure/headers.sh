@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Every header must compile alone, and twice in a row, as C17 with all warnings as errors.
+# Every header must compile alone, and twice in a row, as C17 with all warnings as errors (templates of one
+# instruction set, NAME.inc.h, are no headers).
 # usage: headers.sh SOURCE_DIR COMPILER FLAGS...
 set -euo pipefail
 root=$1
@@ -10,7 +11,7 @@ tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 
 mapfile -t headers < <(find base kernels proto media parallel model rankworker coordinator cli \
-    -name '*.h' 2>/dev/null | sort)
+    -name '*.h' ! -name '*.inc.h' 2>/dev/null | sort)
 [ ${#headers[@]} -gt 0 ] || {
     echo "no header found below $root"
     exit 1

@@ -1,0 +1,255 @@
+/* Convolution on AMX tiles: the other way to add up a band of rows. Part of the amx level, after
+ * gemm_amx.inc.h, whose splitting of floats into bf16 parts it shares.
+ *
+ * x is BF16X3 (or BF16): each pixel holds its channels' parts one after the other, so 16 pixels x 32 channels
+ * of a part are a tile wherever they begin. Two such tiles meet 2 x 16 output channels. The sums of an
+ * output element run through one accumulator: kernel rows, then steps of 32 channels, then taps along
+ * the row, then parts. Channels must be a multiple of 32; other convolutions are done in f32. */
+
+static bool amx_takes(const cvx_tensor *w)
+{
+    return w->dim[1] % 32 == 0;
+}
+
+/* Sums of up2 taps have all the bits of an f32. */
+static int amx_weight_parts(const cvx_ctx *ctx, const cvx_tensor *w, bool up2)
+{
+    return parts_of(ctx, up2 ? CVX_F32 : w->dtype);
+}
+
+static size_t amx_block_bytes(const cvx_ctx *ctx, const cvx_tensor *w, bool up2)
+{
+    return (size_t)(packed_kernel(w, up2) * w->dim[1] / 32 * amx_weight_parts(ctx, w, up2) * 2 * TILE);
+}
+
+/* Two rows of 16 floats as pairs of bf16, one vector a part, 2·TILE bytes apart. */
+INLINE void split_pair(char *to, __m512 v0, __m512 v1, int parts)
+{
+    for (int p = 0; p < parts; p++, to += 2 * TILE) {
+        __m256i h0 = (__m256i)_mm512_cvtneps_pbh(v0), h1 = (__m256i)_mm512_cvtneps_pbh(v1);
+        __m512i hi = _mm512_slli_epi32(_mm512_cvtepu16_epi32(h1), 16);
+        _mm512_storeu_si512(to, _mm512_or_si512(_mm512_cvtepu16_epi32(h0), hi));
+        v0 = _mm512_sub_ps(v0, bf16_floats(h0));
+        v1 = _mm512_sub_ps(v1, (__m512)hi);
+    }
+}
+
+/* block [tap][cin][32] f32 -> [kernel row][step of 32 channels][tap of the row][part][2 tiles]. */
+static void amx_fold_block(char *out, const float *block, const cvx_ctx *ctx, const cvx_tensor *w, bool up2)
+{
+    int64_t cin = w->dim[1], kw = packed_taps(w->dim[4], up2), rows = packed_kernel(w, up2) / kw;
+    int parts = amx_weight_parts(ctx, w, up2);
+
+    for (int64_t i = 0; i < rows * (cin / 32) * kw; i++, out += parts * 2 * TILE) {
+        int64_t tap = i / kw / (cin / 32) * kw + i % kw, step = i / kw % (cin / 32);
+        for (int64_t p = 0; p < 16; p++) {
+            const float *v = block + (tap * cin + step * 32 + 2 * p) * 32;
+            for (int half = 0; half < 2; half++, v += 16) {
+                split_pair(out + half * TILE + p * 64, _mm512_loadu_ps(v), _mm512_loadu_ps(v + 32),
+                           parts);
+            }
+        }
+    }
+}
+
+static cvx_dtype cpu_conv_input(const cvx_ctx *ctx, const cvx_tensor *w)
+{
+    return !amx_takes(w) ? CVX_F32 : ctx->compute == CVX_BF16 ? CVX_BF16 : CVX_BF16X3;
+}
+
+/* Tile registers 0-5 with m rows (pixels), 6-7 whole (weights). */
+static void conv_begin(int m)
+{
+    if (m == 0) {
+        return;
+    }
+    struct {
+        uint8_t palette, start_row, reserved[14];
+        uint16_t row_bytes[16];
+        uint8_t rows[16];
+    } __attribute__((packed, aligned(64))) cfg = {.palette = 1};
+
+    for (int i = 0; i < 8; i++) {
+        cfg.row_bytes[i] = 64;
+        cfg.rows[i] = (uint8_t)(i < 6 ? m : 16);
+    }
+    _tile_loadconfig(&cfg);
+}
+
+/* Registers 0-3 += one kernel row for two tiles of pixels (`one`: only the first). */
+INLINE void amx_kernel_row(const char *xa, const char *xb, const char *w, const conv_job *j, int pa, int pb,
+                           bool one)
+{
+    int64_t part = j->cin * 2, next = j->xs[2] * j->stride;
+
+    for (int64_t step = 0; step < j->cin / 32; step++, xa += 64, xb += 64) {
+        const char *a0 = xa, *a1 = xb;
+        for (int64_t tap = 0; tap < j->kw; tap++, a0 += j->xs[2], a1 += j->xs[2], w += pb * 2 * TILE) {
+            for (int q = pb - 1; q >= 0; q--) {
+                _tile_loadd(6, w + q * 2 * TILE, 64);
+                _tile_loadd(7, w + q * 2 * TILE + TILE, 64);
+                for (int p = pa - 1 < 2 - q ? pa - 1 : 2 - q; p >= 0; p--) {
+                    _tile_loadd(4, a0 + p * part, next);
+                    _tile_dpbf16ps(0, 4, 6);
+                    _tile_dpbf16ps(1, 4, 7);
+                    if (!one) {
+                        _tile_loadd(5, a1 + p * part, next);
+                        _tile_dpbf16ps(2, 5, 6);
+                        _tile_dpbf16ps(3, 5, 7);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/* One kernel row for two tiles (or one): sums c [2][tile][32] = or +=. */
+INLINE void amx_pair(float *c, const char *xa, const char *xb, const char *w, const conv_job *j, int pa,
+                     int pb, bool one, bool add)
+{
+    float *c1 = c + j->tile * 32;
+
+    if (add) {
+        _tile_loadd(0, c, 128);
+        _tile_loadd(1, c + 16, 128);
+        if (!one) {
+            _tile_loadd(2, c1, 128);
+            _tile_loadd(3, c1 + 16, 128);
+        }
+    } else {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    }
+    amx_kernel_row(xa, xb, w, j, pa, pb, one);
+    _tile_stored(0, c, 128);
+    _tile_stored(1, c + 16, 128);
+    if (!one) {
+        _tile_stored(2, c1, 128);
+        _tile_stored(3, c1 + 16, 128);
+    }
+}
+
+/* Where tile i of a band begins in x. */
+INLINE const char *tile_pixels(const char *x, const conv_job *j, int64_t i)
+{
+    int64_t n = j->row_sums / j->tile, col = i % n * j->tile;
+
+    col = cvx_min_i64(col, j->w - j->tile);
+    return x + (i / n * j->xs[1] + col * j->xs[2]) * j->stride;
+}
+
+INLINE void amx_band(float *c, const char *x, const char *w, const conv_job *j, int64_t rows, bool add,
+                     int pa, int pb)
+{
+    int64_t n = rows * (j->row_sums / j->tile);
+
+    for (int64_t i = 0; i < n; i += 2, c += 2 * j->tile * 32) {
+        const char *xa = tile_pixels(x, j, i);
+        if (i + 1 < n) {
+            amx_pair(c, xa, tile_pixels(x, j, i + 1), w, j, pa, pb, false, add);
+        } else {
+            amx_pair(c, xa, xa, w, j, pa, pb, true, add);
+        }
+    }
+}
+
+/* One kernel row for a band. The inner loops are made for each count of parts. */
+static void amx_conv_rows(float *c, const char *x, const char *w, const conv_job *j, int64_t rows,
+                          bool add)
+{
+    switch (j->x_parts == 1 ? 0 : j->w_parts) {
+    case 0: amx_band(c, x, w, j, rows, add, 1, 1); break;
+    case 1: amx_band(c, x, w, j, rows, add, 3, 1); break;
+    case 2: amx_band(c, x, w, j, rows, add, 3, 2); break;
+    default: amx_band(c, x, w, j, rows, add, 3, 3); break;
+    }
+}
+
+/* What of a job depends on the tiles. */
+static void amx_job(conv_job *j, const cvx_ctx *ctx, const cvx_conv3d_args *a)
+{
+    j->row_sums = j->w;
+    if (amx_takes(a->w)) {
+        j->tile = cvx_min_i64(16, j->w);
+        j->row_sums = cvx_round_up(j->w, j->tile);
+        j->x_parts = row_parts(ctx);
+        j->w_parts = amx_weight_parts(ctx, a->w, a->up2);
+    }
+}
+
+/* A pixel's channels, split. */
+INLINE void split_pixel(char *to, const float *x, int64_t c, int parts)
+{
+    for (int64_t i = 0; i < c; i += 32) {
+        split32(to + i * 2, c * 2, parts, _mm512_loadu_ps(x + i), _mm512_loadu_ps(x + i + 16));
+    }
+}
+
+/* Rows of x, split: to [frames, rows, w, c]. */
+static void split_band(const cvx_tensor *to, const cvx_tensor *x, int64_t x0, int64_t row0, int parts,
+                       int threads)
+{
+    const int64_t *d = to->dim, *s = x->stride;
+    int64_t pixel = d[3] * 2 * parts;
+
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t i = 0; i < d[0] * d[1]; i++) {
+        const float *from = (const float *)x->data + (x0 + i / d[1]) % x->dim[0] * s[0] +
+                            (row0 + i % d[1]) * s[1];
+        char *p = (char *)to->data + i * d[2] * pixel;
+        for (int64_t k = 0; k < d[2]; k++) {
+            split_pixel(p + k * pixel, from + k * s[2], d[3], parts);
+        }
+    }
+}
+
+/* Bytes of split rows that exist at a time when x comes as f32. */
+#define SPLIT_BYTES ((int64_t)12 << 20)
+
+/* Rows of output whose input fits. */
+static int64_t split_rows_at_once(const cvx_conv3d_args *a, int parts)
+{
+    int64_t row = a->w->dim[2] * a->x->dim[2] * a->w->dim[1] * 2 * parts;
+    int64_t fit = (SPLIT_BYTES / row - a->w->dim[3]) / a->stride, even;
+
+    fit = fit < 2 ? 2 : fit * (a->up2 ? 2 : 1);
+    even = fit / 2 * 2; /* up2 makes rows in pairs */
+    return cvx_min_i64(even, a->y->dim[1]);
+}
+
+/* A convolution of f32 input: split and convolved in bands of rows. */
+static cvx_status amx_conv_f32(cvx_ctx *ctx, const cvx_conv3d_args *a)
+{
+    int parts = row_parts(ctx);
+    int64_t rows = split_rows_at_once(a, parts), kt = a->w->dim[2], kh = a->w->dim[3];
+    int64_t in = a->up2 ? rows / 2 + 2 : (rows - 1) * a->stride + kh;
+    cvx_tensor split = CVX_VIEW(NULL, parts == 1 ? CVX_BF16 : CVX_BF16X3, kt, in, a->x->dim[2],
+                                a->x->dim[3]);
+    size_t bytes = (size_t)cvx_numel(&split) * cvx_dtype_size(split.dtype);
+
+    for (int64_t t = 0; t < a->y->dim[0]; t++) {
+        for (int64_t r = 0; r < a->y->dim[1]; r += rows) {
+            cvx_tensor y = cvx_slice(a->y, 0, t, 1), res;
+            int64_t n = cvx_min_i64(rows, a->y->dim[1] - r);
+            cvx_conv3d_args b = *a;
+            void *scratch;
+            y = cvx_slice(&y, 1, r, n);
+            b.y = &y;
+            if (a->residual != NULL) {
+                res = cvx_slice(a->residual, 0, t, 1);
+                res = cvx_slice(&res, 1, r, n);
+                b.residual = &res;
+            }
+            CVX_RETURN_IF(cvx_cpu_scratch(ctx, &scratch, bytes + conv_scratch(ctx, &b)));
+            split.dim[1] = a->up2 ? n / 2 + 2 : (n - 1) * a->stride + kh;
+            split.data = (char *)scratch;
+            b.x = &split;
+            b.x0 = 0;
+            split_band(&split, a->x, a->x0 + t, a->up2 ? r / 2 : r * a->stride, parts, ctx->threads);
+            conv_with(ctx, &b, (float *)(void *)((char *)scratch + bytes));
+        }
+    }
+    return CVX_OK;
+}
