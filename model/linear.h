@@ -4,6 +4,7 @@
 
 #include "kernels/ops.h"
 #include "model/weights.h"
+#include "parallel/mesh.h"
 
 typedef struct cvx_linear {
     cvx_tensor w, b; /* w [n, k]; b [n], data NULL when there is none */
@@ -15,6 +16,7 @@ typedef struct cvx_load {
     cvx_arena *arena; /* weights lifetime: packed weights, widened biases and norms */
     cvx_weights *weights;
     bool pack; /* keep linear weights packed (faster, more memory) rather than in the map */
+    const cvx_mesh *mesh; /* the ranks that share the model's work; borrowed */
 } cvx_load;
 
 /* "NAME.weight" [n, k] and, if `bias`, "NAME.bias" [n]. */

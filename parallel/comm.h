@@ -29,6 +29,9 @@ typedef struct cvx_comm_stat {
 
 typedef struct cvx_comm cvx_comm;
 
+/* The most ranks of one job: lists of byte counts stand on the stack. */
+#define CVX_MAX_RANKS 1024
+
 typedef struct cvx_comm_ops {
     const char *name; /* "self", "mpi", "nccl" */
     cvx_status (*allgatherv)(cvx_comm *c, const void *send, int64_t send_bytes, void *recv,

@@ -69,6 +69,21 @@ done:
     return st;
 }
 
+cvx_status cvx_mesh_self(cvx_mesh **out)
+{
+    cvx_comm *world = NULL;
+    cvx_degrees one = CVX_DEGREES_ONE;
+
+    CVX_RETURN_IF(cvx_comm_self(&world));
+    cvx_status st = cvx_mesh_open(out, world, &one);
+    if (st != CVX_OK) {
+        cvx_comm_close(world);
+        return st;
+    }
+    (*out)->own_world = true;
+    return CVX_OK;
+}
+
 void cvx_mesh_close(cvx_mesh *m)
 {
     if (m == NULL) {
@@ -80,6 +95,9 @@ void cvx_mesh_close(cvx_mesh *m)
     cvx_comm_close(m->sequence);
     cvx_comm_close(m->branches);
     cvx_comm_close(m->replica);
+    if (m->own_world) {
+        cvx_comm_close(m->world);
+    }
     free(m);
 }
 

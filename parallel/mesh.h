@@ -31,7 +31,8 @@ typedef struct cvx_degrees {
 typedef struct cvx_mesh {
     cvx_degrees degrees;
     int at[CVX_MESH_DIMS];        /* this rank's place along each dimension */
-    cvx_comm *world;              /* every rank; borrowed */
+    cvx_comm *world;              /* every rank; borrowed, unless own_world */
+    bool own_world;
     cvx_comm *dim[CVX_MESH_DIMS]; /* the ranks that differ along one dimension only */
     cvx_comm *sequence;           /* ring x ulysses */
     cvx_comm *branches;           /* cfg x ring x ulysses: who exchanges velocities after a step */
@@ -46,7 +47,9 @@ int cvx_mesh_size(const cvx_degrees *d);
 /* Builds the communicators by splitting `world`, whose size must be the product of the degrees
  * (CVX_EINVAL names both otherwise). Collective over world. */
 cvx_status cvx_mesh_open(cvx_mesh **out, cvx_comm *world, const cvx_degrees *degrees) CVX_CHECK;
-/* Accepts NULL; world stays open. */
+/* The mesh of one rank, with a world of its own that cvx_mesh_close closes too. */
+cvx_status cvx_mesh_self(cvx_mesh **out) CVX_CHECK;
+/* Accepts NULL; world stays open (but for cvx_mesh_self's). */
 void cvx_mesh_close(cvx_mesh *m);
 
 /* Total over the mesh's communicators of one kind of call (world included). */

@@ -6,6 +6,7 @@
 
 #include "kernels/transfer.h"
 #include "model/dit/positions.h"
+#include "parallel/ulysses.h"
 
 /* Rows of the feed-forward that are in memory at once: its hidden layer is four times as wide as the
  * stream. Rows do not depend on each other, so the split changes no bit. */
@@ -26,6 +27,7 @@ typedef struct block {
 
 struct cvx_dit {
     cvx_ctx *ctx;
+    const cvx_mesh *mesh;
     cvx_dit_config cfg;
     int64_t c; /* inner width: heads · head_dim */
     cvx_linear time1, time2, ofs1, ofs2, text_proj, patch, proj_out, out_shift, out_scale;
@@ -164,6 +166,7 @@ cvx_status cvx_dit_open(cvx_dit **out, const cvx_load *l, const cvx_dit_config *
         goto done;
     }
     d->ctx = l->ctx;
+    d->mesh = l->mesh;
     d->cfg = *cfg;
     d->c = cfg->num_attention_heads * cfg->attention_head_dim;
     CVX_TRY(st, load_outer(l, d), done);
@@ -291,12 +294,14 @@ cvx_status cvx_dit_prepare(cvx_dit *d, cvx_dit_job *job, cvx_arena *arena, cvx_a
     return CVX_OK;
 }
 
-/* One pass's state. Rows: [text; video] of each batch item, s = text + video of them. */
+/* One pass's state. This rank has b batch items from `item0` on, and of each item s rows of the joint sequence
+ * [text; video] from row0 on: `text` text rows (the first of them row0 if there are any), then `video` video
+ * rows, the first of them video row v0. */
 typedef struct pass {
     cvx_dit *d;
     const cvx_dit_job *job;
     cvx_arena *step;
-    int64_t b, s, text;
+    int64_t b, s, text, video, row0, v0, item0;
     cvx_tensor x, h; /* [b·s, c]: the stream, and its normed form */
     cvx_tensor emb;  /* [1, time_dim]: silu of the time embedding */
     cvx_dit_tap tap;
@@ -356,31 +361,49 @@ done:
     return st;
 }
 
+/* The text rows of x <- this rank's rows of the projected text. */
+static cvx_status copy_text(pass *p)
+{
+    for (int64_t i = 0; i < p->b && p->text > 0; i++) {
+        cvx_tensor to = cvx_slice(&p->x, 0, i * p->s, p->text);
+        cvx_tensor item = cvx_slice(&p->job->text, 0, p->item0 + i, 1);
+        cvx_tensor from = CVX_RESHAPE(&item, item.dim[1], item.dim[2]);
+        from = cvx_slice(&from, 0, p->row0, p->text);
+        cvx_copy(p->d->ctx, &to, &from);
+    }
+    return CVX_OK;
+}
+
 /* x [b·s, c] <- text rows (already projected), then patches of the latents, with positions. */
 static cvx_status patch_embed(pass *p, const cvx_tensor *latents)
 {
     cvx_dit *d = p->d;
     const cvx_dit_config *cfg = &d->cfg;
-    int64_t v = p->job->video_rows, k = d->patch.w.dim[1];
+    int64_t v = p->video, k = d->patch.w.dim[1];
     size_t mark = cvx_arena_mark(p->step);
-    cvx_tensor rows;
+    cvx_tensor rows, pos = {0};
     cvx_tensor in = CVX_RESHAPE(latents, 1, latents->dim[0], latents->dim[1], latents->dim[2],
                                 latents->dim[3]);
 
+    CVX_RETURN_IF(copy_text(p));
+    if (v == 0) {
+        return CVX_OK;
+    }
     CVX_RETURN_IF(CVX_ALLOC(p->step, &rows, CVX_F32, 1, v, k));
     CVX_RETURN_IF(cvx_op_patchify(d->ctx, &(cvx_patchify_args){.y = &rows, .x = &in,
                                                                .p = cfg->patch_size,
-                                                               .pt = cfg->patch_size_t}));
+                                                               .pt = cfg->patch_size_t,
+                                                               .row0 = p->v0}));
     rows = CVX_RESHAPE(&rows, v, k);
+    if (p->job->pos.data != NULL) {
+        pos = cvx_slice(&p->job->pos, 0, p->v0, v);
+    }
     for (int64_t i = 0; i < p->b; i++) {
-        cvx_tensor text = cvx_slice(&p->x, 0, i * p->s, p->text);
         cvx_tensor video = cvx_slice(&p->x, 0, i * p->s + p->text, v);
-        cvx_tensor from = cvx_slice(&p->job->text, 0, i, 1);
-        cvx_copy(d->ctx, &text, &from);
         CVX_RETURN_IF(cvx_op_linear(
             d->ctx, &(cvx_linear_args){.y = &video, .x = &rows, .w = &d->patch.w,
                                        .b = d->patch.b.data ? &d->patch.b : NULL,
-                                       .residual = p->job->pos.data ? &p->job->pos : NULL}));
+                                       .residual = pos.data ? &pos : NULL}));
     }
     cvx_arena_release(p->step, mark, false);
     return CVX_OK;
@@ -420,7 +443,31 @@ static cvx_status norm_rope(pass *p, const cvx_tensor *x, const cvx_tensor *gamm
                                &(cvx_qk_norm_rope_args){.x = x, .gamma = gamma, .beta = beta,
                                                         .cos = p->job->cos.data ? &p->job->cos : NULL,
                                                         .sin = p->job->sin.data ? &p->job->sin : NULL,
-                                                        .text_rows = p->text, .eps = 1e-6});
+                                                        .text_rows = p->text, .rope_row0 = p->v0,
+                                                        .eps = 1e-6});
+}
+
+/* Attention over the whole sequence: rows are traded for heads and back. qkv, o [b, s, heads, hd]. */
+static cvx_status attend(pass *p, const cvx_tensor qkv[3], const cvx_tensor *o)
+{
+    cvx_dit *d = p->d;
+    cvx_comm *u = d->mesh->dim[CVX_MESH_ULYSSES];
+    int64_t rows[CVX_MAX_RANKS];
+    cvx_tensor h[3], out = *o;
+
+    for (int i = 0; i < u->size; i++) {
+        rows[i] = cvx_shard_of(p->job->shape.text_len + p->job->video_rows, u->size, i).len;
+    }
+    CVX_RETURN_IF(cvx_ulysses_to_heads(d->ctx, u, p->step, rows, qkv, h, 3));
+    if (u->size > 1) {
+        CVX_RETURN_IF(CVX_ALLOC(p->step, &out, CVX_F32, h[0].dim[0], h[0].dim[1], h[0].dim[2], h[0].dim[3]));
+    }
+    if (cvx_numel(&out) > 0) { /* with more ranks than heads some have none */
+        double scale = 1.0 / sqrt((double)d->cfg.attention_head_dim);
+        CVX_RETURN_IF(cvx_op_attention(d->ctx, &(cvx_attention_args){.o = &out, .q = &h[0], .k = &h[1],
+                                                                     .v = &h[2], .scale = scale}));
+    }
+    return cvx_ulysses_to_rows(d->ctx, u, p->step, rows, &out, o);
 }
 
 /* x += gate · to_out(attention(h)). */
@@ -441,9 +488,7 @@ static cvx_status self_attention(pass *p, const block *b, const cvx_tensor *gate
     CVX_RETURN_IF(norm_rope(p, &v4[1], &b->k_gamma, &b->k_beta));
     /* the normed rows are spent: they hold the attention's output */
     cvx_tensor o = CVX_RESHAPE(&p->h, p->b, p->s, d->cfg.num_attention_heads, hd);
-    CVX_RETURN_IF(cvx_op_attention(d->ctx, &(cvx_attention_args){.o = &o, .q = &v4[0], .k = &v4[1],
-                                                                 .v = &v4[2],
-                                                                 .scale = 1.0 / sqrt((double)hd)}));
+    CVX_RETURN_IF(attend(p, v4, &o));
     CVX_RETURN_IF(cvx_op_linear(d->ctx, &(cvx_linear_args){.y = &p->x, .x = &p->h, .w = &b->o.w,
                                                            .b = &b->o.b, .residual = &p->x,
                                                            .gate = gate, .text_rows = p->text,
@@ -497,13 +542,62 @@ static cvx_status run_block(pass *p, const block *b, int64_t i)
     return CVX_OK;
 }
 
+/* Where a rank of the sequence dimension stands. */
+typedef struct span {
+    int64_t row0, rows, text, v0, video;
+} span;
+
+static span span_of(const cvx_dit_job *job, int size, int rank)
+{
+    int64_t text = job->shape.text_len;
+    cvx_shard s = cvx_shard_of(text + job->video_rows, size, rank);
+    int64_t in_text = text - s.start < 0 ? 0 : text - s.start < s.len ? text - s.start : s.len;
+    return (span){.row0 = s.start, .rows = s.len, .text = in_text, .video = s.len - in_text,
+                  .v0 = s.start + in_text - text > 0 ? s.start + in_text - text : 0};
+}
+
+/* Every rank's rows [b, video, n] of both branches -> all [batch, video_rows, n]: one exchange a step. */
+static cvx_status gather_rows(pass *p, const cvx_tensor *rows, cvx_tensor *all)
+{
+    cvx_comm *c = p->d->mesh->branches, *seq = p->d->mesh->sequence;
+    int64_t n = rows->dim[2], batch = p->job->shape.batch, v = p->job->video_rows, at = 0;
+    int64_t bytes[CVX_MAX_RANKS], place[CVX_MAX_RANKS];
+    cvx_tensor blocks;
+
+    if (c->size == 1) {
+        *all = *rows;
+        return CVX_OK;
+    }
+    CVX_RETURN_IF(CVX_ALLOC(p->step, &blocks, CVX_F32, batch, v, n));
+    for (int i = 0; i < c->size; i++) {
+        bytes[i] = (int64_t)sizeof(float) * p->b * span_of(p->job, seq->size, i % seq->size).video * n;
+        place[i] = at;
+        at += bytes[i];
+    }
+    CVX_RETURN_IF(cvx_comm_allgatherv(c, rows->data, bytes[c->rank], blocks.data, bytes, place));
+    *all = blocks;
+    if (p->b == 1 || seq->size == 1) { /* one item a block: they lie in order */
+        return CVX_OK;
+    }
+    CVX_RETURN_IF(CVX_ALLOC(p->step, all, CVX_F32, batch, v, n));
+    for (int i = 0; i < c->size; i++) {
+        span s = span_of(p->job, seq->size, i % seq->size);
+        cvx_tensor from = CVX_VIEW((char *)blocks.data + place[i], CVX_F32, p->b, s.video, n);
+        cvx_tensor to = cvx_slice(all, 1, s.v0, s.video);
+        if (s.video > 0) {
+            CVX_RETURN_IF(cvx_op_strided_copy(p->d->ctx, &(cvx_strided_copy_args){.y = &to, .x = &from}));
+        }
+    }
+    return CVX_OK;
+}
+
 /* out <- unpatchify(proj_out(norm_out(norm_final(video rows)))). */
 static cvx_status head(pass *p, const cvx_tensor *out)
 {
     cvx_dit *d = p->d;
     const cvx_dit_config *cfg = &d->cfg;
-    int64_t v = p->job->video_rows, n = d->proj_out.w.dim[0];
-    cvx_tensor shift, scale, rows;
+    int64_t v = p->video, n = d->proj_out.w.dim[0];
+    cvx_tensor shift, scale, rows, all;
     cvx_layer_norm_args norm_final = {.gamma = d->final_gamma.data ? &d->final_gamma : NULL,
                                       .beta = d->final_beta.data ? &d->final_beta : NULL,
                                       .eps = cfg->norm_eps};
@@ -520,7 +614,7 @@ static cvx_status head(pass *p, const cvx_tensor *out)
         CVX_RETURN_IF(cvx_linear_run(d->ctx, &d->out_scale, &b, &p->emb, CVX_ACT_NONE));
     }
     CVX_RETURN_IF(CVX_ALLOC(p->step, &rows, CVX_F32, p->b, v, n));
-    for (int64_t i = 0; i < p->b; i++) {
+    for (int64_t i = 0; i < p->b && v > 0; i++) {
         cvx_tensor x = cvx_slice(&p->x, 0, i * p->s + p->text, v);
         cvx_tensor y = cvx_slice(&rows, 0, i, 1);
         norm_final.x = norm_final.y = norm_out.x = norm_out.y = &x;
@@ -528,7 +622,8 @@ static cvx_status head(pass *p, const cvx_tensor *out)
         CVX_RETURN_IF(cvx_op_layer_norm(d->ctx, &norm_out));
         CVX_RETURN_IF(cvx_linear_run(d->ctx, &d->proj_out, &y, &x, CVX_ACT_NONE));
     }
-    return cvx_op_unpatchify(d->ctx, &(cvx_unpatchify_args){.y = out, .x = &rows,
+    CVX_RETURN_IF(gather_rows(p, &rows, &all));
+    return cvx_op_unpatchify(d->ctx, &(cvx_unpatchify_args){.y = out, .x = &all,
                                                             .p = cfg->patch_size,
                                                             .pt = cfg->patch_size_t});
 }
@@ -538,8 +633,12 @@ cvx_status cvx_dit_forward(cvx_dit *d, const cvx_dit_job *job, cvx_arena *step,
                            cvx_dit_tap tap, void *payload)
 {
     size_t mark = cvx_arena_mark(step);
-    pass p = {.d = d, .job = job, .step = step, .b = job->shape.batch, .text = job->shape.text_len,
-              .s = job->shape.text_len + job->video_rows, .tap = tap, .payload = payload};
+    const cvx_mesh *m = d->mesh;
+    int64_t b = (job->shape.batch + m->degrees.n[CVX_MESH_CFG] - 1) / m->degrees.n[CVX_MESH_CFG];
+    span s = span_of(job, m->sequence->size, m->sequence->rank);
+    pass p = {.d = d, .job = job, .step = step, .b = b, .item0 = b * m->at[CVX_MESH_CFG], .s = s.rows,
+              .text = s.text, .video = s.video, .row0 = s.row0, .v0 = s.v0, .tap = tap,
+              .payload = payload};
 
     CVX_RETURN_IF(CVX_ALLOC(step, &p.x, CVX_F32, p.b * p.s, d->c));
     CVX_RETURN_IF(CVX_ALLOC(step, &p.h, CVX_F32, p.b * p.s, d->c));

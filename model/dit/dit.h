@@ -37,7 +37,8 @@ typedef struct cvx_dit_shape {
 cvx_status cvx_dit_check(const cvx_dit_config *cfg, const cvx_dit_shape *shape,
                          int64_t scale) CVX_CHECK;
 
-/* Tables of a job: positions, projected text. */
+/* Tables of a job: positions, projected text. The shape is the whole job's; a rank of the mesh works on its own
+ * rows of [text; video] and, with a cfg degree of 2, on its own batch item. */
 typedef struct cvx_dit_job {
     cvx_dit_shape shape;
     int64_t video_rows;   /* tokens of the video */
@@ -56,7 +57,8 @@ cvx_status cvx_dit_prepare(cvx_dit *d, cvx_dit_job *job, cvx_arena *arena, cvx_a
 typedef void (*cvx_dit_tap)(void *payload, const char *name, const cvx_tensor *t);
 
 /* out [batch, frames, out_channels, h, w] = the model's output for latents [frames, in_channels, h, w] (the
- * same for every batch item) at timestep t. tap may be NULL. */
+ * same for every batch item) at timestep t, the same bits on every rank of the mesh's branches. tap may be NULL; it
+ * sees this rank's rows. Collective over the mesh's replica. */
 cvx_status cvx_dit_forward(cvx_dit *d, const cvx_dit_job *job, cvx_arena *step,
                            const cvx_tensor *out, const cvx_tensor *latents, double timestep,
                            cvx_dit_tap tap, void *payload) CVX_CHECK;
