@@ -101,6 +101,16 @@ void cvx_mesh_close(cvx_mesh *m)
     free(m);
 }
 
+void cvx_mesh_set_measure(const cvx_mesh *m, bool measure)
+{
+    for (int i = 0; i < CVX_MESH_DIMS; i++) {
+        m->dim[i]->measure = measure;
+    }
+    m->sequence->measure = measure;
+    m->branches->measure = measure;
+    m->replica->measure = measure;
+}
+
 static void add(cvx_comm_stat *to, const cvx_comm *c, cvx_comm_kind kind)
 {
     if (c != NULL) {

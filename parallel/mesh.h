@@ -52,6 +52,9 @@ cvx_status cvx_mesh_self(cvx_mesh **out) CVX_CHECK;
 /* Accepts NULL; world stays open (but for cvx_mesh_self's). */
 void cvx_mesh_close(cvx_mesh *m);
 
+/* Whether the mesh's communicators only count (measure mode) or also move data. */
+void cvx_mesh_set_measure(const cvx_mesh *m, bool measure);
+
 /* Total over the mesh's communicators of one kind of call (world included). */
 cvx_comm_stat cvx_mesh_stat(const cvx_mesh *m, cvx_comm_kind kind);
 

@@ -104,7 +104,7 @@ static cvx_status open_part(cvx_pipeline *p, part_id id)
         CVX_TRY(st, cvx_arena_open(&x->arena, "weights", WEIGHTS_RESERVE), done);
     }
     cvx_load load = {.ctx = p->ctx, .arena = &x->arena, .weights = x->weights,
-                     .pack = packs(p)};
+                     .pack = packs(p), .mesh = p->opt.mesh};
     if (id == PART_T5) {
         load.pack = false; /* read once or twice a job: packing would cost more than it gives */
         CVX_TRY(st, cvx_t5_open(&x->model.t5, &load, &p->ckpt->t5), done);
@@ -201,7 +201,22 @@ static cvx_status encode_prompt(run *r, cvx_t5_tokenizer *tok, const char *text,
     return st;
 }
 
-static cvx_status encode_text(run *r)
+/* Rank 0 of the replica does what its ranks need once. */
+static bool leads(const run *r)
+{
+    return r->p->opt.mesh->replica->rank == 0;
+}
+
+/* The leader's tensor to everyone, unless the leader's work (st) failed: then everyone fails. */
+static cvx_status share(run *r, cvx_status st, const cvx_tensor *t)
+{
+    cvx_comm *c = r->p->opt.mesh->replica;
+
+    CVX_RETURN_IF(cvx_comm_agree(c, st));
+    return cvx_comm_broadcast(c, t->data, cvx_numel(t) * (int64_t)cvx_dtype_size(t->dtype), 0);
+}
+
+static cvx_status encode_prompts(run *r)
 {
     const cvx_request *q = r->job->request;
     char dir[CVX_PATH_MAX];
@@ -209,8 +224,6 @@ static cvx_status encode_text(run *r)
     cvx_status st = CVX_OK;
     int64_t i = 0;
 
-    CVX_RETURN_IF(CVX_ALLOC(&r->arena, &r->embeds, CVX_F32, r->shape.batch, r->job->text_len,
-                            r->p->ckpt->t5.d_model));
     CVX_RETURN_IF(open_part(r->p, PART_T5));
     if (!r->p->ctx->measure) {
         CVX_RETURN_IF(cvx_checkpoint_part(r->p->ckpt, dir, "tokenizer"));
@@ -225,6 +238,13 @@ static cvx_status encode_text(run *r)
 done:
     cvx_t5_tokenizer_close(tok);
     return st;
+}
+
+static cvx_status encode_text(run *r)
+{
+    CVX_RETURN_IF(CVX_ALLOC(&r->arena, &r->embeds, CVX_F32, r->shape.batch, r->job->text_len,
+                            r->p->ckpt->t5.d_model));
+    return share(r, leads(r) ? encode_prompts(r) : CVX_OK, &r->embeds);
 }
 
 /* t <- torch.randn of t's shape in the job's dtype. */
@@ -245,6 +265,12 @@ static cvx_status draw(run *r, const cvx_tensor *t)
     return CVX_OK;
 }
 
+static cvx_status encode_moments(run *r, const cvx_tensor *pixels, const cvx_tensor *moments)
+{
+    CVX_RETURN_IF(open_part(r->p, PART_VAE));
+    return cvx_vae_encode(r->p->parts[PART_VAE].model.vae, &r->step, moments, pixels, &r->job->tiling);
+}
+
 /* Encodes pixels [T, 3, H, W] in -1..1 and samples the posterior: out [F, C, h, w] = scale·sample.
  * The noise is drawn in torch's order [C, F, h, w]. */
 static cvx_status encode_pixels(run *r, const cvx_tensor *pixels, const cvx_tensor *out, float scale)
@@ -254,11 +280,9 @@ static cvx_status encode_pixels(run *r, const cvx_tensor *pixels, const cvx_tens
     size_t mark = cvx_arena_mark(&r->step);
     cvx_tensor moments, noise;
 
-    CVX_RETURN_IF(open_part(r->p, PART_VAE));
     CVX_RETURN_IF(CVX_ALLOC(&r->step, &moments, CVX_F32, 2 * c, f, o->dim[2], o->dim[3]));
     CVX_RETURN_IF(CVX_ALLOC(&r->step, &noise, CVX_F32, c, f, o->dim[2], o->dim[3]));
-    CVX_RETURN_IF(cvx_vae_encode(r->p->parts[PART_VAE].model.vae, &r->step, &moments, pixels,
-                                 &r->job->tiling));
+    CVX_RETURN_IF(share(r, leads(r) ? encode_moments(r, pixels, &moments) : CVX_OK, &moments));
     CVX_RETURN_IF(draw(r, &noise));
     if (!r->p->ctx->measure) {
         cvx_posterior_sample(out->data, moments.data, noise.data, c, f, hw, scale);
@@ -431,7 +455,8 @@ static cvx_status stage_denoise(run *r, const cvx_sched *sched)
     CVX_RETURN_IF(stage_begin(r, CVX_STAGE_DENOISE, steps));
     CVX_RETURN_IF(denoise_open(r, &d));
     for (int64_t i = 0; i < walk; i++) {
-        CVX_RETURN_IF(denoise_step(r, &d, sched, i));
+        /* the step boundary: a rank that failed takes the others with it, none waits for it */
+        CVX_RETURN_IF(cvx_comm_agree(r->p->opt.mesh->replica, denoise_step(r, &d, sched, i)));
         if (r->hooks->latents != NULL && !r->p->ctx->measure) {
             r->hooks->latents(r->hooks->latents_payload, i, &r->latents);
         }
@@ -457,12 +482,11 @@ static cvx_status on_frames(void *payload, const float *rgb, int64_t first, int6
     return cvx_progress_step(&r->progress, first + n);
 }
 
-static cvx_status stage_decode(run *r)
+static cvx_status decode(run *r)
 {
     int64_t f = r->shape.frames - r->job->padding, n = cvx_numel(&r->latents);
     cvx_tensor z;
 
-    CVX_RETURN_IF(stage_begin(r, CVX_STAGE_DECODE, r->job->out_frames));
     CVX_RETURN_IF(open_part(r->p, PART_VAE));
     CVX_RETURN_IF(CVX_ALLOC(&r->step, &z, CVX_F32, r->latents.dim[0], r->latents.dim[1],
                             r->latents.dim[2], r->latents.dim[3]));
@@ -472,8 +496,13 @@ static cvx_status stage_decode(run *r)
     CVX_RETURN_IF(cvx_op_sched_step(r->p->ctx, &(cvx_sched_step_args){.prev = &flat, .sample = &src,
                                                                       .cond = &src, .c = {[2] = inv}}));
     z = cvx_slice(&z, 0, r->job->padding, f);
-    CVX_RETURN_IF(cvx_vae_decode(r->p->parts[PART_VAE].model.vae, &r->step, &z, &r->job->tiling,
-                                 on_frames, r));
+    return cvx_vae_decode(r->p->parts[PART_VAE].model.vae, &r->step, &z, &r->job->tiling, on_frames, r);
+}
+
+static cvx_status stage_decode(run *r)
+{
+    CVX_RETURN_IF(stage_begin(r, CVX_STAGE_DECODE, r->job->out_frames));
+    CVX_RETURN_IF(cvx_comm_agree(r->p->opt.mesh->replica, leads(r) ? decode(r) : CVX_OK));
     stage_end(r, CVX_STAGE_DECODE);
     done_with(r, PART_VAE);
     return CVX_OK;
@@ -500,8 +529,14 @@ cvx_status cvx_pipeline_run(cvx_pipeline *p, const cvx_job *job, int64_t video_i
     cvx_status st = CVX_OK;
     cvx_sched *sched = NULL;
     run r = {.p = p, .job = job, .hooks = hooks, .cost = cost, .shape = cvx_job_shape(job),
-             .progress = {.fn = hooks->event, .payload = hooks->event_payload}};
+             .progress = {.payload = hooks->event_payload}};
+    const cvx_pipeline_hooks none = {0};
 
+    if (leads(&r)) {
+        r.progress.fn = hooks->event;
+    } else {
+        r.hooks = &none;
+    }
     cvx_rng_seed(&r.rng, (uint64_t)(job->request->seed + video_index));
     CVX_TRY(st, open_sched(&sched, job), done);
     if (p->ctx->measure) {
@@ -532,7 +567,9 @@ cvx_status cvx_pipeline_measure(const cvx_ctx *ctx, const cvx_checkpoint *ckpt,
     measuring.measure = true;
     memset(measuring.stat, 0, sizeof measuring.stat);
     CVX_RETURN_IF(cvx_pipeline_open(&p, &measuring, ckpt, opt));
+    cvx_mesh_set_measure(opt->mesh, true);
     cvx_status st = cvx_pipeline_run(p, job, 0, &none, 0, 0, cost);
+    cvx_mesh_set_measure(opt->mesh, false);
     cvx_pipeline_close(p);
     return st;
 }

@@ -33,6 +33,7 @@ typedef struct cvx_pipeline_options {
     cvx_offload offload;
     bool pack;                 /* keep linear weights packed */
     const cvx_opt_list *lora;  /* FILE[:SCALE] items; may be NULL */
+    const cvx_mesh *mesh;      /* the ranks that share each job; borrowed */
 } cvx_pipeline_options;
 
 /* Nothing is loaded yet: models open when their stage first needs them. ctx and ckpt are borrowed. */
@@ -40,7 +41,7 @@ cvx_status cvx_pipeline_open(cvx_pipeline **out, cvx_ctx *ctx, const cvx_checkpo
                              const cvx_pipeline_options *opt) CVX_CHECK;
 void cvx_pipeline_close(cvx_pipeline *p); /* accepts NULL */
 
-/* Where the results of a run go. All optional. */
+/* Where the results of a run go. All optional; only rank 0 of the mesh's replica calls them. */
 typedef struct cvx_pipeline_hooks {
     cvx_event_fn event;
     void *event_payload;
@@ -53,7 +54,7 @@ typedef struct cvx_pipeline_hooks {
     void *latents_payload;
 } cvx_pipeline_hooks;
 
-/* One video: request seed + video_index. cost[] is filled for every stage. In measure mode one denoising
+/* Collective over the mesh's replica. One video: request seed + video_index. cost[] is filled for every stage. In measure mode one denoising
  * step is walked and its work multiplied. step_bytes and job_bytes: sizes of the arenas (from a measured
  * run); ignored in measure mode. */
 cvx_status cvx_pipeline_run(cvx_pipeline *p, const cvx_job *job, int64_t video_index,
