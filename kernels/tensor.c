@@ -176,8 +176,8 @@ void cvx_to_f32(float *dst, const void *src, cvx_dtype t, int64_t n)
         case CVX_I32: dst[i] = (float)((const int32_t *)src)[i]; break;
         case CVX_I64: dst[i] = (float)((const int64_t *)src)[i]; break;
         case CVX_BF16X3: {
-            const uint16_t *p = (const uint16_t *)src + i; /* the planes lie n apart */
-            dst[i] = cvx_bf16_to_f32(p[0]) + (cvx_bf16_to_f32(p[n]) + cvx_bf16_to_f32(p[2 * n]));
+            const uint16_t *p = (const uint16_t *)src + i / 32 * 96 + i % 32;
+            dst[i] = cvx_bf16_to_f32(p[0]) + (cvx_bf16_to_f32(p[32]) + cvx_bf16_to_f32(p[64]));
             break;
         }
         }
@@ -201,7 +201,7 @@ void cvx_from_f32(void *dst, cvx_dtype t, const float *src, int64_t n)
             float rest = src[i];
             for (int p = 0; p < 3; p++) {
                 uint16_t v = cvx_f32_to_bf16(rest);
-                ((uint16_t *)dst)[p * n + i] = v;
+                ((uint16_t *)dst)[i / 32 * 96 + p * 32 + i % 32] = v;
                 rest -= cvx_bf16_to_f32(v);
             }
         } else {

@@ -17,8 +17,8 @@ typedef enum cvx_dtype {
     CVX_U8,
     CVX_I32,
     CVX_I64,
-    CVX_BF16X3, /* f32 as the exact sum of three bf16: an innermost row of c is stored [3][c], greatest
-                 * first. What convolutions may read on machines that multiply bf16 (cvx_conv_input) */
+    CVX_BF16X3, /* f32 as the exact sum of three bf16, greatest first: an innermost row of c, a multiple of
+                 * 32, is stored [c / 32][3][32]. What convolutions may read (cvx_conv_input) */
 } cvx_dtype;
 
 typedef enum cvx_device { CVX_HOST = 0, CVX_CUDA } cvx_device;

@@ -29,8 +29,7 @@ typedef struct conv_job {
     const float *bias;      /* NULL: none */
     const char *w_packed;   /* of this job, [block][kt][kh] kernel rows of row_bytes */
     int64_t row_bytes;
-    int64_t row_sums;       /* sums that a row of w pixels takes in scratch: whole tiles, the last of which */
-    int64_t tile;           /* begins early and does some pixels again; tile 0: no such thing (f32) */
+    int64_t tile;           /* amx: pixels of a tile; 0: f32 */
     int x_parts, w_parts;   /* amx */
     int64_t band, bands;    /* rows of a band, bands of a frame */
     int64_t group, groups;  /* channel blocks of a task, tasks along the channels */
@@ -90,46 +89,6 @@ static void unfold_block(float *out, float *rows, const cvx_tensor *w, int64_t b
             }
         }
     }
-}
-
-static size_t conv_scratch(const cvx_ctx *ctx, const cvx_conv3d_args *a);
-static void conv_with(cvx_ctx *ctx, const cvx_conv3d_args *a, float *scratch);
-
-#if defined(__AMX_BF16__)
-#include "kernels/cpu/conv_amx.inc.h"
-#else
-#include "kernels/cpu/conv_noamx.inc.h"
-#endif
-
-static size_t cpu_packed_conv_bytes(const cvx_ctx *ctx, const cvx_tensor *w, bool up2)
-{
-    size_t block = amx_takes(w) ? amx_block_bytes(ctx, w, up2) : f32_block_bytes(w, up2);
-
-    return block * (size_t)((up2 ? 4 : 1) * conv_blocks(w->dim[0]));
-}
-
-static cvx_status cpu_pack_conv(cvx_ctx *ctx, const cvx_pack_args *a)
-{
-    const cvx_tensor *w = a->src;
-    bool up2 = a->dst->layout == CVX_PACKED_CONV_UP2, amx = amx_takes(w);
-    int64_t blocks = conv_blocks(w->dim[0]), all = blocks * (up2 ? 4 : 1);
-    int64_t size = (int64_t)cpu_packed_conv_bytes(ctx, w, up2) / all;
-    int64_t rows = NR * w->dim[1] * w->dim[2] * w->dim[3] * w->dim[4];
-    int64_t room = rows + (int64_t)(f32_block_bytes(w, up2) / sizeof(float));
-    void *scratch;
-
-    CVX_RETURN_IF(cvx_cpu_scratch(ctx, &scratch, (size_t)(ctx->threads * room) * sizeof(float)));
-#pragma omp parallel for num_threads(ctx->threads) schedule(static)
-    for (int64_t i = 0; i < all; i++) {
-        float *r = (float *)scratch + omp_get_thread_num() * room;
-        char *to = (char *)a->dst->data + i * size;
-        float *block = amx ? r + rows : (float *)(void *)to;
-        unfold_block(block, r, w, i % blocks, (int)(i / blocks), up2);
-        if (amx) {
-            amx_fold_block(to, block, ctx, w, up2);
-        }
-    }
-    return CVX_OK;
 }
 
 /* acc[MR][nv] += MR pixels (x, s floats apart) x k channels · b[k][NR]. */
@@ -234,40 +193,86 @@ static void finish_few(float *y, const float *sum, const float *bias, const floa
     }
 }
 
-/* Sums of n <= NR channels from o0 on, through bias and residual to y. */
-static void conv_finish(const conv_job *j, const float *c, int64_t t, int64_t r0, int64_t rows,
-                        int64_t o0, int64_t n)
+/* Pixels c0 .. c0 + len of an output row: sums [len][NR] of n <= NR channels from o0 on, through bias
+ * [NR] and residual to y. */
+static void conv_finish(const conv_job *j, const float *sum, const float *bias, int64_t t, int64_t r,
+                        int64_t c0, int64_t len, int64_t o0, int64_t n)
 {
-    float bias[NR] = {0};
-    int64_t last = j->tile > 0 ? j->row_sums - j->tile : j->w;
-
-    if (j->bias != NULL) {
-        memcpy(bias, j->bias + o0, (size_t)n * sizeof *bias);
-    }
+    float *y = j->y + t * j->ys[0] + r * j->ys[1] + c0 * j->ys[2] + o0;
+    const float *res = NULL;
     vf b0 = vload(bias), b1 = vload(bias + VW);
-    for (int64_t r = r0; r < r0 + rows; r++, c += j->row_sums * NR) {
-        float *y = j->y + t * j->ys[0] + r * j->ys[1] + o0;
-        const float *q = j->residual != NULL ? j->residual + t * j->rs[0] + r * j->rs[1] + o0 : NULL;
-        for (int64_t i = 0; i < j->w; i++, y += j->ys[2]) {
-            const float *sum = c + (i < last ? i : i + j->row_sums - j->w) * NR;
-            const float *res = q != NULL ? q + i * j->rs[2] : NULL;
-            if (n < NR) {
-                finish_few(y, sum, bias, res, n);
-                continue;
-            }
+
+    if (j->residual != NULL) {
+        res = j->residual + t * j->rs[0] + r * j->rs[1] + c0 * j->rs[2] + o0;
+    }
+    for (int64_t i = 0; i < len; i++, sum += NR, y += j->ys[2]) {
+        if (n < NR) {
+            finish_few(y, sum, bias, res, n);
+        } else {
             vf v0 = vload(sum) + b0, v1 = vload(sum + VW) + b1;
             vstore(y, res != NULL ? v0 + vload(res) : v0);
             vstore(y + VW, res != NULL ? v1 + vload(res + VW) : v1);
         }
+        res = res != NULL ? res + j->rs[2] : NULL;
     }
 }
 
+/* The bias of a block, zeros past its n channels. */
+static void block_bias(float bias[NR], const conv_job *j, int64_t o0, int64_t n)
+{
+    memset(bias, 0, NR * sizeof *bias);
+    if (j->bias != NULL) {
+        memcpy(bias, j->bias + o0, (size_t)n * sizeof *bias);
+    }
+}
+
+static size_t conv_scratch(const cvx_ctx *ctx, const cvx_conv3d_args *a);
+static void conv_with(cvx_ctx *ctx, const cvx_conv3d_args *a, float *scratch);
+
+#if defined(__AMX_BF16__)
+#include "kernels/cpu/conv_amx.inc.h"
+#else
+#include "kernels/cpu/conv_noamx.inc.h"
+#endif
+
+static size_t cpu_packed_conv_bytes(const cvx_ctx *ctx, const cvx_tensor *w, bool up2)
+{
+    size_t block = amx_takes(w) ? amx_block_bytes(ctx, w, up2) : f32_block_bytes(w, up2);
+
+    return block * (size_t)((up2 ? 4 : 1) * conv_blocks(w->dim[0]));
+}
+
+static cvx_status cpu_pack_conv(cvx_ctx *ctx, const cvx_pack_args *a)
+{
+    const cvx_tensor *w = a->src;
+    bool up2 = a->dst->layout == CVX_PACKED_CONV_UP2, amx = amx_takes(w);
+    int64_t blocks = conv_blocks(w->dim[0]), all = blocks * (up2 ? 4 : 1);
+    int64_t size = (int64_t)cpu_packed_conv_bytes(ctx, w, up2) / all;
+    int64_t rows = NR * w->dim[1] * w->dim[2] * w->dim[3] * w->dim[4];
+    int64_t room = rows + (int64_t)(f32_block_bytes(w, up2) / sizeof(float));
+    void *scratch;
+
+    CVX_RETURN_IF(cvx_cpu_scratch(ctx, &scratch, (size_t)(ctx->threads * room) * sizeof(float)));
+#pragma omp parallel for num_threads(ctx->threads) schedule(static)
+    for (int64_t i = 0; i < all; i++) {
+        float *r = (float *)scratch + omp_get_thread_num() * room;
+        char *to = (char *)a->dst->data + i * size;
+        float *block = amx ? r + rows : (float *)(void *)to;
+        unfold_block(block, r, w, i % blocks, (int)(i / blocks), up2);
+        if (amx) {
+            amx_fold_block(to, block, ctx, w, up2);
+        }
+    }
+    return CVX_OK;
+}
+
 /* One band of rows and one group of channel blocks. */
-static void conv_task(const conv_job *j, float *c, int64_t task)
+static void f32_conv_task(const conv_job *j, float *c, int64_t task)
 {
     int64_t g = task % j->groups, r0 = task / j->groups % j->bands * j->band;
     int64_t t = task / j->groups / j->bands, rows = cvx_min_i64(j->band, j->h - r0);
     int64_t end = cvx_min_i64((g + 1) * j->group, conv_blocks(j->cout));
+    float bias[NR];
 
     for (int64_t b = g * j->group; b < end; b++) {
         int64_t n = cvx_min_i64(NR, j->cout - b * NR);
@@ -275,18 +280,17 @@ static void conv_task(const conv_job *j, float *c, int64_t task)
         for (int64_t k = 0; k < j->kt * j->kh; k++, w += j->row_bytes) {
             const char *x = j->x + (j->x0 + t + k / j->kh) % j->ring * j->xs[0] +
                             (r0 * j->stride + k % j->kh) * j->xs[1];
-            if (j->tile > 0) {
-                amx_conv_rows(c, x, w, j, rows, k > 0);
-            } else {
-                f32_conv_rows(c, x, w, j, rows, k > 0, n <= VW);
-            }
+            f32_conv_rows(c, x, w, j, rows, k > 0, n <= VW);
         }
-        conv_finish(j, c, t, r0, rows, b * NR, n);
+        block_bias(bias, j, b * NR, n);
+        for (int64_t r = 0; r < rows; r++) {
+            conv_finish(j, c + r * j->w * NR, bias, t, r0 + r, 0, j->w, b * NR, n);
+        }
     }
 }
 
 /* Bands, and groups of channel blocks where bands alone are too few for the threads. */
-static void deal_conv(conv_job *j, int threads)
+static void deal_f32_conv(conv_job *j, int threads)
 {
     int64_t blocks = conv_blocks(j->cout), want = 4 * threads;
 
@@ -297,17 +301,26 @@ static void deal_conv(conv_job *j, int threads)
     j->groups = (blocks + j->group - 1) / j->group;
 }
 
+/* Floats of scratch that one thread needs. */
+static int64_t conv_sums(const conv_job *j)
+{
+    return j->tile > 0 ? 0 : j->band * j->w * NR;
+}
+
 static void run_conv(const conv_job *j, float *scratch, int threads)
 {
     int64_t tasks = j->t * j->bands * j->groups;
 
 #pragma omp parallel num_threads(threads)
     {
-        float *c = scratch + omp_get_thread_num() * j->band * j->row_sums * NR;
         conv_begin((int)j->tile);
 #pragma omp for schedule(dynamic, 1)
         for (int64_t i = 0; i < tasks; i++) {
-            conv_task(j, c, i);
+            if (j->tile > 0) {
+                amx_conv_task(j, i);
+            } else {
+                f32_conv_task(j, scratch + omp_get_thread_num() * conv_sums(j), i);
+            }
         }
         gemm_end();
     }
@@ -335,8 +348,11 @@ static conv_job make_conv_job(const cvx_ctx *ctx, const cvx_conv3d_args *a, int 
     j.row_bytes = (int64_t)cpu_packed_conv_bytes(ctx, a->w, a->up2) /
                   (blocks * (a->up2 ? 4 : 1) * j.kt * j.kh);
     j.w_packed = (const char *)a->w->data + p * blocks * j.kt * j.kh * j.row_bytes;
-    amx_job(&j, ctx, a);
-    deal_conv(&j, ctx->threads);
+    if (amx_takes(a->w)) {
+        deal_amx_conv(&j, ctx, a);
+    } else {
+        deal_f32_conv(&j, ctx->threads);
+    }
     return j;
 }
 
@@ -344,7 +360,7 @@ static size_t conv_scratch(const cvx_ctx *ctx, const cvx_conv3d_args *a)
 {
     conv_job j = make_conv_job(ctx, a, 0);
 
-    return (size_t)(ctx->threads * j.band * j.row_sums * NR) * sizeof(float);
+    return (size_t)(ctx->threads * conv_sums(&j)) * sizeof(float);
 }
 
 static void conv_with(cvx_ctx *ctx, const cvx_conv3d_args *a, float *scratch)

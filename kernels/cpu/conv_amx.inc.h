@@ -1,10 +1,9 @@
 /* Convolution on AMX tiles: the other way to add up a band of rows. Part of the amx level, after
  * gemm_amx.inc.h, whose splitting of floats into bf16 parts it shares.
  *
- * x is BF16X3 (or BF16): each pixel holds its channels' parts one after the other, so 16 pixels x 32 channels
- * of a part are a tile wherever they begin. Two such tiles meet 2 x 16 output channels. The sums of an
- * output element run through one accumulator: kernel rows, then steps of 32 channels, then taps along
- * the row, then parts. Channels must be a multiple of 32; other convolutions are done in f32. */
+ * x is BF16X3 (or BF16): 16 pixels x 32 channels of a part are a tile wherever they begin. Two such tiles meet 2 x 16 output channels. The sums of an
+ * output element run through one accumulator: kernel rows, within them steps of 32 channels, then taps
+ * along the row, then parts. Channels must be a multiple of 32; other convolutions are done in f32. */
 
 static bool amx_takes(const cvx_tensor *w)
 {
@@ -80,20 +79,20 @@ static void conv_begin(int m)
 INLINE void amx_kernel_row(const char *xa, const char *xb, const char *w, const conv_job *j, int pa, int pb,
                            bool one)
 {
-    int64_t part = j->cin * 2, next = j->xs[2] * j->stride;
+    int64_t next = j->xs[2] * j->stride;
 
-    for (int64_t step = 0; step < j->cin / 32; step++, xa += 64, xb += 64) {
+    for (int64_t step = 0; step < j->cin / 32; step++, xa += pa * 64, xb += pa * 64) {
         const char *a0 = xa, *a1 = xb;
         for (int64_t tap = 0; tap < j->kw; tap++, a0 += j->xs[2], a1 += j->xs[2], w += pb * 2 * TILE) {
             for (int q = pb - 1; q >= 0; q--) {
                 _tile_loadd(6, w + q * 2 * TILE, 64);
                 _tile_loadd(7, w + q * 2 * TILE + TILE, 64);
                 for (int p = pa - 1 < 2 - q ? pa - 1 : 2 - q; p >= 0; p--) {
-                    _tile_loadd(4, a0 + p * part, next);
+                    _tile_loadd(4, a0 + p * 64, next);
                     _tile_dpbf16ps(0, 4, 6);
                     _tile_dpbf16ps(1, 4, 7);
                     if (!one) {
-                        _tile_loadd(5, a1 + p * part, next);
+                        _tile_loadd(5, a1 + p * 64, next);
                         _tile_dpbf16ps(2, 5, 6);
                         _tile_dpbf16ps(3, 5, 7);
                     }
@@ -103,87 +102,106 @@ INLINE void amx_kernel_row(const char *xa, const char *xb, const char *w, const 
     }
 }
 
-/* One kernel row for two tiles (or one): sums c [2][tile][32] = or +=. */
-INLINE void amx_pair(float *c, const char *xa, const char *xb, const char *w, const conv_job *j, int pa,
-                     int pb, bool one, bool add)
+/* All sums of two tiles (or one): sum [2][tile][32]. a, b: bytes from a frame's first tap to the tiles'. */
+INLINE void amx_pair(float *sum, const conv_job *j, int64_t t, int64_t a, int64_t b, const char *w, int pa,
+                     int pb, bool one)
 {
-    float *c1 = c + j->tile * 32;
+    float *sum1 = sum + j->tile * 32;
 
-    if (add) {
-        _tile_loadd(0, c, 128);
-        _tile_loadd(1, c + 16, 128);
-        if (!one) {
-            _tile_loadd(2, c1, 128);
-            _tile_loadd(3, c1 + 16, 128);
+    amx_zero();
+    for (int64_t dt = 0; dt < j->kt; dt++) {
+        const char *x = j->x + (j->x0 + t + dt) % j->ring * j->xs[0];
+        for (int64_t dr = 0; dr < j->kh; dr++, x += j->xs[1], w += j->row_bytes) {
+            amx_kernel_row(x + a, x + b, w, j, pa, pb, one);
         }
-    } else {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
     }
-    amx_kernel_row(xa, xb, w, j, pa, pb, one);
-    _tile_stored(0, c, 128);
-    _tile_stored(1, c + 16, 128);
+    _tile_stored(0, sum, 128);
+    _tile_stored(1, sum + 16, 128);
     if (!one) {
-        _tile_stored(2, c1, 128);
-        _tile_stored(3, c1 + 16, 128);
+        _tile_stored(2, sum1, 128);
+        _tile_stored(3, sum1 + 16, 128);
     }
 }
 
-/* Where tile i of a band begins in x. */
-INLINE const char *tile_pixels(const char *x, const conv_job *j, int64_t i)
-{
-    int64_t n = j->row_sums / j->tile, col = i % n * j->tile;
-
-    col = cvx_min_i64(col, j->w - j->tile);
-    return x + (i / n * j->xs[1] + col * j->xs[2]) * j->stride;
-}
-
-INLINE void amx_band(float *c, const char *x, const char *w, const conv_job *j, int64_t rows, bool add,
-                     int pa, int pb)
-{
-    int64_t n = rows * (j->row_sums / j->tile);
-
-    for (int64_t i = 0; i < n; i += 2, c += 2 * j->tile * 32) {
-        const char *xa = tile_pixels(x, j, i);
-        if (i + 1 < n) {
-            amx_pair(c, xa, tile_pixels(x, j, i + 1), w, j, pa, pb, false, add);
-        } else {
-            amx_pair(c, xa, xa, w, j, pa, pb, true, add);
-        }
-    }
-}
-
-/* One kernel row for a band. The inner loops are made for each count of parts. */
-static void amx_conv_rows(float *c, const char *x, const char *w, const conv_job *j, int64_t rows,
-                          bool add)
+/* The inner loops are made for each count of parts. */
+INLINE void amx_pair_of_parts(float *sum, const conv_job *j, int64_t t, int64_t a, int64_t b, const char *w,
+                              bool one)
 {
     switch (j->x_parts == 1 ? 0 : j->w_parts) {
-    case 0: amx_band(c, x, w, j, rows, add, 1, 1); break;
-    case 1: amx_band(c, x, w, j, rows, add, 3, 1); break;
-    case 2: amx_band(c, x, w, j, rows, add, 3, 2); break;
-    default: amx_band(c, x, w, j, rows, add, 3, 3); break;
+    case 0: amx_pair(sum, j, t, a, b, w, 1, 1, one); break;
+    case 1: amx_pair(sum, j, t, a, b, w, 3, 1, one); break;
+    case 2: amx_pair(sum, j, t, a, b, w, 3, 2, one); break;
+    default: amx_pair(sum, j, t, a, b, w, 3, 3, one); break;
     }
 }
 
-/* What of a job depends on the tiles. */
-static void amx_job(conv_job *j, const cvx_ctx *ctx, const cvx_conv3d_args *a)
+/* Blocks b0 .. b1 of channels for the tiles at column c0 of rows r and, unless `one`, r + 1; the columns
+ * before `fresh` are another tile's. */
+static void amx_tiles_at(const conv_job *j, int64_t t, int64_t r, int64_t c0, int64_t fresh, bool one,
+                         int64_t b0, int64_t b1)
 {
-    j->row_sums = j->w;
-    if (amx_takes(a->w)) {
-        j->tile = cvx_min_i64(16, j->w);
-        j->row_sums = cvx_round_up(j->w, j->tile);
-        j->x_parts = row_parts(ctx);
-        j->w_parts = amx_weight_parts(ctx, a->w, a->up2);
+    float sum[2 * 16 * 32] __attribute__((aligned(64))), bias[NR];
+    int64_t a = (r * j->xs[1] + c0 * j->xs[2]) * j->stride, skip = fresh - c0;
+
+    for (int64_t b = b0; b < b1; b++) {
+        int64_t n = cvx_min_i64(NR, j->cout - b * NR);
+        const char *w = j->w_packed + b * j->kt * j->kh * j->row_bytes;
+        if (one) {
+            amx_pair_of_parts(sum, j, t, a, a, w, true);
+        } else {
+            amx_pair_of_parts(sum, j, t, a, a + j->xs[1] * j->stride, w, false);
+        }
+        block_bias(bias, j, b * NR, n);
+        for (int i = 0; i < (one ? 1 : 2); i++) {
+            conv_finish(j, sum + (i * j->tile + skip) * NR, bias, t, r + i, fresh, j->tile - skip,
+                        b * NR, n);
+        }
     }
+}
+
+/* One band of rows and one group of channel blocks, column of tiles by column of tiles: the weights of a
+ * group stay in the L2 cache, and so do the pixels until all rows of the band had them. */
+static void amx_conv_task(const conv_job *j, int64_t task)
+{
+    int64_t g = task % j->groups, r0 = task / j->groups % j->bands * j->band;
+    int64_t t = task / j->groups / j->bands, r1 = cvx_min_i64(r0 + j->band, j->h);
+    int64_t b0 = g * j->group, b1 = cvx_min_i64(b0 + j->group, conv_blocks(j->cout));
+
+    for (int64_t c = 0; c < j->w; c += j->tile) {
+        int64_t at = cvx_min_i64(c, j->w - j->tile); /* the last tile begins early */
+        for (int64_t r = r0; r < r1; r += 2) {
+            amx_tiles_at(j, t, r, at, c, r + 1 == r1, b0, b1);
+        }
+    }
+}
+
+/* Bytes of weights that a task works with: the greater part of an L2 cache. */
+#define GROUP_BYTES ((int64_t)1 << 20)
+#define BAND_ROWS 8
+
+static void deal_amx_conv(conv_job *j, const cvx_ctx *ctx, const cvx_conv3d_args *a)
+{
+    int64_t blocks = conv_blocks(j->cout), fit = GROUP_BYTES / (j->kt * j->kh * j->row_bytes);
+
+    j->tile = cvx_min_i64(16, j->w);
+    j->x_parts = row_parts(ctx);
+    j->w_parts = amx_weight_parts(ctx, a->w, a->up2);
+    j->group = cvx_min_i64(fit < 1 ? 1 : fit, blocks);
+    j->groups = (blocks + j->group - 1) / j->group;
+    for (j->band = BAND_ROWS; j->band > 2; j->band /= 2) {
+        j->bands = (j->h + j->band - 1) / j->band;
+        if (j->t * j->bands * j->groups >= 4 * ctx->threads) {
+            break;
+        }
+    }
+    j->bands = (j->h + j->band - 1) / j->band;
 }
 
 /* A pixel's channels, split. */
 INLINE void split_pixel(char *to, const float *x, int64_t c, int parts)
 {
     for (int64_t i = 0; i < c; i += 32) {
-        split32(to + i * 2, c * 2, parts, _mm512_loadu_ps(x + i), _mm512_loadu_ps(x + i + 16));
+        split32(to + i * 2 * parts, 64, parts, _mm512_loadu_ps(x + i), _mm512_loadu_ps(x + i + 16));
     }
 }
 

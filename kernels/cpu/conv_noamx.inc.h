@@ -17,10 +17,9 @@ static void amx_fold_block(char *out, const float *block, const cvx_ctx *ctx, co
     (void)out, (void)block, (void)ctx, (void)w, (void)up2;
 }
 
-static void amx_conv_rows(float *c, const char *x, const char *w, const conv_job *j, int64_t rows,
-                          bool add)
+static void amx_conv_task(const conv_job *j, int64_t task)
 {
-    (void)c, (void)x, (void)w, (void)j, (void)rows, (void)add;
+    (void)j, (void)task;
 }
 
 static cvx_status amx_conv_f32(cvx_ctx *ctx, const cvx_conv3d_args *a)
@@ -29,10 +28,9 @@ static cvx_status amx_conv_f32(cvx_ctx *ctx, const cvx_conv3d_args *a)
     return CVX_OK;
 }
 
-static void amx_job(conv_job *j, const cvx_ctx *ctx, const cvx_conv3d_args *a)
+static void deal_amx_conv(conv_job *j, const cvx_ctx *ctx, const cvx_conv3d_args *a)
 {
-    (void)ctx, (void)a;
-    j->row_sums = j->w;
+    (void)j, (void)ctx, (void)a;
 }
 
 static void conv_begin(int tile)

@@ -93,7 +93,7 @@ INLINE void scale_pixel(float *y, const float *x, const float *a, const float *b
 }
 
 #if defined(__AMX_BF16__)
-/* The same into bf16 parts, c bf16 apart; c is a multiple of 32. */
+/* The same, split into bf16 parts. */
 INLINE void scale_split_pixel(char *y, const float *x, const float *a, const float *b, int64_t c,
                               bool silu, int parts)
 {
@@ -104,7 +104,7 @@ INLINE void scale_split_pixel(char *y, const float *x, const float *a, const flo
             v0 = act_of(CVX_ACT_SILU, v0);
             v1 = act_of(CVX_ACT_SILU, v1);
         }
-        split32(y + i * 2, c * 2, parts, (__m512)v0, (__m512)v1);
+        split32(y + i * 2 * parts, 64, parts, (__m512)v0, (__m512)v1);
     }
 }
 #else

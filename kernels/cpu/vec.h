@@ -166,14 +166,18 @@ INLINE void vstore_n(float *p, vf v, int64_t n)
 }
 #endif
 
-/* Lane i becomes lane i + w (modulo VW), for a constant w. */
+/* Lane i becomes lane i + w (modulo VW), for a constant w; and neighbours change places. */
 #define TURN4(i, w) (i + w) % VW, (i + 1 + w) % VW, (i + 2 + w) % VW, (i + 3 + w) % VW
+#define SWAP4(i) i + 1, i, i + 3, i + 2
 #if VW == 16
-#define TURN(v, w) __builtin_shuffle(v, (vi){TURN4(0, w), TURN4(4, w), TURN4(8, w), TURN4(12, w)})
+#define TURN(v, w) __builtin_shufflevector(v, v, TURN4(0, w), TURN4(4, w), TURN4(8, w), TURN4(12, w))
+#define SWAP(v) __builtin_shufflevector(v, v, SWAP4(0), SWAP4(4), SWAP4(8), SWAP4(12))
 #elif VW == 8
-#define TURN(v, w) __builtin_shuffle(v, (vi){TURN4(0, w), TURN4(4, w)})
+#define TURN(v, w) __builtin_shufflevector(v, v, TURN4(0, w), TURN4(4, w))
+#define SWAP(v) __builtin_shufflevector(v, v, SWAP4(0), SWAP4(4))
 #else
-#define TURN(v, w) __builtin_shuffle(v, (vi){TURN4(0, w)})
+#define TURN(v, w) __builtin_shufflevector(v, v, TURN4(0, w))
+#define SWAP(v) __builtin_shufflevector(v, v, SWAP4(0))
 #endif
 
 /* Sum and maximum of the lanes, always in the same tree. */

@@ -14,17 +14,18 @@ static const attn_case cases[] = {
     {1, 260, 260, 1, 128, true, true, false, 0}, {1, 31, 700, 2, 33, false, false, true, 3.0},
 };
 
-/* q, k, v are uniform in [-1, 1). A score's error in f32 is about that of a dot product of d terms times
- * scale, plus the rounding of scores as large as sqrt(d)·scale (and of the exponent): e below. The
- * output is an average of values below 1 with weights each off by a factor 1 + e at most: below 2·e.
- * bf16 rounds q, k, p and v by 2^-9 of themselves. lse is off by at most e. */
+/* q, k, v are uniform in [-1, 1). A score is a dot product of d terms of deviation 1/3, times scale: six
+ * deviations of its rounding errors as in op_linear.c (one block), and two roundings of values below
+ * scale·sqrt(d); exp adds 2^-23 and the sums behind it as much: e. The output is an average of values
+ * below 1 with weights each off by a factor 1 + e at most: below 2·e. bf16 rounds q and k (six
+ * deviations of the score), p and v (2^-9 each). lse is off by e, and itself rounded (below 8). */
 static double bound_of(const attn_case *c, double scale, cvx_dtype compute)
 {
     double d = (double)c->d;
-    double e = 6 * 0x1p-24 * scale * d / 3 + 8 * 0x1p-24 * (1 + 2 * scale * sqrt(d));
+    double e = 6 * 0x1p-24 * scale * d / 3 / sqrt(6) + 0x1p-24 * (4 + 2 * scale * sqrt(d));
 
     if (compute == CVX_BF16) {
-        e += 6 * 0x1p-8 * scale * sqrt(d) / 3 + 3 * 0x1p-9;
+        e += 6 * 0x1p-9 * scale * sqrt(d * 2 / 3) / 3 + 0x1p-9;
     }
     return 2 * e;
 }

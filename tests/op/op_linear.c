@@ -50,17 +50,17 @@ static const linear_case cases[] = {
     {300, 1100, 64, CVX_F16, CVX_ACT_NONE, true, false, false, false},
 };
 
-/* x and w are uniform in [-1, 1): a product has deviation s = 1/3. In f32 a partial sum of p products is
- * rounded by at most 2^-24 of about s·sqrt(p); levels sum blocks of at most 512 and add these, so the
- * deviation of the error is below 2^-24·s·sqrt(512·k); six of them, and one rounding of everything that
- * follows (values below 4·sqrt(k) + 2). bf16 rounds each operand by at most 2^-9 of itself: deviation
- * below 2^-8·s·sqrt(k). Activations have slopes below 1.2. */
+/* x and w are uniform in [-1, 1): a product has deviation s = 1/3, a sum of p products s·sqrt(p). Rounding
+ * it to f32 errs with deviation 2^-24·s·sqrt(p/3); over a block of B products, then k / B blocks, that
+ * comes to 2^-24·s·sqrt(B·k/6), with B = 256 at most on every level. Six of them for the sum; then
+ * four roundings of values below 2·sqrt(k) + 2. bf16 rounds both operands by at most 2^-9 of
+ * themselves, deviation 2^-9·sqrt(2/3)·s·sqrt(k). Activations have slopes below 1.2. */
 static double bound_of(const linear_case *c, cvx_dtype compute)
 {
-    double k = (double)c->k, sum = 6 * 0x1p-24 / 3 * sqrt(fmin(k, 512) * k);
-    double after = 8 * 0x1p-24 * (4 * sqrt(k) + 2);
+    double k = (double)c->k, sum = 6 * 0x1p-24 / 3 * sqrt(fmin(k, 256) * k / 6);
+    double after = 4 * 0x1p-24 * (2 * sqrt(k) + 2);
 
-    return 1.2 * (sum + after + (compute == CVX_BF16 ? 6 * 0x1p-8 / 3 * sqrt(k) : 0));
+    return 1.2 * (sum + after + (compute == CVX_BF16 ? 6 * 0x1p-9 / 3 * sqrt(k * 2 / 3) : 0));
 }
 
 static void run_case(cvx_ctx *ctx, const linear_case *c, const cvx_tensor *w, const test_buf *y,
@@ -131,6 +131,36 @@ static void against_ref(void **state)
         free_buf(&want);
     }
     cvx_ctx_close(ref);
+}
+
+/* f32 means all 24 bits of both operands: the great parts cancel, what remains is in the last bits. Partial
+ * sums stay below 2, where a rounding errs by at most 2^-24, deviation 2^-24 / sqrt(3). */
+static void low_bits(void **state)
+{
+    (void)state;
+    enum { K = 512 };
+    for (int level = 0; level < TEST_LEVELS; level++) {
+        cvx_ctx *ctx = test_open("cpu", test_levels[level], 1, CVX_F32);
+        for (int swap = 0; ctx != NULL && swap < 2; swap++) {
+            test_buf x = TEST_RAND(1, 0, 1, K), w = TEST_RAND(2, 0, 1, K), y = TEST_NEW(0, 1, 1);
+            float *fine = swap ? w.t.data : x.t.data, *sign = swap ? x.t.data : w.t.data;
+            double want = 0;
+            for (int i = 0; i < K; i++) {
+                fine[i] = 1 + fine[i] * 0x1p-8f; /* the last 15 bits are random */
+                sign[i] = i % 2 ? -1.0f : 1.0f;
+                want += (double)fine[i] * (double)sign[i];
+            }
+            TEST_OK(cvx_op_linear(ctx, &(cvx_linear_args){.y = &y.t, .x = &x.t, .w = &w.t}));
+            double error = fabs((double)*(float *)y.t.data - want);
+            if (!(error <= 6 * 0x1p-24 * sqrt(K / 3.0))) {
+                fail_msg("%s: error %g", ctx->ops->name, error);
+            }
+            free_buf(&x);
+            free_buf(&w);
+            free_buf(&y);
+        }
+        cvx_ctx_close(ctx);
+    }
 }
 
 /* Rows of a call with m rows have the bits they have among 300, for every m and thread count. */
@@ -239,7 +269,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(against_ref),          cmocka_unit_test(row_bits),
         cmocka_unit_test(wrong_shapes),         cmocka_unit_test(measure_and_counters),
-        cmocka_unit_test(open_errors),
+        cmocka_unit_test(open_errors),          cmocka_unit_test(low_bits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
