@@ -37,6 +37,7 @@ typedef struct bench {
     cvx_checkpoint ckpt;
     cvx_job job;
     cvx_weights *w;
+    cvx_mesh *mesh;
     cvx_arena weights, arena, step;
     double seconds[1000];
 } bench;
@@ -58,7 +59,8 @@ static cvx_status open_part(bench *b, const char *name, cvx_load *load)
     CVX_RETURN_IF(cvx_checkpoint_part(&b->ckpt, dir, name));
     CVX_RETURN_IF(cvx_weights_open(&b->w, dir));
     CVX_RETURN_IF(cvx_arena_open(&b->weights, "weights", (size_t)1 << 37));
-    *load = (cvx_load){.ctx = b->ctx, .arena = &b->weights, .weights = b->w, .pack = true};
+    *load = (cvx_load){.ctx = b->ctx, .arena = &b->weights, .weights = b->w, .pack = true,
+                        .mesh = b->mesh};
     return CVX_OK;
 }
 
@@ -211,6 +213,7 @@ static cvx_status run_bench(bench *b, const char *what)
     r.image = b->ckpt.image_to_video ? "none" : NULL;
     CVX_RETURN_IF(cvx_job_resolve(&b->job, &b->ckpt, &r, 0));
     CVX_RETURN_IF(cvx_request_ctx(&b->ctx, &r));
+    CVX_TRY(st, cvx_mesh_self(&b->mesh), done);
     CVX_TRY(st, cvx_arena_open(&b->arena, "job", (size_t)1 << 35), done);
     CVX_TRY(st, cvx_arena_open(&b->step, "step", (size_t)1 << 37), done);
     CVX_TRY(st, dit ? bench_dit(b) : bench_vae(b), done);
@@ -220,6 +223,7 @@ done:
     cvx_arena_close(&b->arena);
     cvx_arena_close(&b->weights);
     cvx_weights_close(b->w);
+    cvx_mesh_close(b->mesh);
     cvx_ctx_close(b->ctx);
     return st;
 }

@@ -13,7 +13,12 @@ static int run(int argc, char **argv)
         return code;
     }
     cvx_event_fn fn = r.json ? cvx_events_json : r.quiet ? cvx_events_quiet : cvx_events_bars;
-    cvx_status st = cvx_generate(&r, fn, r.json ? stdout : stderr, r.json || r.quiet ? NULL : stdout);
+    cvx_mesh *mesh = NULL;
+    cvx_status st = cvx_mesh_self(&mesh);
+    if (st == CVX_OK) {
+        st = cvx_generate(&r, mesh, fn, r.json ? stdout : stderr, r.json || r.quiet ? NULL : stdout);
+    }
+    cvx_mesh_close(mesh);
     return cvx_cli_finish(st);
 }
 

@@ -77,6 +77,7 @@ static cvx_status plan(cvx_request *r)
     cvx_job j;
     cvx_plan p;
     cvx_ctx *ctx = NULL;
+    cvx_mesh *mesh = NULL;
     double rate[CVX_OP_COUNT];
     int64_t video_frames = 0;
     cvx_status st = CVX_OK;
@@ -93,7 +94,8 @@ static cvx_status plan(cvx_request *r)
     }
     CVX_RETURN_IF(cvx_job_resolve(&j, &c, r, video_frames));
     CVX_RETURN_IF(cvx_request_ctx(&ctx, r));
-    CVX_TRY(st, cvx_plan_make(&p, ctx, &c, &j, &r->lora, cvx_output_is_tensor(r->output)), done);
+    CVX_TRY(st, cvx_mesh_self(&mesh), done);
+    CVX_TRY(st, cvx_plan_make(&p, ctx, &c, &j, mesh, cvx_output_is_tensor(r->output)), done);
     CVX_TRY(st, cvx_plan_rates(ctx, rate), done);
     st = cvx_plan_admit(&p, ctx, &c, &j);
     if (r->json) {
@@ -102,6 +104,7 @@ static cvx_status plan(cvx_request *r)
         print_table(&c, &j, ctx, &p, rate);
     }
 done:
+    cvx_mesh_close(mesh);
     cvx_ctx_close(ctx);
     return st;
 }

@@ -582,8 +582,9 @@ static cvx_status gather_rows(pass *p, const cvx_tensor *rows, cvx_tensor *all)
     CVX_RETURN_IF(CVX_ALLOC(p->step, all, CVX_F32, batch, v, n));
     for (int i = 0; i < c->size; i++) {
         span s = span_of(p->job, seq->size, i % seq->size);
-        cvx_tensor from = CVX_VIEW((char *)blocks.data + place[i], CVX_F32, p->b, s.video, n);
-        cvx_tensor to = cvx_slice(all, 1, s.v0, s.video);
+        cvx_tensor from = CVX_VIEW((char *)blocks.data + place[i], CVX_F32, p->b, s.video, 1, n);
+        cvx_tensor to = CVX_RESHAPE(all, batch, v, 1, n);
+        to = cvx_slice(&to, 1, s.v0, s.video);
         if (s.video > 0) {
             CVX_RETURN_IF(cvx_op_strided_copy(p->d->ctx, &(cvx_strided_copy_args){.y = &to, .x = &from}));
         }

@@ -18,6 +18,7 @@ cvx_status cvx_request_ctx(cvx_ctx **out, const cvx_request *r)
 /* What stays the same over the videos of a request. */
 typedef struct session {
     const cvx_request *request;
+    const cvx_mesh *mesh;
     cvx_checkpoint ckpt;
     cvx_ctx *ctx;
     cvx_job job;
@@ -28,6 +29,12 @@ typedef struct session {
     FILE *report;
     cvx_tensor last; /* latents after the last step, owned copy [F, C, h, w] */
 } session;
+
+/* Rank 0 of a data group writes what the group made. */
+static bool leads(const session *s)
+{
+    return s->mesh->replica->rank == 0;
+}
 
 static cvx_status session_open(session *s)
 {
@@ -40,15 +47,17 @@ static cvx_status session_open(session *s)
         CVX_RETURN_IF(cvx_count_frames(r->video, &video_frames));
     }
     CVX_RETURN_IF(cvx_job_resolve(&s->job, &s->ckpt, r, video_frames));
-    CVX_RETURN_IF(cvx_output_check(r->output, s->job.width, s->job.height, s->job.fps));
+    if (s->mesh->world->rank == 0) {
+        CVX_RETURN_IF(cvx_output_check(r->output, s->job.width, s->job.height, s->job.fps));
+    }
     if (s->job.note[0] != 0) {
         cvx_progress_note(&s->progress, "%s", s->job.note);
     }
     CVX_RETURN_IF(cvx_request_ctx(&s->ctx, r));
-    CVX_RETURN_IF(cvx_plan_make(&s->plan, s->ctx, &s->ckpt, &s->job, &r->lora,
+    CVX_RETURN_IF(cvx_plan_make(&s->plan, s->ctx, &s->ckpt, &s->job, s->mesh,
                                 cvx_output_is_tensor(r->output)));
     CVX_RETURN_IF(cvx_plan_admit(&s->plan, s->ctx, &s->ckpt, &s->job));
-    CVX_RETURN_IF(cvx_manifest_hashes(&s->hashes, &s->ckpt, r));
+    CVX_RETURN_IF(!leads(s) ? CVX_OK : cvx_manifest_hashes(&s->hashes, &s->ckpt, r));
     return cvx_pipeline_open(&s->pipeline, s->ctx, &s->ckpt, &s->plan.options);
 }
 
@@ -181,7 +190,7 @@ static cvx_status one_video(session *s, int64_t k)
                                 .latents = keep_latents, .latents_payload = s};
     CVX_TRY(st, cvx_pipeline_run(s->pipeline, j, k, &hooks, s->plan.job_bytes, s->plan.step_bytes,
                                  cost), done);
-    st = deliver(s, &o, k, cost);
+    st = cvx_comm_agree(s->mesh->replica, leads(s) ? deliver(s, &o, k, cost) : CVX_OK);
 done:
     cvx_output_close(&o);
     return st;
@@ -189,21 +198,24 @@ done:
 
 static cvx_status run_session(session *s, const json_t *replayed)
 {
-    CVX_RETURN_IF(session_open(s));
-    if (replayed != NULL) {
+    CVX_RETURN_IF(cvx_comm_agree(s->mesh->world, session_open(s)));
+    if (replayed != NULL && leads(s)) {
         CVX_RETURN_IF(cvx_manifest_verify(replayed, s->hashes, s->request->replay));
     }
     for (int64_t k = 0; k < s->request->num_videos_per_prompt; k++) {
+        if (k % s->mesh->degrees.n[CVX_MESH_DATA] != s->mesh->at[CVX_MESH_DATA]) {
+            continue;
+        }
         CVX_RETURN_IF(one_video(s, k));
     }
     return CVX_OK;
 }
 
-cvx_status cvx_generate(const cvx_request *r, cvx_event_fn event, void *payload, FILE *report)
+cvx_status cvx_generate(const cvx_request *r, const cvx_mesh *mesh, cvx_event_fn event, void *payload, FILE *report)
 {
     cvx_request replay = CVX_REQUEST_INIT;
     json_t *doc = NULL;
-    session s = {.request = r, .progress = {.fn = event, .payload = payload}, .report = report};
+    session s = {.request = r, .mesh = mesh, .progress = {.fn = event, .payload = payload}, .report = report};
     cvx_status st = CVX_OK;
 
     if (r->replay != NULL) {

@@ -78,10 +78,11 @@ static cvx_offload offload_of(const cvx_request *r)
 }
 
 cvx_status cvx_plan_make(cvx_plan *out, const cvx_ctx *ctx, const cvx_checkpoint *ckpt,
-                         const cvx_job *job, const cvx_opt_list *lora, bool keep_float)
+                         const cvx_job *job, const cvx_mesh *mesh, bool keep_float)
 {
     int64_t pixels = job->out_frames * job->height * job->width * 3;
-    cvx_plan p = {.options = {.offload = offload_of(job->request), .pack = true, .lora = lora},
+    cvx_plan p = {.options = {.offload = offload_of(job->request), .pack = true,
+                              .lora = &job->request->lora, .mesh = mesh},
                   .output_bytes = (size_t)(pixels * (keep_float ? 5 : 1)),
                   .base_bytes = cvx_memory_resident() + ENCODER_BYTES,
                   .available_bytes = cvx_memory_available()};
@@ -104,7 +105,7 @@ static bool fits(const cvx_plan *plan, const cvx_ctx *ctx, const cvx_checkpoint 
 
     return cvx_job_resolve(&j, ckpt, changed, job->request->video != NULL ? job->num_frames : 0) ==
                CVX_OK &&
-           cvx_plan_make(&p, ctx, ckpt, &j, plan->options.lora, false) == CVX_OK &&
+           cvx_plan_make(&p, ctx, ckpt, &j, plan->options.mesh, false) == CVX_OK &&
            p.needed_bytes <= plan->available_bytes;
 }
 

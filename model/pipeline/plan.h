@@ -18,7 +18,7 @@ typedef struct cvx_plan {
 /* Walks the job in measure mode, with packed weights if they fit in 80 % of the available memory, else
  * without. keep_float: the output keeps f32 frames. */
 cvx_status cvx_plan_make(cvx_plan *out, const cvx_ctx *ctx, const cvx_checkpoint *ckpt,
-                         const cvx_job *job, const cvx_opt_list *lora, bool keep_float) CVX_CHECK;
+                         const cvx_job *job, const cvx_mesh *mesh, bool keep_float) CVX_CHECK;
 
 /* CVX_ENOMEM if the job cannot fit, naming the nearest that does (tiling, fewer frames, a smaller size). */
 cvx_status cvx_plan_admit(const cvx_plan *plan, const cvx_ctx *ctx, const cvx_checkpoint *ckpt,

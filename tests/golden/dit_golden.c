@@ -17,6 +17,7 @@ typedef struct model {
     cvx_arena weights, job, step;
     cvx_dit_config cfg;
     cvx_dit *dit;
+    cvx_mesh *mesh;
 } model;
 
 static void open_model(model *m, const char *config_dir, const char *weights_dir)
@@ -29,13 +30,15 @@ static void open_model(model *m, const char *config_dir, const char *weights_dir
     OK(cvx_arena_open(&m->weights, "weights", (size_t)1 << 28));
     OK(cvx_arena_open(&m->job, "job", (size_t)1 << 28));
     OK(cvx_arena_open(&m->step, "step", (size_t)1 << 28));
-    cvx_load load = {.ctx = m->ctx, .arena = &m->weights, .weights = m->w, .pack = true};
+    OK(cvx_mesh_self(&m->mesh));
+    cvx_load load = {.ctx = m->ctx, .arena = &m->weights, .weights = m->w, .pack = true, .mesh = m->mesh};
     OK(cvx_dit_open(&m->dit, &load, &m->cfg));
 }
 
 static void close_model(model *m)
 {
     cvx_dit_close(m->dit);
+    cvx_mesh_close(m->mesh);
     cvx_arena_close(&m->step);
     cvx_arena_close(&m->job);
     cvx_arena_close(&m->weights);

@@ -43,6 +43,7 @@ static void run(result *out, cvx_request *r)
     cvx_plan plan;
     cvx_ctx *ctx = NULL;
     cvx_pipeline *p = NULL;
+    cvx_mesh *mesh = NULL;
     cvx_stage_cost cost[CVX_STAGE_COUNT];
     int64_t video_frames = 0;
 
@@ -56,13 +57,15 @@ static void run(result *out, cvx_request *r)
     }
     OK(cvx_job_resolve(&j, &c, r, video_frames));
     OK(cvx_request_ctx(&ctx, r));
-    OK(cvx_plan_make(&plan, ctx, &c, &j, &r->lora, false));
+    OK(cvx_mesh_self(&mesh));
+    OK(cvx_plan_make(&plan, ctx, &c, &j, mesh, false));
     OK(cvx_pipeline_open(&p, ctx, &c, &plan.options));
     OK(cvx_output_open(&out->frames, j.out_frames, j.height, j.width, false));
     cvx_pipeline_hooks hooks = {.frames = cvx_output_frames, .frames_payload = &out->frames,
                                 .latents = keep, .latents_payload = out};
     OK(cvx_pipeline_run(p, &j, 0, &hooks, plan.job_bytes, plan.step_bytes, cost));
     cvx_pipeline_close(p);
+    cvx_mesh_close(mesh);
     cvx_ctx_close(ctx);
 }
 
