@@ -50,9 +50,11 @@ cvx_status cvx_mesh_open(cvx_mesh **out, cvx_comm *world, const cvx_degrees *deg
     m->degrees = *degrees;
     m->world = world;
     if (cvx_mesh_size(degrees) != world->size) {
-        st = cvx_fail(CVX_EINVAL, "mesh data %d x cfg %d x ring %d x ulysses %d x tensor %d needs %d ranks, "
-                      "there are %d", degrees->n[0], degrees->n[1], degrees->n[2], degrees->n[3],
-                      degrees->n[4], cvx_mesh_size(degrees), world->size);
+        st = cvx_fail(CVX_EINVAL,
+                      "mesh data %d x cfg %d x ring %d x ulysses %d x tensor %d needs %d ranks, "
+                      "there are %d",
+                      degrees->n[0], degrees->n[1], degrees->n[2], degrees->n[3], degrees->n[4],
+                      cvx_mesh_size(degrees), world->size);
         goto done;
     }
     cvx_mesh_place(degrees, world->rank, m->at);

@@ -30,8 +30,8 @@ typedef struct cvx_degrees {
 
 typedef struct cvx_mesh {
     cvx_degrees degrees;
-    int at[CVX_MESH_DIMS];        /* this rank's place along each dimension */
-    cvx_comm *world;              /* every rank; borrowed, unless own_world */
+    int at[CVX_MESH_DIMS]; /* this rank's place along each dimension */
+    cvx_comm *world;       /* every rank; borrowed, unless own_world */
     bool own_world;
     cvx_comm *dim[CVX_MESH_DIMS]; /* the ranks that differ along one dimension only */
     cvx_comm *sequence;           /* ring x ulysses */

@@ -31,11 +31,12 @@ static void place(blocks *b, int size)
 }
 
 /* Tensor i of a block that begins at `at` of buf: [b, rows, heads, d] dense. */
-static cvx_tensor part(const cvx_tensor *buf, int64_t at, int i, int64_t b, int64_t rows, int64_t heads,
-                       int64_t d)
+static cvx_tensor part(const cvx_tensor *buf, int64_t at, int i, int64_t b, int64_t rows,
+                       int64_t heads, int64_t d)
 {
     char *p = (char *)buf->data + at;
-    return CVX_VIEW(p + (int64_t)sizeof(float) * i * b * rows * heads * d, CVX_F32, b, rows, heads, d);
+    return CVX_VIEW(p + (int64_t)sizeof(float) * i * b * rows * heads * d, CVX_F32, b, rows, heads,
+                    d);
 }
 
 static cvx_status copy(cvx_ctx *ctx, const cvx_tensor *y, const cvx_tensor *x)

@@ -21,8 +21,8 @@ static const cvx_opt mesh_opts[] = {
      "the two branches of guidance on different ranks", 0, 0, NULL},
     {"ulysses-degree", CVX_OPT_INT, offsetof(options, degree[CVX_MESH_ULYSSES]), "N",
      "ranks that share the sequence (default: what is left)", 1, CVX_MAX_RANKS, NULL},
-    {"stats", CVX_OPT_FLAG, offsetof(options, stats), NULL, "print calls and bytes of the exchanges", 0, 0,
-     NULL},
+    {"stats", CVX_OPT_FLAG, offsetof(options, stats), NULL,
+     "print calls and bytes of the exchanges", 0, 0, NULL},
     {NULL, 0, 0, NULL, NULL, 0, 0, NULL},
 };
 
@@ -51,14 +51,16 @@ static cvx_degrees choose(const options *o, int ranks)
     left /= d.n[CVX_MESH_DATA];
     d.n[CVX_MESH_CFG] = o->enable_cfg_parallel ? 2 : 1;
     left /= d.n[CVX_MESH_CFG];
-    d.n[CVX_MESH_ULYSSES] = o->degree[CVX_MESH_ULYSSES] > 0 ? (int)o->degree[CVX_MESH_ULYSSES] : left;
+    d.n[CVX_MESH_ULYSSES] =
+        o->degree[CVX_MESH_ULYSSES] > 0 ? (int)o->degree[CVX_MESH_ULYSSES] : left;
     return d;
 }
 
 static void print_stats(const cvx_mesh *m)
 {
     static const char *const kinds[CVX_COMM_KINDS] = {"all-gather", "all-to-all", "reduce-scatter",
-                                                      "all-reduce", "send/recv", "broadcast", "agree"};
+                                                      "all-reduce", "send/recv",  "broadcast",
+                                                      "agree"};
     for (int k = 0; k < CVX_COMM_KINDS; k++) {
         cvx_comm_stat s = cvx_mesh_stat(m, (cvx_comm_kind)k);
         if (s.calls > 0) {
@@ -93,7 +95,9 @@ int main(int argc, char **argv)
     int n;
     bool help = false;
     cvx_opt *table = make_table();
-    const cvx_command cmd = {.name = "cvx-rank", .args = "", .opts = table,
+    const cvx_command cmd = {.name = "cvx-rank",
+                             .args = "",
+                             .opts = table,
                              .summary = "cvx generate on the ranks of an MPI job."};
     cvx_status st = cvx_comm_mpi_open(&world, &argc, &argv);
 

@@ -79,8 +79,8 @@ static cvx_status load_block(const cvx_load *l, const cvx_dit *d, block *b, int6
     snprintf(base, sizeof base, "transformer_blocks.%lld", (long long)i);
     for (size_t j = 0; j < sizeof linears / sizeof *linears; j++) {
         snprintf(name, sizeof name, "%s.%s", base, linears[j].name);
-        CVX_RETURN_IF(cvx_linear_load(l, linears[j].lin, name, linears[j].n, linears[j].k,
-                                      linears[j].bias));
+        CVX_RETURN_IF(
+            cvx_linear_load(l, linears[j].lin, name, linears[j].n, linears[j].k, linears[j].bias));
     }
     snprintf(name, sizeof name, "%s.attn1.norm_q", base);
     CVX_RETURN_IF(cvx_vector_load(l, &b->q_gamma, name, "weight", hd));
@@ -104,7 +104,8 @@ static cvx_status load_patch(const cvx_load *l, cvx_dit *d)
         return cvx_linear_load(l, &d->patch, "patch_embed.proj", d->c, k * cfg->patch_size_t, true);
     }
     cvx_tensor w;
-    CVX_RETURN_IF(CVX_WEIGHT(l->weights, &w, "patch_embed.proj.weight", d->c, cfg->in_channels, p, p));
+    CVX_RETURN_IF(
+        CVX_WEIGHT(l->weights, &w, "patch_embed.proj.weight", d->c, cfg->in_channels, p, p));
     d->patch.w = CVX_RESHAPE(&w, d->c, k);
     CVX_RETURN_IF(cvx_linear_pack(l, &d->patch.w));
     if (cfg->patch_bias) {
@@ -136,20 +137,19 @@ static cvx_status load_outer(const cvx_load *l, cvx_dit *d)
                             (long long)oe, (long long)te);
         }
     }
-    CVX_RETURN_IF(cvx_linear_load(l, &d->text_proj, "patch_embed.text_proj", c, cfg->text_embed_dim,
-                                  true));
+    CVX_RETURN_IF(
+        cvx_linear_load(l, &d->text_proj, "patch_embed.text_proj", c, cfg->text_embed_dim, true));
     CVX_RETURN_IF(load_patch(l, d));
     CVX_RETURN_IF(load_norm(l, cfg, &d->final_gamma, &d->final_beta, "norm_final", c));
     CVX_RETURN_IF(load_norm(l, cfg, &d->out_gamma, &d->out_beta, "norm_out.norm", c));
-    CVX_RETURN_IF(
-        cvx_linear_load_rows(l, &d->out_shift, "norm_out.linear", 2 * c, te, true, 0, c));
-    CVX_RETURN_IF(
-        cvx_linear_load_rows(l, &d->out_scale, "norm_out.linear", 2 * c, te, true, c, c));
+    CVX_RETURN_IF(cvx_linear_load_rows(l, &d->out_shift, "norm_out.linear", 2 * c, te, true, 0, c));
+    CVX_RETURN_IF(cvx_linear_load_rows(l, &d->out_scale, "norm_out.linear", 2 * c, te, true, c, c));
     CVX_RETURN_IF(cvx_linear_load(l, &d->proj_out, "proj_out", out, c, true));
     if (cfg->use_learned) {
         cvx_tensor t;
         int64_t rows = cfg->max_text_seq_length + sample_rows(cfg);
-        CVX_RETURN_IF(CVX_WEIGHT_F32(l->weights, l->arena, &t, "patch_embed.pos_embedding", 1, rows, c));
+        CVX_RETURN_IF(
+            CVX_WEIGHT_F32(l->weights, l->arena, &t, "patch_embed.pos_embedding", 1, rows, c));
         d->pos = CVX_RESHAPE(&t, rows, c);
     }
     return CVX_OK;
@@ -189,7 +189,8 @@ void cvx_dit_close(cvx_dit *d)
 }
 
 /* Rotary tables through a host buffer: built once a job. */
-static cvx_status make_rotary(cvx_dit *d, cvx_dit_job *job, cvx_arena *arena, int64_t gh, int64_t gw)
+static cvx_status make_rotary(cvx_dit *d, cvx_dit_job *job, cvx_arena *arena, int64_t gh,
+                              int64_t gw)
 {
     int64_t hd = d->cfg.attention_head_dim, n = job->video_rows * hd;
 
@@ -349,13 +350,17 @@ static cvx_status time_embedding(pass *p, double timestep)
     CVX_TRY(st, cvx_linear_run(d->ctx, &d->time1, &h, &sin, CVX_ACT_SILU), done);
     CVX_TRY(st, cvx_linear_run(d->ctx, &d->time2, &p->emb, &h, CVX_ACT_NONE), done);
     if (p->job->ofs.data != NULL) {
-        CVX_TRY(st, cvx_op_add(d->ctx, &(cvx_add_args){.y = &p->emb, .a = &p->emb,
-                                                       .b = &p->job->ofs}), done);
+        CVX_TRY(st,
+                cvx_op_add(d->ctx, &(cvx_add_args){.y = &p->emb, .a = &p->emb, .b = &p->job->ofs}),
+                done);
     }
     tell(p, "time_embedding", &p->emb);
     /* every user applies silu first: once here is the same */
-    CVX_TRY(st, cvx_op_gated_act(d->ctx, &(cvx_gated_act_args){.y = &p->emb, .a = &p->emb, .b = &ones,
-                                                               .act = CVX_ACT_SILU}), done);
+    CVX_TRY(st,
+            cvx_op_gated_act(
+                d->ctx,
+                &(cvx_gated_act_args){.y = &p->emb, .a = &p->emb, .b = &ones, .act = CVX_ACT_SILU}),
+            done);
 done:
     free(host);
     return st;
@@ -382,15 +387,16 @@ static cvx_status patch_embed(pass *p, const cvx_tensor *latents)
     int64_t v = p->video, k = d->patch.w.dim[1];
     size_t mark = cvx_arena_mark(p->step);
     cvx_tensor rows, pos = {0};
-    cvx_tensor in = CVX_RESHAPE(latents, 1, latents->dim[0], latents->dim[1], latents->dim[2],
-                                latents->dim[3]);
+    cvx_tensor in =
+        CVX_RESHAPE(latents, 1, latents->dim[0], latents->dim[1], latents->dim[2], latents->dim[3]);
 
     CVX_RETURN_IF(copy_text(p));
     if (v == 0) {
         return CVX_OK;
     }
     CVX_RETURN_IF(CVX_ALLOC(p->step, &rows, CVX_F32, 1, v, k));
-    CVX_RETURN_IF(cvx_op_patchify(d->ctx, &(cvx_patchify_args){.y = &rows, .x = &in,
+    CVX_RETURN_IF(cvx_op_patchify(d->ctx, &(cvx_patchify_args){.y = &rows,
+                                                               .x = &in,
                                                                .p = cfg->patch_size,
                                                                .pt = cfg->patch_size_t,
                                                                .row0 = p->v0}));
@@ -400,10 +406,12 @@ static cvx_status patch_embed(pass *p, const cvx_tensor *latents)
     }
     for (int64_t i = 0; i < p->b; i++) {
         cvx_tensor video = cvx_slice(&p->x, 0, i * p->s + p->text, v);
-        CVX_RETURN_IF(cvx_op_linear(
-            d->ctx, &(cvx_linear_args){.y = &video, .x = &rows, .w = &d->patch.w,
-                                       .b = d->patch.b.data ? &d->patch.b : NULL,
-                                       .residual = pos.data ? &pos : NULL}));
+        CVX_RETURN_IF(
+            cvx_op_linear(d->ctx, &(cvx_linear_args){.y = &video,
+                                                     .x = &rows,
+                                                     .w = &d->patch.w,
+                                                     .b = d->patch.b.data ? &d->patch.b : NULL,
+                                                     .residual = pos.data ? &pos : NULL}));
     }
     cvx_arena_release(p->step, mark, false);
     return CVX_OK;
@@ -416,8 +424,8 @@ static cvx_status modulation(pass *p, const norm_zero *z, cvx_tensor pair[3])
         CVX_RETURN_IF(CVX_ALLOC(p->step, &pair[i], CVX_F32, 2, p->d->c));
         for (int text = 0; text < 2; text++) {
             cvx_tensor row = cvx_slice(&pair[i], 0, text ? 0 : 1, 1);
-            CVX_RETURN_IF(cvx_linear_run(p->d->ctx, &z->mod[i + 3 * text], &row, &p->emb,
-                                         CVX_ACT_NONE));
+            CVX_RETURN_IF(
+                cvx_linear_run(p->d->ctx, &z->mod[i + 3 * text], &row, &p->emb, CVX_ACT_NONE));
         }
     }
     return CVX_OK;
@@ -427,11 +435,14 @@ static cvx_status modulation(pass *p, const norm_zero *z, cvx_tensor pair[3])
 static cvx_status norm_modulate(pass *p, const norm_zero *z, const cvx_tensor pair[3])
 {
     return cvx_op_layer_norm(p->d->ctx,
-                             &(cvx_layer_norm_args){.y = &p->h, .x = &p->x,
+                             &(cvx_layer_norm_args){.y = &p->h,
+                                                    .x = &p->x,
                                                     .gamma = z->gamma.data ? &z->gamma : NULL,
                                                     .beta = z->beta.data ? &z->beta : NULL,
-                                                    .scale = &pair[1], .shift = &pair[0],
-                                                    .text_rows = p->text, .period = p->s,
+                                                    .scale = &pair[1],
+                                                    .shift = &pair[0],
+                                                    .text_rows = p->text,
+                                                    .period = p->s,
                                                     .eps = p->d->cfg.norm_eps});
 }
 
@@ -439,12 +450,15 @@ static cvx_status norm_modulate(pass *p, const norm_zero *z, const cvx_tensor pa
 static cvx_status norm_rope(pass *p, const cvx_tensor *x, const cvx_tensor *gamma,
                             const cvx_tensor *beta)
 {
-    return cvx_op_qk_norm_rope(p->d->ctx,
-                               &(cvx_qk_norm_rope_args){.x = x, .gamma = gamma, .beta = beta,
-                                                        .cos = p->job->cos.data ? &p->job->cos : NULL,
-                                                        .sin = p->job->sin.data ? &p->job->sin : NULL,
-                                                        .text_rows = p->text, .rope_row0 = p->v0,
-                                                        .eps = 1e-6});
+    return cvx_op_qk_norm_rope(
+        p->d->ctx, &(cvx_qk_norm_rope_args){.x = x,
+                                            .gamma = gamma,
+                                            .beta = beta,
+                                            .cos = p->job->cos.data ? &p->job->cos : NULL,
+                                            .sin = p->job->sin.data ? &p->job->sin : NULL,
+                                            .text_rows = p->text,
+                                            .rope_row0 = p->v0,
+                                            .eps = 1e-6});
 }
 
 /* Attention over the whole sequence: rows are traded for heads and back. qkv, o [b, s, heads, hd]. */
@@ -460,12 +474,14 @@ static cvx_status attend(pass *p, const cvx_tensor qkv[3], const cvx_tensor *o)
     }
     CVX_RETURN_IF(cvx_ulysses_to_heads(d->ctx, u, p->step, rows, qkv, h, 3));
     if (u->size > 1) {
-        CVX_RETURN_IF(CVX_ALLOC(p->step, &out, CVX_F32, h[0].dim[0], h[0].dim[1], h[0].dim[2], h[0].dim[3]));
+        CVX_RETURN_IF(
+            CVX_ALLOC(p->step, &out, CVX_F32, h[0].dim[0], h[0].dim[1], h[0].dim[2], h[0].dim[3]));
     }
     if (cvx_numel(&out) > 0) { /* with more ranks than heads some have none */
         double scale = 1.0 / sqrt((double)d->cfg.attention_head_dim);
-        CVX_RETURN_IF(cvx_op_attention(d->ctx, &(cvx_attention_args){.o = &out, .q = &h[0], .k = &h[1],
-                                                                     .v = &h[2], .scale = scale}));
+        CVX_RETURN_IF(cvx_op_attention(
+            d->ctx,
+            &(cvx_attention_args){.o = &out, .q = &h[0], .k = &h[1], .v = &h[2], .scale = scale}));
     }
     return cvx_ulysses_to_rows(d->ctx, u, p->step, rows, &out, o);
 }
@@ -489,9 +505,13 @@ static cvx_status self_attention(pass *p, const block *b, const cvx_tensor *gate
     /* the normed rows are spent: they hold the attention's output */
     cvx_tensor o = CVX_RESHAPE(&p->h, p->b, p->s, d->cfg.num_attention_heads, hd);
     CVX_RETURN_IF(attend(p, v4, &o));
-    CVX_RETURN_IF(cvx_op_linear(d->ctx, &(cvx_linear_args){.y = &p->x, .x = &p->h, .w = &b->o.w,
-                                                           .b = &b->o.b, .residual = &p->x,
-                                                           .gate = gate, .text_rows = p->text,
+    CVX_RETURN_IF(cvx_op_linear(d->ctx, &(cvx_linear_args){.y = &p->x,
+                                                           .x = &p->h,
+                                                           .w = &b->o.w,
+                                                           .b = &b->o.b,
+                                                           .residual = &p->x,
+                                                           .gate = gate,
+                                                           .text_rows = p->text,
                                                            .period = p->s}));
     cvx_arena_release(p->step, mark, false);
     return CVX_OK;
@@ -514,11 +534,16 @@ static cvx_status feed_forward(pass *p, const block *b, const cvx_tensor *gate)
         cvx_tensor x = cvx_slice(&p->x, 0, r, n), h = cvx_slice(&p->h, 0, r, n);
         cvx_tensor f = cvx_slice(&hidden, 0, 0, n);
         CVX_RETURN_IF(cvx_linear_run(d->ctx, &b->ff0, &f, &h, CVX_ACT_GELU_TANH));
-        CVX_RETURN_IF(cvx_op_linear(
-            d->ctx, &(cvx_linear_args){.y = &x, .x = &f, .w = &b->ff2.w, .b = &b->ff2.b,
-                                       .residual = &x, .gate = gate,
-                                       .text_rows = whole ? p->text : text < n ? text : n,
-                                       .period = whole ? p->s : n}));
+        CVX_RETURN_IF(cvx_op_linear(d->ctx, &(cvx_linear_args){.y = &x,
+                                                               .x = &f,
+                                                               .w = &b->ff2.w,
+                                                               .b = &b->ff2.b,
+                                                               .residual = &x,
+                                                               .gate = gate,
+                                                               .text_rows = whole      ? p->text
+                                                                            : text < n ? text
+                                                                                       : n,
+                                                               .period = whole ? p->s : n}));
         r += n;
     }
     cvx_arena_release(p->step, mark, false);
@@ -552,7 +577,10 @@ static span span_of(const cvx_dit_job *job, int size, int rank)
     int64_t text = job->shape.text_len;
     cvx_shard s = cvx_shard_of(text + job->video_rows, size, rank);
     int64_t in_text = text - s.start < 0 ? 0 : text - s.start < s.len ? text - s.start : s.len;
-    return (span){.row0 = s.start, .rows = s.len, .text = in_text, .video = s.len - in_text,
+    return (span){.row0 = s.start,
+                  .rows = s.len,
+                  .text = in_text,
+                  .video = s.len - in_text,
                   .v0 = s.start + in_text - text > 0 ? s.start + in_text - text : 0};
 }
 
@@ -570,7 +598,8 @@ static cvx_status gather_rows(pass *p, const cvx_tensor *rows, cvx_tensor *all)
     }
     CVX_RETURN_IF(CVX_ALLOC(p->step, &blocks, CVX_F32, batch, v, n));
     for (int i = 0; i < c->size; i++) {
-        bytes[i] = (int64_t)sizeof(float) * p->b * span_of(p->job, seq->size, i % seq->size).video * n;
+        bytes[i] =
+            (int64_t)sizeof(float) * p->b * span_of(p->job, seq->size, i % seq->size).video * n;
         place[i] = at;
         at += bytes[i];
     }
@@ -586,7 +615,8 @@ static cvx_status gather_rows(pass *p, const cvx_tensor *rows, cvx_tensor *all)
         cvx_tensor to = CVX_RESHAPE(all, batch, v, 1, n);
         to = cvx_slice(&to, 1, s.v0, s.video);
         if (s.video > 0) {
-            CVX_RETURN_IF(cvx_op_strided_copy(p->d->ctx, &(cvx_strided_copy_args){.y = &to, .x = &from}));
+            CVX_RETURN_IF(
+                cvx_op_strided_copy(p->d->ctx, &(cvx_strided_copy_args){.y = &to, .x = &from}));
         }
     }
     return CVX_OK;
@@ -604,7 +634,9 @@ static cvx_status head(pass *p, const cvx_tensor *out)
                                       .eps = cfg->norm_eps};
     cvx_layer_norm_args norm_out = {.gamma = d->out_gamma.data ? &d->out_gamma : NULL,
                                     .beta = d->out_beta.data ? &d->out_beta : NULL,
-                                    .shift = &shift, .scale = &scale, .period = v,
+                                    .shift = &shift,
+                                    .scale = &scale,
+                                    .period = v,
                                     .eps = cfg->norm_eps};
 
     CVX_RETURN_IF(CVX_ALLOC(p->step, &shift, CVX_F32, 2, d->c));
@@ -624,9 +656,9 @@ static cvx_status head(pass *p, const cvx_tensor *out)
         CVX_RETURN_IF(cvx_linear_run(d->ctx, &d->proj_out, &y, &x, CVX_ACT_NONE));
     }
     CVX_RETURN_IF(gather_rows(p, &rows, &all));
-    return cvx_op_unpatchify(d->ctx, &(cvx_unpatchify_args){.y = out, .x = &all,
-                                                            .p = cfg->patch_size,
-                                                            .pt = cfg->patch_size_t});
+    return cvx_op_unpatchify(
+        d->ctx,
+        &(cvx_unpatchify_args){.y = out, .x = &all, .p = cfg->patch_size, .pt = cfg->patch_size_t});
 }
 
 cvx_status cvx_dit_forward(cvx_dit *d, const cvx_dit_job *job, cvx_arena *step,
@@ -637,8 +669,17 @@ cvx_status cvx_dit_forward(cvx_dit *d, const cvx_dit_job *job, cvx_arena *step,
     const cvx_mesh *m = d->mesh;
     int64_t b = (job->shape.batch + m->degrees.n[CVX_MESH_CFG] - 1) / m->degrees.n[CVX_MESH_CFG];
     span s = span_of(job, m->sequence->size, m->sequence->rank);
-    pass p = {.d = d, .job = job, .step = step, .b = b, .item0 = b * m->at[CVX_MESH_CFG], .s = s.rows,
-              .text = s.text, .video = s.video, .row0 = s.row0, .v0 = s.v0, .tap = tap,
+    pass p = {.d = d,
+              .job = job,
+              .step = step,
+              .b = b,
+              .item0 = b * m->at[CVX_MESH_CFG],
+              .s = s.rows,
+              .text = s.text,
+              .video = s.video,
+              .row0 = s.row0,
+              .v0 = s.v0,
+              .tap = tap,
               .payload = payload};
 
     CVX_RETURN_IF(CVX_ALLOC(step, &p.x, CVX_F32, p.b * p.s, d->c));

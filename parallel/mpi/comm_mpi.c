@@ -31,8 +31,8 @@ static cvx_status check(int rc, const char *call)
 }
 
 /* Point to point by pieces, both directions at once, so that neither side waits for the other's order. */
-static cvx_status exchange(const cvx_comm *c, const char *send, int64_t send_bytes, int to, char *recv,
-                           int64_t recv_bytes, int from)
+static cvx_status exchange(const cvx_comm *c, const char *send, int64_t send_bytes, int to,
+                           char *recv, int64_t recv_bytes, int from)
 {
     while ((to >= 0 && send_bytes > 0) || (from >= 0 && recv_bytes > 0)) {
         MPI_Request q[2];
@@ -40,10 +40,12 @@ static cvx_status exchange(const cvx_comm *c, const char *send, int64_t send_byt
         int64_t s = to >= 0 ? (send_bytes < PIECE ? send_bytes : PIECE) : 0;
         int64_t r = from >= 0 ? (recv_bytes < PIECE ? recv_bytes : PIECE) : 0;
         if (r > 0) {
-            CVX_RETURN_IF(check(MPI_Irecv(recv, (int)r, MPI_BYTE, from, TAG, comm_of(c), &q[n++]), "irecv"));
+            CVX_RETURN_IF(
+                check(MPI_Irecv(recv, (int)r, MPI_BYTE, from, TAG, comm_of(c), &q[n++]), "irecv"));
         }
         if (s > 0) {
-            CVX_RETURN_IF(check(MPI_Isend(send, (int)s, MPI_BYTE, to, TAG, comm_of(c), &q[n++]), "isend"));
+            CVX_RETURN_IF(
+                check(MPI_Isend(send, (int)s, MPI_BYTE, to, TAG, comm_of(c), &q[n++]), "isend"));
         }
         CVX_RETURN_IF(check(MPI_Waitall(n, q, MPI_STATUSES_IGNORE), "waitall"));
         send += s;
@@ -94,7 +96,8 @@ static cvx_status allgatherv(cvx_comm *c, const void *send, int64_t send_bytes, 
 }
 
 /* Everyone's part of this rank's elements, added in rank order. */
-static cvx_status reduce_scatterv(cvx_comm *c, const float *send, float *recv, const int64_t *counts)
+static cvx_status reduce_scatterv(cvx_comm *c, const float *send, float *recv,
+                                  const int64_t *counts)
 {
     int64_t mine = counts[c->rank], *bytes = calloc(4 * (size_t)c->size, sizeof *bytes);
     float *all = malloc((size_t)(mine * c->size) * sizeof *all + 1);
@@ -197,10 +200,15 @@ static void close_mpi(cvx_comm *c)
 
 static cvx_status wrap(cvx_comm **out, MPI_Comm comm)
 {
-    static const cvx_comm_ops ops = {.name = "mpi", .allgatherv = allgatherv, .alltoallv = alltoallv,
+    static const cvx_comm_ops ops = {.name = "mpi",
+                                     .allgatherv = allgatherv,
+                                     .alltoallv = alltoallv,
                                      .reduce_scatterv_f32 = reduce_scatterv,
-                                     .allreduce_f32 = allreduce, .sendrecv = sendrecv,
-                                     .broadcast = broadcast, .agree = agree, .split = split,
+                                     .allreduce_f32 = allreduce,
+                                     .sendrecv = sendrecv,
+                                     .broadcast = broadcast,
+                                     .agree = agree,
+                                     .split = split,
                                      .close = close_mpi};
     cvx_comm *c = calloc(1, sizeof *c);
     impl *i = malloc(sizeof *i);
@@ -226,7 +234,8 @@ cvx_status cvx_comm_mpi_open(cvx_comm **world, int *argc, char ***argv)
 
     CVX_RETURN_IF(check(MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &level), "init"));
     if (level < MPI_THREAD_FUNNELED) {
-        return cvx_fail(CVX_EUNSUPPORTED, "this MPI gives thread level %d; MPI_THREAD_FUNNELED is needed", level);
+        return cvx_fail(CVX_EUNSUPPORTED,
+                        "this MPI gives thread level %d; MPI_THREAD_FUNNELED is needed", level);
     }
     return wrap(world, MPI_COMM_WORLD);
 }
@@ -247,7 +256,8 @@ cvx_status cvx_comm_mpi_local(cvx_comm *world, int *rank, int *size)
     MPI_Comm local;
 
     CVX_RETURN_IF(check(MPI_Comm_split_type(comm_of(world), MPI_COMM_TYPE_SHARED, world->rank,
-                                            MPI_INFO_NULL, &local), "comm_split_type"));
+                                            MPI_INFO_NULL, &local),
+                        "comm_split_type"));
     MPI_Comm_rank(local, rank);
     MPI_Comm_size(local, size);
     MPI_Comm_free(&local);
