@@ -37,7 +37,8 @@ cvx_status cvx_file_read(char **out, size_t *len, const char *path, size_t max)
     CVX_RETURN_IF(open_regular(&fd, &sb, path));
     size_t size = (size_t)sb.st_size;
     if (size > max) {
-        st = cvx_fail(CVX_EFORMAT, "%s: %zu bytes, more than the %zu allowed here", path, size, max);
+        st =
+            cvx_fail(CVX_EFORMAT, "%s: %zu bytes, more than the %zu allowed here", path, size, max);
         goto done;
     }
     buf = malloc(size + 1);

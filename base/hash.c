@@ -26,8 +26,8 @@ static void compress(uint32_t state[8], const unsigned char *p)
     uint32_t w[64], s[8];
 
     for (int i = 0; i < 16; i++) {
-        w[i] = (uint32_t)p[4 * i] << 24 | (uint32_t)p[4 * i + 1] << 16 | (uint32_t)p[4 * i + 2] << 8 |
-               p[4 * i + 3];
+        w[i] = (uint32_t)p[4 * i] << 24 | (uint32_t)p[4 * i + 1] << 16 |
+               (uint32_t)p[4 * i + 2] << 8 | p[4 * i + 3];
     }
     for (int i = 16; i < 64; i++) {
         uint32_t a = w[i - 15], b = w[i - 2];
@@ -37,10 +37,10 @@ static void compress(uint32_t state[8], const unsigned char *p)
     memcpy(s, state, sizeof s);
     for (int i = 0; i < 64; i++) {
         uint32_t e = s[4], a = s[0];
-        uint32_t t1 = s[7] + (rot(e, 6) ^ rot(e, 11) ^ rot(e, 25)) + ((e & s[5]) ^ (~e & s[6])) + k[i] +
-                      w[i];
-        uint32_t t2 = (rot(a, 2) ^ rot(a, 13) ^ rot(a, 22)) +
-                      ((a & s[1]) ^ (a & s[2]) ^ (s[1] & s[2]));
+        uint32_t t1 =
+            s[7] + (rot(e, 6) ^ rot(e, 11) ^ rot(e, 25)) + ((e & s[5]) ^ (~e & s[6])) + k[i] + w[i];
+        uint32_t t2 =
+            (rot(a, 2) ^ rot(a, 13) ^ rot(a, 22)) + ((a & s[1]) ^ (a & s[2]) ^ (s[1] & s[2]));
         memmove(s + 1, s, 7 * sizeof *s);
         s[4] += t1;
         s[0] = t1 + t2;
@@ -52,8 +52,8 @@ static void compress(uint32_t state[8], const unsigned char *p)
 
 void cvx_sha256_init(cvx_sha256 *h)
 {
-    *h = (cvx_sha256){.state = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c,
-                                0x1f83d9ab, 0x5be0cd19}};
+    *h = (cvx_sha256){.state = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f,
+                                0x9b05688c, 0x1f83d9ab, 0x5be0cd19}};
 }
 
 void cvx_sha256_add(cvx_sha256 *h, const void *data, size_t n)

@@ -24,7 +24,7 @@ static char *long_integers_as_reals(const char *text, size_t *len)
         }
         digits = digit ? digits + 1 : 0;
         fraction = !string && (c == '.' || c == 'e' || c == 'E' ||
-                                (fraction && (digit || c == '-' || c == '+')));
+                               (fraction && (digit || c == '-' || c == '+')));
         if (c == '"') {
             string = !string;
         } else if (string && c == '\\' && i + 1 < *len) {

@@ -15,10 +15,13 @@ cvx_status cvx_json_parse(json_t **out, const char *text, size_t len, const char
 
 /* Getters: a missing key or null leaves *out unchanged (set the default before); a value of another
  * type is CVX_EFORMAT naming `what` (the file) and the key. Strings are borrowed from `obj`. */
-cvx_status cvx_json_int(const json_t *obj, const char *what, const char *key, int64_t *out) CVX_CHECK;
-cvx_status cvx_json_double(const json_t *obj, const char *what, const char *key, double *out) CVX_CHECK;
+cvx_status cvx_json_int(const json_t *obj, const char *what, const char *key,
+                        int64_t *out) CVX_CHECK;
+cvx_status cvx_json_double(const json_t *obj, const char *what, const char *key,
+                           double *out) CVX_CHECK;
 cvx_status cvx_json_bool(const json_t *obj, const char *what, const char *key, bool *out) CVX_CHECK;
-cvx_status cvx_json_str(const json_t *obj, const char *what, const char *key, const char **out) CVX_CHECK;
+cvx_status cvx_json_str(const json_t *obj, const char *what, const char *key,
+                        const char **out) CVX_CHECK;
 /* True if the key is there and not null. */
 bool cvx_json_has(const json_t *obj, const char *key);
 

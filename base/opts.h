@@ -29,7 +29,7 @@ typedef struct cvx_opt_list {
 typedef struct cvx_opt {
     const char *name; /* NULL ends a table; "" starts a group whose title is `help` */
     cvx_opt_type type;
-    size_t offset; /* of the field in the command's struct */
+    size_t offset;    /* of the field in the command's struct */
     const char *meta; /* "N", "FILE", "DIR", "TEXT"; FILE and DIR also drive completion */
     const char *help;
     double min, max;     /* INT, DOUBLE; both 0: unbounded */
@@ -54,7 +54,8 @@ cvx_status cvx_opts_parse(const cvx_command *cmd, void *obj, int argc, char **ar
 
 /* Sets one option by name (no dashes in front) from text: what a job line or a manifest does.
  * `value` must live as long as obj for strings. A flag takes "true" or "false". */
-cvx_status cvx_opts_set(const cvx_opt *opts, void *obj, const char *name, const char *value) CVX_CHECK;
+cvx_status cvx_opts_set(const cvx_opt *opts, void *obj, const char *name,
+                        const char *value) CVX_CHECK;
 
 /* The option of that name, underscores accepted; NULL if there is none. */
 const cvx_opt *cvx_opts_find(const cvx_opt *opts, const char *name);

@@ -17,8 +17,12 @@ double cvx_now(void)
 
 static cvx_status tell(cvx_progress *p, int kind, int64_t done, const char *text)
 {
-    cvx_event e = {.kind = kind, .stage = p->stage ? p->stage : "", .done = done, .total = p->total,
-                   .seconds = cvx_now() - p->start, .text = text};
+    cvx_event e = {.kind = kind,
+                   .stage = p->stage ? p->stage : "",
+                   .done = done,
+                   .total = p->total,
+                   .seconds = cvx_now() - p->start,
+                   .text = text};
     return p->fn == NULL ? CVX_OK : p->fn(p->payload, &e);
 }
 

@@ -8,8 +8,8 @@
 /* A plain struct: a copy is a snapshot. */
 typedef struct cvx_rng {
     uint32_t state[624];
-    int next;          /* words of `state` already used */
-    bool has_normal;   /* a second normal of the pairwise path waits */
+    int next;        /* words of `state` already used */
+    bool has_normal; /* a second normal of the pairwise path waits */
     double normal;
 } cvx_rng;
 

@@ -14,9 +14,11 @@ static void make_line(char *s)
 {
     unsigned char *p = (unsigned char *)s;
     while (*p != 0) {
-        int tail = *p < 0x80 ? 0 : (*p >= 0xc2 && *p < 0xe0) ? 1 : (*p & 0xf0) == 0xe0 ? 2
-                   : (*p >= 0xf0 && *p < 0xf5)               ? 3
-                                                             : -1;
+        int tail = *p < 0x80                   ? 0
+                   : (*p >= 0xc2 && *p < 0xe0) ? 1
+                   : (*p & 0xf0) == 0xe0       ? 2
+                   : (*p >= 0xf0 && *p < 0xf5) ? 3
+                                               : -1;
         bool good = tail >= 0;
         for (int i = 1; good && i <= tail; i++) {
             good = (p[i] & 0xc0) == 0x80;

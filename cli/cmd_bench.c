@@ -18,8 +18,8 @@ static const cvx_opt opts[] = {
     {"height", CVX_OPT_INT, offsetof(options, height), "PIXELS", "default 480", 16, 16384, NULL},
     {"width", CVX_OPT_INT, offsetof(options, width), "PIXELS", "default 720", 16, 16384, NULL},
     {"num-frames", CVX_OPT_INT, offsetof(options, num_frames), "N", "default 9", 1, 100000, NULL},
-    {"runs", CVX_OPT_INT, offsetof(options, runs), "N", "timed runs after one to warm up (default 3)", 1,
-     1000, NULL},
+    {"runs", CVX_OPT_INT, offsetof(options, runs), "N",
+     "timed runs after one to warm up (default 3)", 1, 1000, NULL},
     {"threads", CVX_OPT_INT, offsetof(options, threads), "N", "CPU threads", 1, 1024, NULL},
     {"dtype", CVX_OPT_CHOICE, offsetof(options, dtype), NULL, "default f32", 0, 0, "f32|bf16"},
     {"backend", CVX_OPT_CHOICE, offsetof(options, backend), NULL, "default auto", 0, 0,
@@ -78,12 +78,17 @@ static cvx_status bench_dit(bench *b)
 
     CVX_RETURN_IF(open_part(b, "transformer", &load));
     CVX_TRY(st, cvx_dit_open(&dit, &load, &b->ckpt.dit), done);
-    CVX_TRY(st, CVX_ALLOC(&b->arena, &embeds, CVX_F32, s.batch, s.text_len, b->ckpt.dit.text_embed_dim),
+    CVX_TRY(st,
+            CVX_ALLOC(&b->arena, &embeds, CVX_F32, s.batch, s.text_len, b->ckpt.dit.text_embed_dim),
             done);
-    CVX_TRY(st, CVX_ALLOC(&b->arena, &in, CVX_F32, s.frames, b->ckpt.dit.in_channels, s.height, s.width),
+    CVX_TRY(st,
+            CVX_ALLOC(&b->arena, &in, CVX_F32, s.frames, b->ckpt.dit.in_channels, s.height,
+                      s.width),
             done);
-    CVX_TRY(st, CVX_ALLOC(&b->arena, &out, CVX_F32, s.batch, s.frames, b->ckpt.dit.out_channels, s.height,
-                          s.width), done);
+    CVX_TRY(st,
+            CVX_ALLOC(&b->arena, &out, CVX_F32, s.batch, s.frames, b->ckpt.dit.out_channels,
+                      s.height, s.width),
+            done);
     fill(&embeds);
     fill(&in);
     CVX_TRY(st, cvx_dit_prepare(dit, &dj, &b->arena, &b->step, &s, &embeds), done);
@@ -120,8 +125,10 @@ static cvx_status bench_vae(bench *b)
 
     CVX_RETURN_IF(open_part(b, "vae", &load));
     CVX_TRY(st, cvx_vae_open(&vae, &load, &b->ckpt.vae), done);
-    CVX_TRY(st, CVX_ALLOC(&b->arena, &z, CVX_F32, b->job.latent_frames, b->ckpt.vae.latent_channels,
-                          b->job.latent_height, b->job.latent_width), done);
+    CVX_TRY(st,
+            CVX_ALLOC(&b->arena, &z, CVX_F32, b->job.latent_frames, b->ckpt.vae.latent_channels,
+                      b->job.latent_height, b->job.latent_width),
+            done);
     fill(&z);
     for (int64_t i = -1; i < b->o.runs; i++) {
         if (i == 0) {
@@ -172,17 +179,20 @@ static void report(bench *b, const char *what)
     qsort(b->seconds, (size_t)n, sizeof b->seconds[0], by_value);
     double median = b->seconds[n / 2];
     if (b->o.json) {
-        printf("{\"bench\": \"%s\", \"backend\": \"%s\", \"threads\": %d, \"runs\": %lld, \"seconds_min\": %.6f, "
-               "\"seconds_median\": %.6f, \"seconds_max\": %.6f, \"gflop\": %.3f, \"gflops\": %.2f, "
-               "\"peak_bytes\": %zu}\n", what, b->ctx->ops->name, b->ctx->threads, (long long)n,
-               b->seconds[0], median, b->seconds[n - 1], flops / 1e9, flops / median / 1e9,
-               cvx_memory_peak());
+        printf(
+            "{\"bench\": \"%s\", \"backend\": \"%s\", \"threads\": %d, \"runs\": %lld, \"seconds_min\": %.6f, "
+            "\"seconds_median\": %.6f, \"seconds_max\": %.6f, \"gflop\": %.3f, \"gflops\": %.2f, "
+            "\"peak_bytes\": %zu}\n",
+            what, b->ctx->ops->name, b->ctx->threads, (long long)n, b->seconds[0], median,
+            b->seconds[n - 1], flops / 1e9, flops / median / 1e9, cvx_memory_peak());
         return;
     }
-    printf("%s on %s, %d threads, %lld runs: median %.4f s (%.4f to %.4f), %.1f GFLOP, %.1f GFLOP/s, peak "
-           "%.1f MiB\n\n", what, b->ctx->ops->name, b->ctx->threads, (long long)n, median, b->seconds[0],
-           b->seconds[n - 1], flops / 1e9, flops / median / 1e9,
-           (double)cvx_memory_peak() / (1 << 20));
+    printf(
+        "%s on %s, %d threads, %lld runs: median %.4f s (%.4f to %.4f), %.1f GFLOP, %.1f GFLOP/s, peak "
+        "%.1f MiB\n\n",
+        what, b->ctx->ops->name, b->ctx->threads, (long long)n, median, b->seconds[0],
+        b->seconds[n - 1], flops / 1e9, flops / median / 1e9,
+        (double)cvx_memory_peak() / (1 << 20));
     print_ops(b);
 }
 
@@ -230,8 +240,13 @@ static int run(int argc, char **argv)
     const char *pos[1];
     int n, code;
 
-    b.o = (options){.dtype = "f32", .backend = "auto", .isa = "auto", .height = 480, .width = 720,
-                    .num_frames = 9, .runs = 3};
+    b.o = (options){.dtype = "f32",
+                    .backend = "auto",
+                    .isa = "auto",
+                    .height = 480,
+                    .width = 720,
+                    .num_frames = 9,
+                    .runs = 3};
     if (!cvx_cli_begin(&cvx_cmd_bench, &b.o, argc, argv, pos, 1, 1, &n, &code)) {
         return code;
     }

@@ -29,8 +29,8 @@ static void check_cpu(void)
         }
     }
     printf("processor\n");
-    snprintf(text + strlen(text), sizeof text - strlen(text), "(used: %s), %ld cores", cvx_cpu_isa(),
-             sysconf(_SC_NPROCESSORS_ONLN));
+    snprintf(text + strlen(text), sizeof text - strlen(text), "(used: %s), %ld cores",
+             cvx_cpu_isa(), sysconf(_SC_NPROCESSORS_ONLN));
     line(true, "instruction sets", text, "");
     double gib = (double)(1 << 30);
     snprintf(text, sizeof text, "%.1f GiB available of %.1f", (double)cvx_memory_available() / gib,
@@ -66,7 +66,9 @@ static void check_programs(void)
 {
     static const struct {
         const char *name, *use;
-    } programs[] = {{"mpirun", "many ranks"}, {"redis-server", "the service"}, {"sbatch", "Slurm jobs"},
+    } programs[] = {{"mpirun", "many ranks"},
+                    {"redis-server", "the service"},
+                    {"sbatch", "Slurm jobs"},
                     {"ffprobe", "tests of outputs"}};
     const char *path = getenv("PATH");
 

@@ -8,8 +8,8 @@ typedef struct options {
 } options;
 
 static const cvx_opt opts[] = {
-    {"fps", CVX_OPT_DOUBLE, offsetof(options, fps), "N", "frames a second (default: the video's)", 0.01,
-     1000, NULL},
+    {"fps", CVX_OPT_DOUBLE, offsetof(options, fps), "N", "frames a second (default: the video's)",
+     0.01, 1000, NULL},
     {"width", CVX_OPT_INT, offsetof(options, width), "PIXELS",
      "width; the height follows (default: the video's)", 1, 16384, NULL},
     {NULL, 0, 0, NULL, NULL, 0, 0, NULL},

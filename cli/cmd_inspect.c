@@ -39,7 +39,8 @@ static json_t *weights_json(const cvx_weights *w, bool list)
         size_t k;
         json_t *v;
         parameters += cvx_numel(&t);
-        json_object_set_new(dtypes, d, json_integer(json_integer_value(json_object_get(dtypes, d)) + 1));
+        json_object_set_new(dtypes, d,
+                            json_integer(json_integer_value(json_object_get(dtypes, d)) + 1));
         json_array_foreach(files, k, v)
         {
             seen = seen || strcmp(json_string_value(v), file) == 0;
@@ -48,13 +49,13 @@ static json_t *weights_json(const cvx_weights *w, bool list)
             json_array_append_new(files, json_string(file));
         }
         if (list) {
-            json_array_append_new(all, json_pack("{s:s, s:s, s:o}", "name", cvx_weights_name(w, i), "dtype", d,
-                                                 "shape", shape_json(&t)));
+            json_array_append_new(all, json_pack("{s:s, s:s, s:o}", "name", cvx_weights_name(w, i),
+                                                 "dtype", d, "shape", shape_json(&t)));
         }
     }
-    out = json_pack("{s:I, s:I, s:I, s:o, s:o}", "tensors", (json_int_t)cvx_weights_count(w), "parameters",
-                    (json_int_t)parameters, "bytes", (json_int_t)cvx_weights_bytes(w), "dtypes", dtypes,
-                    "files", files);
+    out = json_pack("{s:I, s:I, s:I, s:o, s:o}", "tensors", (json_int_t)cvx_weights_count(w),
+                    "parameters", (json_int_t)parameters, "bytes", (json_int_t)cvx_weights_bytes(w),
+                    "dtypes", dtypes, "files", files);
     if (list) {
         json_object_set(out, "list", all);
     }
@@ -77,17 +78,18 @@ static json_t *facts(const cvx_checkpoint *c)
     bool dpm = c->sched.kind == CVX_SCHED_DPM;
     char what[160];
 
-    return json_pack(
-        "{s:s, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:I, s:I, s:f, s:s}", "model",
-        cvx_checkpoint_describe(c, what, sizeof what), "image_to_video", c->image_to_video,
-        "num_layers", (json_int_t)c->dit.num_layers, "num_attention_heads",
-        (json_int_t)c->dit.num_attention_heads, "sample_frames", (json_int_t)c->dit.sample_frames,
-        "sample_height", (json_int_t)(c->dit.sample_height * c->spatial), "sample_width",
-        (json_int_t)(c->dit.sample_width * c->spatial), "max_text_seq_length",
-        (json_int_t)c->dit.max_text_seq_length, "scheduler",
-        dpm ? "CogVideoXDPMScheduler" : "CogVideoXDDIMScheduler", "text_encoder_layers",
-        (json_int_t)c->t5.num_layers, "text_encoder_width", (json_int_t)c->t5.d_model, "vae_scaling_factor",
-        c->vae.scaling_factor, "dir", c->dir);
+    return json_pack("{s:s, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:I, s:I, s:f, s:s}", "model",
+                     cvx_checkpoint_describe(c, what, sizeof what), "image_to_video",
+                     c->image_to_video, "num_layers", (json_int_t)c->dit.num_layers,
+                     "num_attention_heads", (json_int_t)c->dit.num_attention_heads, "sample_frames",
+                     (json_int_t)c->dit.sample_frames, "sample_height",
+                     (json_int_t)(c->dit.sample_height * c->spatial), "sample_width",
+                     (json_int_t)(c->dit.sample_width * c->spatial), "max_text_seq_length",
+                     (json_int_t)c->dit.max_text_seq_length, "scheduler",
+                     dpm ? "CogVideoXDPMScheduler" : "CogVideoXDDIMScheduler",
+                     "text_encoder_layers", (json_int_t)c->t5.num_layers, "text_encoder_width",
+                     (json_int_t)c->t5.d_model, "vae_scaling_factor", c->vae.scaling_factor, "dir",
+                     c->dir);
 }
 
 static void print_part(const char *name, const json_t *p)
@@ -130,7 +132,8 @@ static void print_all(const json_t *doc)
             free(text);
         }
     }
-    printf("\n%-13s %8s %14s %12s  %-10s %s\n", "part", "tensors", "parameters", "MiB", "dtype", "files");
+    printf("\n%-13s %8s %14s %12s  %-10s %s\n", "part", "tensors", "parameters", "MiB", "dtype",
+           "files");
     json_object_foreach((json_t *)parts, key, v)
     {
         print_part(key, v);

@@ -68,9 +68,11 @@ static void bash_command(const cvx_command *c)
             }
             printf("\" ;;\n");
         } else if (o->meta != NULL && strcmp(o->meta, "DIR") == 0) {
-            printf("                --%s) COMPREPLY=($(compgen -d -- \"$cur\")); return ;;\n", o->name);
+            printf("                --%s) COMPREPLY=($(compgen -d -- \"$cur\")); return ;;\n",
+                   o->name);
         } else if (o->name[0] != 0 && o->type != CVX_OPT_FLAG) {
-            printf("                --%s) COMPREPLY=($(compgen -f -- \"$cur\")); return ;;\n", o->name);
+            printf("                --%s) COMPREPLY=($(compgen -f -- \"$cur\")); return ;;\n",
+                   o->name);
         }
     }
     printf("                *) words=\"--help");
@@ -108,8 +110,8 @@ static void fish(void)
         printf("complete -c cvx -n __fish_use_subcommand -f -a %s\n", name);
         for (const cvx_opt *o = c->opts; o->name != NULL; o++) {
             if (o->name[0] != 0) {
-                printf("complete -c cvx -n '__fish_seen_subcommand_from %s' -l %s%s\n", name, o->name,
-                       o->type == CVX_OPT_FLAG ? "" : " -r");
+                printf("complete -c cvx -n '__fish_seen_subcommand_from %s' -l %s%s\n", name,
+                       o->name, o->type == CVX_OPT_FLAG ? "" : " -r");
             }
         }
     }

@@ -14,14 +14,16 @@ static void print_table(const cvx_checkpoint *c, const cvx_job *j, const cvx_ctx
     char what[160];
     double total = 0;
 
-    printf("%s\n%lld frames of %lldx%lld (latents %lldx%lldx%lld), %lld steps, %s on %s, %d threads, "
-           "weights %s\n\n", cvx_checkpoint_describe(c, what, sizeof what), (long long)j->num_frames,
-           (long long)j->width, (long long)j->height, (long long)(j->latent_frames + j->padding),
-           (long long)j->latent_height, (long long)j->latent_width,
-           (long long)j->request->num_inference_steps, cvx_dtype_name(j->dtype), ctx->ops->name,
-           ctx->threads, p->options.pack ? "packed" : "read in place");
-    printf("%-8s %12s %12s %10s %10s %12s %10s\n", "stage", "weights MiB", "in place MiB", "job MiB",
-           "step MiB", "TFLOP", "about s");
+    printf(
+        "%s\n%lld frames of %lldx%lld (latents %lldx%lldx%lld), %lld steps, %s on %s, %d threads, "
+        "weights %s\n\n",
+        cvx_checkpoint_describe(c, what, sizeof what), (long long)j->num_frames,
+        (long long)j->width, (long long)j->height, (long long)(j->latent_frames + j->padding),
+        (long long)j->latent_height, (long long)j->latent_width,
+        (long long)j->request->num_inference_steps, cvx_dtype_name(j->dtype), ctx->ops->name,
+        ctx->threads, p->options.pack ? "packed" : "read in place");
+    printf("%-8s %12s %12s %10s %10s %12s %10s\n", "stage", "weights MiB", "in place MiB",
+           "job MiB", "step MiB", "TFLOP", "about s");
     for (int i = 0; i < CVX_STAGE_COUNT; i++) {
         const cvx_stage_cost *s = &p->stage[i];
         double flops = 0, seconds = cvx_plan_seconds(s, rate);
@@ -33,11 +35,12 @@ static void print_table(const cvx_checkpoint *c, const cvx_job *j, const cvx_ctx
                (double)s->weights / MIB, (double)s->mapped / MIB, (double)s->job / MIB,
                (double)s->step / MIB, flops / 1e12, seconds);
     }
-    printf("\nframes kept for the output: %.1f MiB; the program itself: %.1f MiB\n"
-           "highest resident size: %.1f MiB; of these needed at once: %.1f MiB; available: %.1f MiB\n"
-           "time: about %.1f s\n", (double)p->output_bytes / MIB, (double)p->base_bytes / MIB,
-           (double)p->peak_bytes / MIB, (double)p->needed_bytes / MIB,
-           (double)p->available_bytes / MIB, total);
+    printf(
+        "\nframes kept for the output: %.1f MiB; the program itself: %.1f MiB\n"
+        "highest resident size: %.1f MiB; of these needed at once: %.1f MiB; available: %.1f MiB\n"
+        "time: about %.1f s\n",
+        (double)p->output_bytes / MIB, (double)p->base_bytes / MIB, (double)p->peak_bytes / MIB,
+        (double)p->needed_bytes / MIB, (double)p->available_bytes / MIB, total);
 }
 
 static void print_json(const cvx_job *j, const cvx_ctx *ctx, const cvx_plan *p,
@@ -59,13 +62,14 @@ static void print_json(const cvx_job *j, const cvx_ctx *ctx, const cvx_plan *p,
                               (json_int_t)s->mapped, "job_bytes", (json_int_t)s->job, "step_bytes",
                               (json_int_t)s->step, "tflop", flops / 1e12, "seconds", seconds));
     }
-    json_t *out = json_pack(
-        "{s:I, s:I, s:I, s:f, s:s, s:i, s:b, s:o, s:I, s:I, s:I, s:f, s:b}", "num_frames",
-        (json_int_t)j->num_frames, "height", (json_int_t)j->height, "width", (json_int_t)j->width, "fps",
-        j->fps, "backend", ctx->ops->name, "threads", ctx->threads, "packed_weights", p->options.pack,
-        "stages", stages, "peak_bytes", (json_int_t)p->peak_bytes, "needed_bytes",
-        (json_int_t)p->needed_bytes, "available_bytes", (json_int_t)p->available_bytes, "seconds", total,
-        "fits", fits);
+    json_t *out =
+        json_pack("{s:I, s:I, s:I, s:f, s:s, s:i, s:b, s:o, s:I, s:I, s:I, s:f, s:b}", "num_frames",
+                  (json_int_t)j->num_frames, "height", (json_int_t)j->height, "width",
+                  (json_int_t)j->width, "fps", j->fps, "backend", ctx->ops->name, "threads",
+                  ctx->threads, "packed_weights", p->options.pack, "stages", stages, "peak_bytes",
+                  (json_int_t)p->peak_bytes, "needed_bytes", (json_int_t)p->needed_bytes,
+                  "available_bytes", (json_int_t)p->available_bytes, "seconds", total, "fits",
+                  fits);
     json_dumpf(out, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
     printf("\n");
     json_decref(out);
@@ -121,9 +125,10 @@ const cvx_command cvx_cmd_plan = {
     .name = "cvx plan",
     .args = "",
     .summary = "Tells the memory of each stage and the time of a job, before it runs.",
-    .details = "Takes the options of cvx generate. Memory comes from a walk through the job with nothing "
-               "computed; time from short runs of the main kernels on this machine. Exit code 5 if the "
-               "job does not fit, with the nearest that does.",
+    .details =
+        "Takes the options of cvx generate. Memory comes from a walk through the job with nothing "
+        "computed; time from short runs of the main kernels on this machine. Exit code 5 if the "
+        "job does not fit, with the nearest that does.",
     .opts = cvx_request_opts,
     .run = run,
 };

@@ -10,8 +10,10 @@ typedef struct options {
 static const cvx_opt opts[] = {
     {"tiles", CVX_OPT_INT, offsetof(options, tiles), "N",
      "frames, spread evenly, first and last included (default: up to 12)", 1, 1000, NULL},
-    {"columns", CVX_OPT_INT, offsetof(options, columns), "N", "default: about 3:2 in all", 1, 1000, NULL},
-    {"tile-width", CVX_OPT_INT, offsetof(options, tile_width), "PIXELS", "default: 240", 16, 4096, NULL},
+    {"columns", CVX_OPT_INT, offsetof(options, columns), "N", "default: about 3:2 in all", 1, 1000,
+     NULL},
+    {"tile-width", CVX_OPT_INT, offsetof(options, tile_width), "PIXELS", "default: 240", 16, 4096,
+     NULL},
     {"title", CVX_OPT_STR, offsetof(options, title), "TEXT", "a line above the frames", 0, 0, NULL},
     {NULL, 0, 0, NULL, NULL, 0, 0, NULL},
 };
@@ -29,8 +31,10 @@ static int run(int argc, char **argv)
     cvx_status st = cvx_frames_read(&f, pos[0], 0);
     if (st == CVX_OK) {
         st = cvx_sheet_write(pos[1], &f,
-                             &(cvx_sheet_opts){.tiles = o.tiles, .columns = o.columns,
-                                               .tile_w = o.tile_width, .title = o.title});
+                             &(cvx_sheet_opts){.tiles = o.tiles,
+                                               .columns = o.columns,
+                                               .tile_w = o.tile_width,
+                                               .title = o.title});
     }
     cvx_frames_free(&f);
     return cvx_cli_finish(st);

@@ -10,8 +10,8 @@ cvx_status cvx_linear_pack(const cvx_load *l, cvx_tensor *w)
         return CVX_OK;
     }
     packed.layout = CVX_PACKED_LINEAR;
-    CVX_RETURN_IF(cvx_arena_alloc(l->arena, &packed.data,
-                                  cvx_packed_bytes(l->ctx, w, CVX_PACKED_LINEAR)));
+    CVX_RETURN_IF(
+        cvx_arena_alloc(l->arena, &packed.data, cvx_packed_bytes(l->ctx, w, CVX_PACKED_LINEAR)));
     CVX_RETURN_IF(cvx_op_pack(l->ctx, &(cvx_pack_args){.dst = &packed, .src = w}));
     cvx_weights_release(l->weights, w);
     *w = packed;
@@ -37,8 +37,8 @@ cvx_status cvx_linear_load_rows(const cvx_load *l, cvx_linear *out, const char *
     return CVX_OK;
 }
 
-cvx_status cvx_linear_load(const cvx_load *l, cvx_linear *out, const char *name, int64_t n, int64_t k,
-                           bool bias)
+cvx_status cvx_linear_load(const cvx_load *l, cvx_linear *out, const char *name, int64_t n,
+                           int64_t k, bool bias)
 {
     return cvx_linear_load_rows(l, out, name, n, k, bias, 0, n);
 }
@@ -63,9 +63,7 @@ cvx_status cvx_linear_run(cvx_ctx *ctx, const cvx_linear *l, const cvx_tensor *y
     if (y->ndim != 2) {
         y2 = CVX_RESHAPE(y, cvx_numel(y) / y->dim[y->ndim - 1], y->dim[y->ndim - 1]);
     }
-    return cvx_op_linear(ctx, &(cvx_linear_args){.y = &y2,
-                                                 .x = &x2,
-                                                 .w = &l->w,
-                                                 .b = l->b.data ? &l->b : NULL,
-                                                 .act = act});
+    return cvx_op_linear(
+        ctx, &(cvx_linear_args){
+                 .y = &y2, .x = &x2, .w = &l->w, .b = l->b.data ? &l->b : NULL, .act = act});
 }

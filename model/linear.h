@@ -18,8 +18,8 @@ typedef struct cvx_load {
 } cvx_load;
 
 /* "NAME.weight" [n, k] and, if `bias`, "NAME.bias" [n]. */
-cvx_status cvx_linear_load(const cvx_load *l, cvx_linear *out, const char *name, int64_t n, int64_t k,
-                           bool bias) CVX_CHECK;
+cvx_status cvx_linear_load(const cvx_load *l, cvx_linear *out, const char *name, int64_t n,
+                           int64_t k, bool bias) CVX_CHECK;
 /* Rows row0 .. row0 + n of the same, of a weight with n_all rows. */
 cvx_status cvx_linear_load_rows(const cvx_load *l, cvx_linear *out, const char *name, int64_t n_all,
                                 int64_t k, bool bias, int64_t row0, int64_t n) CVX_CHECK;

@@ -34,9 +34,14 @@ static half split_key(const char *key, char layer[512])
     static const struct {
         const char *end;
         half half;
-    } ends[] = {{".lora_A.weight", HALF_A}, {".lora_B.weight", HALF_B}, {".lora.down.weight", HALF_A},
-                {".lora.up.weight", HALF_B}, {".lora_down.weight", HALF_A}, {".lora_up.weight", HALF_B},
-                {".lora_A.default.weight", HALF_A}, {".lora_B.default.weight", HALF_B},
+    } ends[] = {{".lora_A.weight", HALF_A},
+                {".lora_B.weight", HALF_B},
+                {".lora.down.weight", HALF_A},
+                {".lora.up.weight", HALF_B},
+                {".lora_down.weight", HALF_A},
+                {".lora_up.weight", HALF_B},
+                {".lora_A.default.weight", HALF_A},
+                {".lora_B.default.weight", HALF_B},
                 {".alpha", HALF_ALPHA}};
     static const char *const prefixes[] = {"base_model.model.", "transformer."};
 
@@ -102,8 +107,9 @@ static cvx_status merge_layer(cvx_weights *w, cvx_arena *arena, cvx_weights *lor
 
     snprintf(name, sizeof name, "%s.weight", layer);
     if (ib < 0 || !cvx_weights_has(w, name)) {
-        return cvx_fail(CVX_EFORMAT, ib < 0 ? "%s: %s has no second half (lora_B)"
-                                            : "%s: key %s belongs to no layer of this transformer",
+        return cvx_fail(CVX_EFORMAT,
+                        ib < 0 ? "%s: %s has no second half (lora_B)"
+                               : "%s: key %s belongs to no layer of this transformer",
                         file, cvx_weights_name(lora, ia));
     }
     b = cvx_weights_at(lora, ib);
@@ -148,7 +154,8 @@ cvx_status cvx_lora_merge(cvx_weights *w, cvx_arena *arena, const char *item)
         const char *key = cvx_weights_name(lora, i);
         half h = split_key(key, layer);
         if (h == HALF_NONE || (h != HALF_A && find_half(lora, layer, HALF_A) < 0)) {
-            st = cvx_fail(CVX_EFORMAT, "%s: key %s is no LoRA half of a transformer layer", path, key);
+            st = cvx_fail(CVX_EFORMAT, "%s: key %s is no LoRA half of a transformer layer", path,
+                          key);
             goto done;
         }
         if (cvx_weights_at(lora, i).dtype > CVX_BF16) {

@@ -24,8 +24,8 @@ static json_t *describe(const cvx_tensor *t, int64_t begin, int64_t end)
 }
 
 /* The header's text, padded with spaces so that the data begins at a multiple of 8. Caller frees. */
-static char *make_header(const cvx_tensor *t, const char *const *names, int n, const char *const *meta,
-                         int n_meta, size_t *len)
+static char *make_header(const cvx_tensor *t, const char *const *names, int n,
+                         const char *const *meta, int n_meta, size_t *len)
 {
     json_t *h = json_object();
     int64_t at = 0;

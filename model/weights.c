@@ -48,9 +48,9 @@ static const struct {
     int64_t size;
     int dtype; /* cvx_dtype, -1: listed only */
 } dtypes[] = {{"F32", 4, CVX_F32}, {"F16", 2, CVX_F16}, {"BF16", 2, CVX_BF16}, {"F64", 8, CVX_F64},
-              {"U8", 1, CVX_U8}, {"I32", 4, CVX_I32}, {"I64", 8, CVX_I64}, {"I8", 1, -1},
-              {"I16", 2, -1}, {"U16", 2, -1}, {"U32", 4, -1}, {"U64", 8, -1}, {"BOOL", 1, -1},
-              {"F8_E4M3", 1, -1}, {"F8_E5M2", 1, -1}};
+              {"U8", 1, CVX_U8},   {"I32", 4, CVX_I32}, {"I64", 8, CVX_I64},   {"I8", 1, -1},
+              {"I16", 2, -1},      {"U16", 2, -1},      {"U32", 4, -1},        {"U64", 8, -1},
+              {"BOOL", 1, -1},     {"F8_E4M3", 1, -1},  {"F8_E5M2", 1, -1}};
 
 static cvx_status bad(const file *f, const char *name, const char *what)
 {
@@ -72,8 +72,8 @@ static cvx_status read_dtype(const file *f, entry *e, const json_t *j, int64_t *
             return CVX_OK;
         }
     }
-    return cvx_fail(CVX_EFORMAT, "%s: tensor %.200s: dtype \"%.32s\" is none of safetensors'", f->path,
-                    e->name, d);
+    return cvx_fail(CVX_EFORMAT, "%s: tensor %.200s: dtype \"%.32s\" is none of safetensors'",
+                    f->path, e->name, d);
 }
 
 static cvx_status read_shape(const file *f, entry *e, const json_t *j, int64_t size)
@@ -89,7 +89,8 @@ static cvx_status read_shape(const file *f, entry *e, const json_t *j, int64_t s
         const json_t *v = json_array_get(shape, i);
         dim[i] = json_integer_value(v);
         if (!json_is_integer(v) || dim[i] < 0 || __builtin_mul_overflow(n, dim[i], &n)) {
-            return bad(f, e->name, "\"shape\" must hold sizes of 0 or more whose product fits 63 bits");
+            return bad(f, e->name,
+                       "\"shape\" must hold sizes of 0 or more whose product fits 63 bits");
         }
     }
     cvx_dtype t = e->view.dtype;
@@ -111,13 +112,15 @@ static cvx_status read_place(const file *f, entry *e, const json_t *j)
     }
     int64_t begin = json_integer_value(b), end = json_integer_value(x);
     if (begin < 0 || end < begin || (uint64_t)end > f->data_bytes) {
-        return cvx_fail(CVX_EFORMAT, "%s: tensor %.200s: data_offsets %lld to %lld leave the file's %zu bytes "
-                        "of data (truncated?)", f->path, e->name, (long long)begin, (long long)end,
-                        f->data_bytes);
+        return cvx_fail(CVX_EFORMAT,
+                        "%s: tensor %.200s: data_offsets %lld to %lld leave the file's %zu bytes "
+                        "of data (truncated?)",
+                        f->path, e->name, (long long)begin, (long long)end, f->data_bytes);
     }
     if (end - begin != e->bytes) {
         char text[96];
-        return cvx_fail(CVX_EFORMAT, "%s: tensor %.200s: %s needs %lld bytes, its data_offsets hold %lld",
+        return cvx_fail(CVX_EFORMAT,
+                        "%s: tensor %.200s: %s needs %lld bytes, its data_offsets hold %lld",
                         f->path, e->name, cvx_tensor_describe(&e->view, text, sizeof text),
                         (long long)e->bytes, (long long)(end - begin));
     }
@@ -148,9 +151,10 @@ static cvx_status check_layout(const file *f, entry *e, int64_t n)
     qsort(e, (size_t)n, sizeof *e, by_begin);
     for (int64_t i = 0; i < n; i++) {
         if (e[i].begin != at) {
-            return cvx_fail(CVX_EFORMAT, "%s: tensor %.200s begins at byte %lld of the data, %lld is right "
-                            "(tensors must neither overlap nor leave gaps)", f->path, e[i].name,
-                            (long long)e[i].begin, (long long)at);
+            return cvx_fail(CVX_EFORMAT,
+                            "%s: tensor %.200s begins at byte %lld of the data, %lld is right "
+                            "(tensors must neither overlap nor leave gaps)",
+                            f->path, e[i].name, (long long)e[i].begin, (long long)at);
         }
         at += e[i].bytes;
     }
@@ -190,9 +194,10 @@ static cvx_status open_header(file *f)
         len = len << 8 | f->map.data[i];
     }
     if (len > HEADER_MAX || len > f->map.size - 8) {
-        return cvx_fail(CVX_EFORMAT, "%s: header length %llu, the file has %zu bytes after it and 100 MiB are "
-                        "allowed (truncated, or not safetensors?)", f->path, (unsigned long long)len,
-                        f->map.size - 8);
+        return cvx_fail(CVX_EFORMAT,
+                        "%s: header length %llu, the file has %zu bytes after it and 100 MiB are "
+                        "allowed (truncated, or not safetensors?)",
+                        f->path, (unsigned long long)len, f->map.size - 8);
     }
     f->data = f->map.data + 8 + len;
     f->data_bytes = f->map.size - 8 - (size_t)len;
@@ -288,14 +293,16 @@ static cvx_status open_shards(cvx_weights *w, const char *dir, const char *index
     {
         const char *shard = json_string_value(v);
         if (shard == NULL || strchr(shard, '/') != NULL) {
-            return cvx_fail(CVX_EFORMAT, "%s: tensor %.200s: its shard must be a file name", index, name);
+            return cvx_fail(CVX_EFORMAT, "%s: tensor %.200s: its shard must be a file name", index,
+                            name);
         }
         CVX_RETURN_IF(cvx_path_join(path, dir, shard));
         if (shard_open(w, path)) {
             continue;
         }
         if (!cvx_is_file(path)) {
-            return cvx_fail(CVX_EIO, "%s: missing; %s names it for tensor %.200s", path, index, name);
+            return cvx_fail(CVX_EIO, "%s: missing; %s names it for tensor %.200s", path, index,
+                            name);
         }
         CVX_RETURN_IF(add_file(w, path));
     }
@@ -347,9 +354,10 @@ static cvx_status pick(char out[CVX_PATH_MAX], bool *index, const char *dir)
     }
     closedir(d);
     if (n != 1) {
-        return cvx_fail(CVX_EIO, n == 0 ? "%s: no .safetensors file; diffusion_pytorch_model.safetensors or "
-                                          "model.safetensors (or their .index.json) is needed"
-                                        : "%s: several .safetensors files and no index; which one is meant?",
+        return cvx_fail(CVX_EIO,
+                        n == 0 ? "%s: no .safetensors file; diffusion_pytorch_model.safetensors or "
+                                 "model.safetensors (or their .index.json) is needed"
+                               : "%s: several .safetensors files and no index; which one is meant?",
                         dir);
     }
     *index = false;
@@ -435,7 +443,8 @@ const char *cvx_weights_file(const cvx_weights *w, int64_t i)
 int64_t cvx_weights_find(const cvx_weights *w, const char *name)
 {
     const entry key = {.name = name};
-    const entry *e = w->n == 0 ? NULL : bsearch(&key, w->entries, (size_t)w->n, sizeof key, by_name);
+    const entry *e =
+        w->n == 0 ? NULL : bsearch(&key, w->entries, (size_t)w->n, sizeof key, by_name);
     return e == NULL ? -1 : e - w->entries;
 }
 
@@ -469,14 +478,16 @@ cvx_status cvx_weights_get(cvx_weights *w, cvx_tensor *out, const char *name, in
     const entry *e = &w->entries[i];
     cvx_tensor wish = cvx_view(NULL, e->view.dtype, ndim, dim);
     if (!same_dims(&e->view, ndim, dim)) {
-        return cvx_fail(CVX_EFORMAT, "%s: tensor %s is %s, the config asks for %s", cvx_weights_file(w, i),
-                        name, cvx_tensor_describe(&e->view, have, sizeof have),
+        return cvx_fail(CVX_EFORMAT, "%s: tensor %s is %s, the config asks for %s",
+                        cvx_weights_file(w, i), name,
+                        cvx_tensor_describe(&e->view, have, sizeof have),
                         cvx_tensor_describe(&wish, want, sizeof want));
     }
     if (!e->readable || e->view.dtype > CVX_BF16) {
         return cvx_fail(CVX_EFORMAT, "%s: tensor %s is %s; F32, F16 or BF16 is needed",
                         cvx_weights_file(w, i), name,
-                        e->readable ? cvx_dtype_name(e->view.dtype) : "of a dtype that no model here uses");
+                        e->readable ? cvx_dtype_name(e->view.dtype)
+                                    : "of a dtype that no model here uses");
     }
     *out = e->view;
     return CVX_OK;

@@ -35,8 +35,8 @@ cvx_status cvx_comm_allgatherv(cvx_comm *c, const void *send, int64_t send_bytes
                                const int64_t *recv_bytes, const int64_t *recv_at)
 {
     double t = now();
-    cvx_status st = c->measure ? CVX_OK
-                               : c->ops->allgatherv(c, send, send_bytes, recv, recv_bytes, recv_at);
+    cvx_status st =
+        c->measure ? CVX_OK : c->ops->allgatherv(c, send, send_bytes, recv, recv_bytes, recv_at);
     return count(c, CVX_COMM_ALLGATHER, send_bytes * (c->size - 1), t, st);
 }
 
@@ -45,9 +45,9 @@ cvx_status cvx_comm_alltoallv(cvx_comm *c, const void *send, const int64_t *send
                               const int64_t *recv_at)
 {
     double t = now();
-    cvx_status st = c->measure ? CVX_OK
-                               : c->ops->alltoallv(c, send, send_bytes, send_at, recv, recv_bytes,
-                                                   recv_at);
+    cvx_status st =
+        c->measure ? CVX_OK
+                   : c->ops->alltoallv(c, send, send_bytes, send_at, recv, recv_bytes, recv_at);
     return count(c, CVX_COMM_ALLTOALL, to_others(c, send_bytes), t, st);
 }
 
@@ -70,8 +70,8 @@ cvx_status cvx_comm_sendrecv(cvx_comm *c, const void *send, int64_t send_bytes, 
                              int64_t recv_bytes, int from)
 {
     double t = now();
-    cvx_status st = c->measure ? CVX_OK
-                               : c->ops->sendrecv(c, send, send_bytes, to, recv, recv_bytes, from);
+    cvx_status st =
+        c->measure ? CVX_OK : c->ops->sendrecv(c, send, send_bytes, to, recv, recv_bytes, from);
     return count(c, CVX_COMM_SENDRECV, to >= 0 && to != c->rank ? send_bytes : 0, t, st);
 }
 
@@ -92,8 +92,9 @@ cvx_status cvx_comm_agree(cvx_comm *c, cvx_status own)
     if (own != CVX_OK || st != CVX_OK) {
         return own != CVX_OK ? own : st;
     }
-    return code == CVX_OK ? CVX_OK : cvx_fail(CVX_EPEER, "another rank failed: %s",
-                                              cvx_status_name((cvx_status)code));
+    return code == CVX_OK
+               ? CVX_OK
+               : cvx_fail(CVX_EPEER, "another rank failed: %s", cvx_status_name((cvx_status)code));
 }
 
 void cvx_comm_close(cvx_comm *c)

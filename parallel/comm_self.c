@@ -30,7 +30,8 @@ static cvx_status alltoallv(cvx_comm *c, const void *send, const int64_t *send_b
     return CVX_OK;
 }
 
-static cvx_status reduce_scatterv(cvx_comm *c, const float *send, float *recv, const int64_t *counts)
+static cvx_status reduce_scatterv(cvx_comm *c, const float *send, float *recv,
+                                  const int64_t *counts)
 {
     (void)c;
     copy(recv, send, counts[0] * (int64_t)sizeof(float));
@@ -53,8 +54,10 @@ static cvx_status sendrecv(cvx_comm *c, const void *send, int64_t send_bytes, in
         return CVX_OK;
     }
     if (to != 0 || from != 0 || send_bytes != recv_bytes) {
-        return cvx_fail(CVX_EINTERNAL, "sendrecv in a group of one: to %d (%lld bytes), from %d (%lld "
-                        "bytes)", to, (long long)send_bytes, from, (long long)recv_bytes);
+        return cvx_fail(CVX_EINTERNAL,
+                        "sendrecv in a group of one: to %d (%lld bytes), from %d (%lld "
+                        "bytes)",
+                        to, (long long)send_bytes, from, (long long)recv_bytes);
     }
     copy(recv, send, send_bytes);
     return CVX_OK;
@@ -83,10 +86,15 @@ static void close_self(cvx_comm *c)
 
 cvx_status cvx_comm_self(cvx_comm **out)
 {
-    static const cvx_comm_ops ops = {.name = "self", .allgatherv = allgatherv, .alltoallv = alltoallv,
+    static const cvx_comm_ops ops = {.name = "self",
+                                     .allgatherv = allgatherv,
+                                     .alltoallv = alltoallv,
                                      .reduce_scatterv_f32 = reduce_scatterv,
-                                     .allreduce_f32 = allreduce, .sendrecv = sendrecv,
-                                     .broadcast = broadcast, .agree = agree, .close = close_self};
+                                     .allreduce_f32 = allreduce,
+                                     .sendrecv = sendrecv,
+                                     .broadcast = broadcast,
+                                     .agree = agree,
+                                     .close = close_self};
     cvx_comm *c = calloc(1, sizeof *c);
 
     if (c == NULL) {

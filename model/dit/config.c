@@ -36,7 +36,8 @@ static cvx_status read_sizes(cvx_dit_config *c, const json_t *j, const char *pat
     }
     if (c->attention_head_dim % 8 != 0 || c->time_embed_dim % 2 != 0) {
         return cvx_fail(CVX_EFORMAT,
-                        "%s: attention_head_dim must be a multiple of 8, time_embed_dim even", path);
+                        "%s: attention_head_dim must be a multiple of 8, time_embed_dim even",
+                        path);
     }
     return CVX_OK;
 }
@@ -47,10 +48,10 @@ static cvx_status read_config(cvx_dit_config *c, const json_t *j, const char *pa
 
     CVX_RETURN_IF(read_sizes(c, j, path));
     CVX_RETURN_IF(cvx_json_double(j, path, "norm_eps", &c->norm_eps));
-    CVX_RETURN_IF(cvx_json_double(j, path, "spatial_interpolation_scale",
-                                  &c->spatial_interpolation_scale));
-    CVX_RETURN_IF(cvx_json_double(j, path, "temporal_interpolation_scale",
-                                  &c->temporal_interpolation_scale));
+    CVX_RETURN_IF(
+        cvx_json_double(j, path, "spatial_interpolation_scale", &c->spatial_interpolation_scale));
+    CVX_RETURN_IF(
+        cvx_json_double(j, path, "temporal_interpolation_scale", &c->temporal_interpolation_scale));
     CVX_RETURN_IF(cvx_json_bool(j, path, "use_rotary_positional_embeddings", &c->use_rotary));
     CVX_RETURN_IF(cvx_json_bool(j, path, "use_learned_positional_embeddings", &c->use_learned));
     CVX_RETURN_IF(cvx_json_bool(j, path, "patch_bias", &c->patch_bias));
@@ -60,12 +61,16 @@ static cvx_status read_config(cvx_dit_config *c, const json_t *j, const char *pa
     CVX_RETURN_IF(cvx_json_str(j, path, "activation_fn", &act));
     CVX_RETURN_IF(cvx_json_str(j, path, "timestep_activation_fn", &time_act));
     if (strcmp(act, "gelu-approximate") != 0 || strcmp(time_act, "silu") != 0) {
-        return cvx_fail(CVX_EUNSUPPORTED, "%s: activation_fn must be \"gelu-approximate\" and "
-                        "timestep_activation_fn \"silu\", here \"%s\" and \"%s\"", path, act, time_act);
+        return cvx_fail(CVX_EUNSUPPORTED,
+                        "%s: activation_fn must be \"gelu-approximate\" and "
+                        "timestep_activation_fn \"silu\", here \"%s\" and \"%s\"",
+                        path, act, time_act);
     }
     if (c->use_learned && !c->use_rotary) {
-        return cvx_fail(CVX_EUNSUPPORTED, "%s: learned positions without rotary ones: no CogVideoX "
-                        "checkpoint has them", path);
+        return cvx_fail(CVX_EUNSUPPORTED,
+                        "%s: learned positions without rotary ones: no CogVideoX "
+                        "checkpoint has them",
+                        path);
     }
     if (!(c->norm_eps > 0) || !(c->spatial_interpolation_scale > 0) ||
         !(c->temporal_interpolation_scale > 0)) {
@@ -79,13 +84,25 @@ cvx_status cvx_dit_config_load(cvx_dit_config *out, const char *dir)
 {
     char path[CVX_PATH_MAX];
     json_t *j = NULL;
-    cvx_dit_config c = {.num_attention_heads = 30, .attention_head_dim = 64, .num_layers = 30,
-                        .in_channels = 16, .out_channels = 16, .text_embed_dim = 4096,
-                        .time_embed_dim = 512, .patch_size = 2, .sample_width = 90,
-                        .sample_height = 60, .sample_frames = 49, .max_text_seq_length = 226,
-                        .temporal_compression_ratio = 4, .norm_eps = 1e-5,
-                        .spatial_interpolation_scale = 1.875, .temporal_interpolation_scale = 1.0,
-                        .patch_bias = true, .flip_sin_to_cos = true, .norm_affine = true,
+    cvx_dit_config c = {.num_attention_heads = 30,
+                        .attention_head_dim = 64,
+                        .num_layers = 30,
+                        .in_channels = 16,
+                        .out_channels = 16,
+                        .text_embed_dim = 4096,
+                        .time_embed_dim = 512,
+                        .patch_size = 2,
+                        .sample_width = 90,
+                        .sample_height = 60,
+                        .sample_frames = 49,
+                        .max_text_seq_length = 226,
+                        .temporal_compression_ratio = 4,
+                        .norm_eps = 1e-5,
+                        .spatial_interpolation_scale = 1.875,
+                        .temporal_interpolation_scale = 1.0,
+                        .patch_bias = true,
+                        .flip_sin_to_cos = true,
+                        .norm_affine = true,
                         .attention_bias = true};
 
     CVX_RETURN_IF(cvx_path_join(path, dir, "config.json"));
@@ -103,26 +120,33 @@ cvx_status cvx_dit_check(const cvx_dit_config *c, const cvx_dit_shape *s, int64_
     int64_t p = c->patch_size;
 
     if (s->height % p != 0 || s->width % p != 0 || s->height < p || s->width < p) {
-        return cvx_fail(CVX_EINVAL, "size %lldx%lld (height x width): both must be multiples of %lld",
+        return cvx_fail(CVX_EINVAL,
+                        "size %lldx%lld (height x width): both must be multiples of %lld",
                         (long long)(s->height * scale), (long long)(s->width * scale),
                         (long long)(p * scale));
     }
     bool table = !c->use_rotary || c->use_learned;
     if (table && s->text_len != c->max_text_seq_length) {
-        return cvx_fail(CVX_EINVAL, "max_sequence_length %lld: this checkpoint's position table needs "
-                        "exactly %lld", (long long)s->text_len, (long long)c->max_text_seq_length);
+        return cvx_fail(CVX_EINVAL,
+                        "max_sequence_length %lld: this checkpoint's position table needs "
+                        "exactly %lld",
+                        (long long)s->text_len, (long long)c->max_text_seq_length);
     }
     if (c->use_learned && (s->height != c->sample_height || s->width != c->sample_width)) {
-        return cvx_fail(CVX_EINVAL, "size %lldx%lld (height x width): this checkpoint's positions are "
-                        "learned for %lldx%lld only", (long long)(s->height * scale),
-                        (long long)(s->width * scale), (long long)(c->sample_height * scale),
+        return cvx_fail(CVX_EINVAL,
+                        "size %lldx%lld (height x width): this checkpoint's positions are "
+                        "learned for %lldx%lld only",
+                        (long long)(s->height * scale), (long long)(s->width * scale),
+                        (long long)(c->sample_height * scale),
                         (long long)(c->sample_width * scale));
     }
-    if (c->patch_size_t > 0 && (s->height > c->sample_height / p * p ||
-                                s->width > c->sample_width / p * p)) {
-        return cvx_fail(CVX_EINVAL, "size %lldx%lld (height x width): this checkpoint's positions end "
-                        "at %lldx%lld", (long long)(s->height * scale),
-                        (long long)(s->width * scale), (long long)(c->sample_height / p * p * scale),
+    if (c->patch_size_t > 0 &&
+        (s->height > c->sample_height / p * p || s->width > c->sample_width / p * p)) {
+        return cvx_fail(CVX_EINVAL,
+                        "size %lldx%lld (height x width): this checkpoint's positions end "
+                        "at %lldx%lld",
+                        (long long)(s->height * scale), (long long)(s->width * scale),
+                        (long long)(c->sample_height / p * p * scale),
                         (long long)(c->sample_width / p * p * scale));
     }
     return CVX_OK;

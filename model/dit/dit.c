@@ -77,8 +77,8 @@ static cvx_status load_block(const cvx_load *l, const cvx_dit *d, block *b, int6
     snprintf(base, sizeof base, "transformer_blocks.%lld", (long long)i);
     for (size_t j = 0; j < sizeof linears / sizeof *linears; j++) {
         snprintf(name, sizeof name, "%s.%s", base, linears[j].name);
-        CVX_RETURN_IF(cvx_linear_load(l, linears[j].lin, name, linears[j].n, linears[j].k,
-                                      linears[j].bias));
+        CVX_RETURN_IF(
+            cvx_linear_load(l, linears[j].lin, name, linears[j].n, linears[j].k, linears[j].bias));
     }
     snprintf(name, sizeof name, "%s.attn1.norm_q", base);
     CVX_RETURN_IF(cvx_vector_load(l, &b->q_gamma, name, "weight", hd));
@@ -102,7 +102,8 @@ static cvx_status load_patch(const cvx_load *l, cvx_dit *d)
         return cvx_linear_load(l, &d->patch, "patch_embed.proj", d->c, k * cfg->patch_size_t, true);
     }
     cvx_tensor w;
-    CVX_RETURN_IF(CVX_WEIGHT(l->weights, &w, "patch_embed.proj.weight", d->c, cfg->in_channels, p, p));
+    CVX_RETURN_IF(
+        CVX_WEIGHT(l->weights, &w, "patch_embed.proj.weight", d->c, cfg->in_channels, p, p));
     d->patch.w = CVX_RESHAPE(&w, d->c, k);
     CVX_RETURN_IF(cvx_linear_pack(l, &d->patch.w));
     if (cfg->patch_bias) {
@@ -134,20 +135,19 @@ static cvx_status load_outer(const cvx_load *l, cvx_dit *d)
                             (long long)oe, (long long)te);
         }
     }
-    CVX_RETURN_IF(cvx_linear_load(l, &d->text_proj, "patch_embed.text_proj", c, cfg->text_embed_dim,
-                                  true));
+    CVX_RETURN_IF(
+        cvx_linear_load(l, &d->text_proj, "patch_embed.text_proj", c, cfg->text_embed_dim, true));
     CVX_RETURN_IF(load_patch(l, d));
     CVX_RETURN_IF(load_norm(l, cfg, &d->final_gamma, &d->final_beta, "norm_final", c));
     CVX_RETURN_IF(load_norm(l, cfg, &d->out_gamma, &d->out_beta, "norm_out.norm", c));
-    CVX_RETURN_IF(
-        cvx_linear_load_rows(l, &d->out_shift, "norm_out.linear", 2 * c, te, true, 0, c));
-    CVX_RETURN_IF(
-        cvx_linear_load_rows(l, &d->out_scale, "norm_out.linear", 2 * c, te, true, c, c));
+    CVX_RETURN_IF(cvx_linear_load_rows(l, &d->out_shift, "norm_out.linear", 2 * c, te, true, 0, c));
+    CVX_RETURN_IF(cvx_linear_load_rows(l, &d->out_scale, "norm_out.linear", 2 * c, te, true, c, c));
     CVX_RETURN_IF(cvx_linear_load(l, &d->proj_out, "proj_out", out, c, true));
     if (cfg->use_learned) {
         cvx_tensor t;
         int64_t rows = cfg->max_text_seq_length + sample_rows(cfg);
-        CVX_RETURN_IF(CVX_WEIGHT_F32(l->weights, l->arena, &t, "patch_embed.pos_embedding", 1, rows, c));
+        CVX_RETURN_IF(
+            CVX_WEIGHT_F32(l->weights, l->arena, &t, "patch_embed.pos_embedding", 1, rows, c));
         d->pos = CVX_RESHAPE(&t, rows, c);
     }
     return CVX_OK;
@@ -186,7 +186,8 @@ void cvx_dit_close(cvx_dit *d)
 }
 
 /* Rotary tables through a host buffer: built once a job. */
-static cvx_status make_rotary(cvx_dit *d, cvx_dit_job *job, cvx_arena *arena, int64_t gh, int64_t gw)
+static cvx_status make_rotary(cvx_dit *d, cvx_dit_job *job, cvx_arena *arena, int64_t gh,
+                              int64_t gw)
 {
     int64_t hd = d->cfg.attention_head_dim, n = job->video_rows * hd;
 
@@ -344,13 +345,17 @@ static cvx_status time_embedding(pass *p, double timestep)
     CVX_TRY(st, cvx_linear_run(d->ctx, &d->time1, &h, &sin, CVX_ACT_SILU), done);
     CVX_TRY(st, cvx_linear_run(d->ctx, &d->time2, &p->emb, &h, CVX_ACT_NONE), done);
     if (p->job->ofs.data != NULL) {
-        CVX_TRY(st, cvx_op_add(d->ctx, &(cvx_add_args){.y = &p->emb, .a = &p->emb,
-                                                       .b = &p->job->ofs}), done);
+        CVX_TRY(st,
+                cvx_op_add(d->ctx, &(cvx_add_args){.y = &p->emb, .a = &p->emb, .b = &p->job->ofs}),
+                done);
     }
     tell(p, "time_embedding", &p->emb);
     /* every user applies silu first: once here is the same */
-    CVX_TRY(st, cvx_op_gated_act(d->ctx, &(cvx_gated_act_args){.y = &p->emb, .a = &p->emb, .b = &ones,
-                                                               .act = CVX_ACT_SILU}), done);
+    CVX_TRY(st,
+            cvx_op_gated_act(
+                d->ctx,
+                &(cvx_gated_act_args){.y = &p->emb, .a = &p->emb, .b = &ones, .act = CVX_ACT_SILU}),
+            done);
 done:
     free(host);
     return st;
@@ -364,13 +369,13 @@ static cvx_status patch_embed(pass *p, const cvx_tensor *latents)
     int64_t v = p->job->video_rows, k = d->patch.w.dim[1];
     size_t mark = cvx_arena_mark(p->step);
     cvx_tensor rows;
-    cvx_tensor in = CVX_RESHAPE(latents, 1, latents->dim[0], latents->dim[1], latents->dim[2],
-                                latents->dim[3]);
+    cvx_tensor in =
+        CVX_RESHAPE(latents, 1, latents->dim[0], latents->dim[1], latents->dim[2], latents->dim[3]);
 
     CVX_RETURN_IF(CVX_ALLOC(p->step, &rows, CVX_F32, 1, v, k));
-    CVX_RETURN_IF(cvx_op_patchify(d->ctx, &(cvx_patchify_args){.y = &rows, .x = &in,
-                                                               .p = cfg->patch_size,
-                                                               .pt = cfg->patch_size_t}));
+    CVX_RETURN_IF(cvx_op_patchify(
+        d->ctx,
+        &(cvx_patchify_args){.y = &rows, .x = &in, .p = cfg->patch_size, .pt = cfg->patch_size_t}));
     rows = CVX_RESHAPE(&rows, v, k);
     for (int64_t i = 0; i < p->b; i++) {
         cvx_tensor text = cvx_slice(&p->x, 0, i * p->s, p->text);
@@ -378,7 +383,9 @@ static cvx_status patch_embed(pass *p, const cvx_tensor *latents)
         cvx_tensor from = cvx_slice(&p->job->text, 0, i, 1);
         cvx_copy(d->ctx, &text, &from);
         CVX_RETURN_IF(cvx_op_linear(
-            d->ctx, &(cvx_linear_args){.y = &video, .x = &rows, .w = &d->patch.w,
+            d->ctx, &(cvx_linear_args){.y = &video,
+                                       .x = &rows,
+                                       .w = &d->patch.w,
                                        .b = d->patch.b.data ? &d->patch.b : NULL,
                                        .residual = p->job->pos.data ? &p->job->pos : NULL}));
     }
@@ -393,8 +400,8 @@ static cvx_status modulation(pass *p, const norm_zero *z, cvx_tensor pair[3])
         CVX_RETURN_IF(CVX_ALLOC(p->step, &pair[i], CVX_F32, 2, p->d->c));
         for (int text = 0; text < 2; text++) {
             cvx_tensor row = cvx_slice(&pair[i], 0, text ? 0 : 1, 1);
-            CVX_RETURN_IF(cvx_linear_run(p->d->ctx, &z->mod[i + 3 * text], &row, &p->emb,
-                                         CVX_ACT_NONE));
+            CVX_RETURN_IF(
+                cvx_linear_run(p->d->ctx, &z->mod[i + 3 * text], &row, &p->emb, CVX_ACT_NONE));
         }
     }
     return CVX_OK;
@@ -404,11 +411,14 @@ static cvx_status modulation(pass *p, const norm_zero *z, cvx_tensor pair[3])
 static cvx_status norm_modulate(pass *p, const norm_zero *z, const cvx_tensor pair[3])
 {
     return cvx_op_layer_norm(p->d->ctx,
-                             &(cvx_layer_norm_args){.y = &p->h, .x = &p->x,
+                             &(cvx_layer_norm_args){.y = &p->h,
+                                                    .x = &p->x,
                                                     .gamma = z->gamma.data ? &z->gamma : NULL,
                                                     .beta = z->beta.data ? &z->beta : NULL,
-                                                    .scale = &pair[1], .shift = &pair[0],
-                                                    .text_rows = p->text, .period = p->s,
+                                                    .scale = &pair[1],
+                                                    .shift = &pair[0],
+                                                    .text_rows = p->text,
+                                                    .period = p->s,
                                                     .eps = p->d->cfg.norm_eps});
 }
 
@@ -416,11 +426,14 @@ static cvx_status norm_modulate(pass *p, const norm_zero *z, const cvx_tensor pa
 static cvx_status norm_rope(pass *p, const cvx_tensor *x, const cvx_tensor *gamma,
                             const cvx_tensor *beta)
 {
-    return cvx_op_qk_norm_rope(p->d->ctx,
-                               &(cvx_qk_norm_rope_args){.x = x, .gamma = gamma, .beta = beta,
-                                                        .cos = p->job->cos.data ? &p->job->cos : NULL,
-                                                        .sin = p->job->sin.data ? &p->job->sin : NULL,
-                                                        .text_rows = p->text, .eps = 1e-6});
+    return cvx_op_qk_norm_rope(
+        p->d->ctx, &(cvx_qk_norm_rope_args){.x = x,
+                                            .gamma = gamma,
+                                            .beta = beta,
+                                            .cos = p->job->cos.data ? &p->job->cos : NULL,
+                                            .sin = p->job->sin.data ? &p->job->sin : NULL,
+                                            .text_rows = p->text,
+                                            .eps = 1e-6});
 }
 
 /* x += gate · to_out(attention(h)). */
@@ -441,12 +454,18 @@ static cvx_status self_attention(pass *p, const block *b, const cvx_tensor *gate
     CVX_RETURN_IF(norm_rope(p, &v4[1], &b->k_gamma, &b->k_beta));
     /* the normed rows are spent: they hold the attention's output */
     cvx_tensor o = CVX_RESHAPE(&p->h, p->b, p->s, d->cfg.num_attention_heads, hd);
-    CVX_RETURN_IF(cvx_op_attention(d->ctx, &(cvx_attention_args){.o = &o, .q = &v4[0], .k = &v4[1],
+    CVX_RETURN_IF(cvx_op_attention(d->ctx, &(cvx_attention_args){.o = &o,
+                                                                 .q = &v4[0],
+                                                                 .k = &v4[1],
                                                                  .v = &v4[2],
                                                                  .scale = 1.0 / sqrt((double)hd)}));
-    CVX_RETURN_IF(cvx_op_linear(d->ctx, &(cvx_linear_args){.y = &p->x, .x = &p->h, .w = &b->o.w,
-                                                           .b = &b->o.b, .residual = &p->x,
-                                                           .gate = gate, .text_rows = p->text,
+    CVX_RETURN_IF(cvx_op_linear(d->ctx, &(cvx_linear_args){.y = &p->x,
+                                                           .x = &p->h,
+                                                           .w = &b->o.w,
+                                                           .b = &b->o.b,
+                                                           .residual = &p->x,
+                                                           .gate = gate,
+                                                           .text_rows = p->text,
                                                            .period = p->s}));
     cvx_arena_release(p->step, mark, false);
     return CVX_OK;
@@ -469,11 +488,16 @@ static cvx_status feed_forward(pass *p, const block *b, const cvx_tensor *gate)
         cvx_tensor x = cvx_slice(&p->x, 0, r, n), h = cvx_slice(&p->h, 0, r, n);
         cvx_tensor f = cvx_slice(&hidden, 0, 0, n);
         CVX_RETURN_IF(cvx_linear_run(d->ctx, &b->ff0, &f, &h, CVX_ACT_GELU_TANH));
-        CVX_RETURN_IF(cvx_op_linear(
-            d->ctx, &(cvx_linear_args){.y = &x, .x = &f, .w = &b->ff2.w, .b = &b->ff2.b,
-                                       .residual = &x, .gate = gate,
-                                       .text_rows = whole ? p->text : text < n ? text : n,
-                                       .period = whole ? p->s : n}));
+        CVX_RETURN_IF(cvx_op_linear(d->ctx, &(cvx_linear_args){.y = &x,
+                                                               .x = &f,
+                                                               .w = &b->ff2.w,
+                                                               .b = &b->ff2.b,
+                                                               .residual = &x,
+                                                               .gate = gate,
+                                                               .text_rows = whole      ? p->text
+                                                                            : text < n ? text
+                                                                                       : n,
+                                                               .period = whole ? p->s : n}));
         r += n;
     }
     cvx_arena_release(p->step, mark, false);
@@ -509,7 +533,9 @@ static cvx_status head(pass *p, const cvx_tensor *out)
                                       .eps = cfg->norm_eps};
     cvx_layer_norm_args norm_out = {.gamma = d->out_gamma.data ? &d->out_gamma : NULL,
                                     .beta = d->out_beta.data ? &d->out_beta : NULL,
-                                    .shift = &shift, .scale = &scale, .period = v,
+                                    .shift = &shift,
+                                    .scale = &scale,
+                                    .period = v,
                                     .eps = cfg->norm_eps};
 
     CVX_RETURN_IF(CVX_ALLOC(p->step, &shift, CVX_F32, 2, d->c));
@@ -528,7 +554,8 @@ static cvx_status head(pass *p, const cvx_tensor *out)
         CVX_RETURN_IF(cvx_op_layer_norm(d->ctx, &norm_out));
         CVX_RETURN_IF(cvx_linear_run(d->ctx, &d->proj_out, &y, &x, CVX_ACT_NONE));
     }
-    return cvx_op_unpatchify(d->ctx, &(cvx_unpatchify_args){.y = out, .x = &rows,
+    return cvx_op_unpatchify(d->ctx, &(cvx_unpatchify_args){.y = out,
+                                                            .x = &rows,
                                                             .p = cfg->patch_size,
                                                             .pt = cfg->patch_size_t});
 }
@@ -538,8 +565,14 @@ cvx_status cvx_dit_forward(cvx_dit *d, const cvx_dit_job *job, cvx_arena *step,
                            cvx_dit_tap tap, void *payload)
 {
     size_t mark = cvx_arena_mark(step);
-    pass p = {.d = d, .job = job, .step = step, .b = job->shape.batch, .text = job->shape.text_len,
-              .s = job->shape.text_len + job->video_rows, .tap = tap, .payload = payload};
+    pass p = {.d = d,
+              .job = job,
+              .step = step,
+              .b = job->shape.batch,
+              .text = job->shape.text_len,
+              .s = job->shape.text_len + job->video_rows,
+              .tap = tap,
+              .payload = payload};
 
     CVX_RETURN_IF(CVX_ALLOC(step, &p.x, CVX_F32, p.b * p.s, d->c));
     CVX_RETURN_IF(CVX_ALLOC(step, &p.h, CVX_F32, p.b * p.s, d->c));

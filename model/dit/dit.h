@@ -10,7 +10,8 @@ typedef struct cvx_dit_config {
     int64_t num_attention_heads, attention_head_dim, num_layers;
     int64_t in_channels, out_channels, text_embed_dim, time_embed_dim, ofs_embed_dim;
     int64_t patch_size, patch_size_t; /* patch_size_t 0: none (1.0) */
-    int64_t sample_width, sample_height, sample_frames; /* latents' width and height, video frames */
+    int64_t sample_width, sample_height,
+        sample_frames; /* latents' width and height, video frames */
     int64_t max_text_seq_length, temporal_compression_ratio, freq_shift;
     double norm_eps, spatial_interpolation_scale, temporal_interpolation_scale;
     bool use_rotary, use_learned, patch_bias, flip_sin_to_cos, norm_affine, attention_bias;
@@ -40,11 +41,11 @@ cvx_status cvx_dit_check(const cvx_dit_config *cfg, const cvx_dit_shape *shape,
 /* Tables of a job: positions, projected text. */
 typedef struct cvx_dit_job {
     cvx_dit_shape shape;
-    int64_t video_rows;   /* tokens of the video */
-    cvx_tensor cos, sin;  /* [video_rows, head_dim], data NULL without rotary positions */
-    cvx_tensor pos;       /* [video_rows, c], data NULL without a position table */
-    cvx_tensor text;      /* [batch, text_len, c]: text_proj (+ positions) */
-    cvx_tensor ofs;       /* [1, time_embed_dim], data NULL without */
+    int64_t video_rows;  /* tokens of the video */
+    cvx_tensor cos, sin; /* [video_rows, head_dim], data NULL without rotary positions */
+    cvx_tensor pos;      /* [video_rows, c], data NULL without a position table */
+    cvx_tensor text;     /* [batch, text_len, c]: text_proj (+ positions) */
+    cvx_tensor ofs;      /* [1, time_embed_dim], data NULL without */
 } cvx_dit_job;
 
 /* Fills *job with tensors of `arena` (job lifetime). prompt_embeds [batch, text_len, text_embed_dim] in

@@ -19,15 +19,17 @@ static cvx_status check_index(const char *dir)
     }
     CVX_RETURN_IF(cvx_path_join(path, dir, "model_index.json"));
     if (!cvx_is_file(path)) {
-        return cvx_fail(CVX_EIO, "%s: no model_index.json; a CogVideoX checkpoint in diffusers' folder "
-                        "layout is needed", dir);
+        return cvx_fail(CVX_EIO,
+                        "%s: no model_index.json; a CogVideoX checkpoint in diffusers' folder "
+                        "layout is needed",
+                        dir);
     }
     CVX_RETURN_IF(cvx_json_load(&j, path));
     const char *cls = "CogVideoXPipeline";
     cvx_status st = cvx_json_str(j, path, "_class_name", &cls);
     if (st == CVX_OK && strncmp(cls, "CogVideoX", strlen("CogVideoX")) != 0) {
-        st = cvx_fail(CVX_EUNSUPPORTED, "%s: _class_name is \"%s\"; a CogVideoX pipeline is needed", path,
-                      cls);
+        st = cvx_fail(CVX_EUNSUPPORTED, "%s: _class_name is \"%s\"; a CogVideoX pipeline is needed",
+                      path, cls);
     }
     json_decref(j);
     return st;
@@ -40,19 +42,22 @@ static cvx_status check_parts(cvx_checkpoint *c)
 
     c->image_to_video = d->in_channels == 2 * d->out_channels;
     if (!c->image_to_video && d->in_channels != d->out_channels) {
-        return cvx_fail(CVX_EFORMAT, "%s/transformer/config.json: in_channels %lld must be out_channels "
-                        "%lld, or twice that (image-to-video)", c->dir, (long long)d->in_channels,
-                        (long long)d->out_channels);
+        return cvx_fail(CVX_EFORMAT,
+                        "%s/transformer/config.json: in_channels %lld must be out_channels "
+                        "%lld, or twice that (image-to-video)",
+                        c->dir, (long long)d->in_channels, (long long)d->out_channels);
     }
     if (d->text_embed_dim != c->t5.d_model) {
-        return cvx_fail(CVX_EFORMAT, "%s: transformer text_embed_dim %lld and text_encoder d_model %lld "
-                        "must be equal", c->dir, (long long)d->text_embed_dim,
-                        (long long)c->t5.d_model);
+        return cvx_fail(CVX_EFORMAT,
+                        "%s: transformer text_embed_dim %lld and text_encoder d_model %lld "
+                        "must be equal",
+                        c->dir, (long long)d->text_embed_dim, (long long)c->t5.d_model);
     }
     if (d->out_channels != c->vae.latent_channels) {
-        return cvx_fail(CVX_EFORMAT, "%s: transformer out_channels %lld and vae latent_channels %lld must "
-                        "be equal", c->dir, (long long)d->out_channels,
-                        (long long)c->vae.latent_channels);
+        return cvx_fail(CVX_EFORMAT,
+                        "%s: transformer out_channels %lld and vae latent_channels %lld must "
+                        "be equal",
+                        c->dir, (long long)d->out_channels, (long long)c->vae.latent_channels);
     }
     return CVX_OK;
 }
@@ -87,7 +92,7 @@ char *cvx_checkpoint_describe(const cvx_checkpoint *c, char *buf, size_t size)
              c->dit.patch_size_t > 0 ? "-1.5" : "",
              c->image_to_video ? "image-to-video" : "text-to-video", (long long)c->dit.num_layers,
              (long long)c->dit.num_attention_heads, (long long)c->dit.attention_head_dim,
-             !c->dit.use_rotary     ? "sincos"
+             !c->dit.use_rotary   ? "sincos"
              : c->dit.use_learned ? "rotary and learned"
                                   : "rotary");
     return buf;

@@ -9,10 +9,11 @@
 
 cvx_status cvx_request_ctx(cvx_ctx **out, const cvx_request *r)
 {
-    return cvx_ctx_open(out, &(cvx_ctx_options){.backend = r->backend, .isa = r->isa,
-                                                .threads = (int)r->threads,
-                                                .compute = strcmp(r->dtype, "bf16") == 0 ? CVX_BF16
-                                                                                         : CVX_F32});
+    return cvx_ctx_open(
+        out, &(cvx_ctx_options){.backend = r->backend,
+                                .isa = r->isa,
+                                .threads = (int)r->threads,
+                                .compute = strcmp(r->dtype, "bf16") == 0 ? CVX_BF16 : CVX_F32});
 }
 
 /* What stays the same over the videos of a request. */
@@ -104,8 +105,8 @@ static cvx_status score(session *s, const cvx_output *o, json_t **out, double *m
     return st;
 }
 
-static cvx_status write_manifest(session *s, int64_t k, const char *path, const cvx_stage_cost *cost,
-                                 const json_t *scores)
+static cvx_status write_manifest(session *s, int64_t k, const char *path,
+                                 const cvx_stage_cost *cost, const json_t *scores)
 {
     const cvx_request *r = s->request;
     char name[CVX_PATH_MAX + 8];
@@ -121,7 +122,8 @@ static cvx_status write_manifest(session *s, int64_t k, const char *path, const 
     if (r->manifest != NULL && r->num_videos_per_prompt == 1) {
         snprintf(name, sizeof name, "%s", r->manifest);
     }
-    json_t *m = cvx_manifest_make(s->ctx, &s->ckpt, &s->job, k, path, &s->plan, cost, s->hashes, scores);
+    json_t *m =
+        cvx_manifest_make(s->ctx, &s->ckpt, &s->job, k, path, &s->plan, cost, s->hashes, scores);
     cvx_status st = cvx_manifest_write(name, m);
     json_decref(m);
     return st;
@@ -158,8 +160,9 @@ static cvx_status deliver(session *s, const cvx_output *o, int64_t k, const cvx_
     cvx_progress_end(&s->progress);
     CVX_TRY(st, write_manifest(s, k, path, cost, scores), done);
     if (s->report != NULL) {
-        fprintf(s->report, "%s: %lld frames of %lldx%lld at %g fps, seed %lld", path, (long long)o->n,
-                (long long)o->w, (long long)o->h, s->job.fps, (long long)(r->seed + k));
+        fprintf(s->report, "%s: %lld frames of %lldx%lld at %g fps, seed %lld", path,
+                (long long)o->n, (long long)o->w, (long long)o->h, s->job.fps,
+                (long long)(r->seed + k));
         fprintf(s->report, scores != NULL ? ", CLIP score %.2f\n" : "\n", mean);
     }
 done:
@@ -176,11 +179,16 @@ static cvx_status one_video(session *s, int64_t k)
 
     CVX_RETURN_IF(cvx_output_open(&o, j->out_frames, j->height, j->width,
                                   cvx_output_is_tensor(s->request->output)));
-    cvx_pipeline_hooks hooks = {.event = s->progress.fn, .event_payload = s->progress.payload,
-                                .frames = cvx_output_frames, .frames_payload = &o,
-                                .latents = keep_latents, .latents_payload = s};
-    CVX_TRY(st, cvx_pipeline_run(s->pipeline, j, k, &hooks, s->plan.job_bytes, s->plan.step_bytes,
-                                 cost), done);
+    cvx_pipeline_hooks hooks = {.event = s->progress.fn,
+                                .event_payload = s->progress.payload,
+                                .frames = cvx_output_frames,
+                                .frames_payload = &o,
+                                .latents = keep_latents,
+                                .latents_payload = s};
+    CVX_TRY(st,
+            cvx_pipeline_run(s->pipeline, j, k, &hooks, s->plan.job_bytes, s->plan.step_bytes,
+                             cost),
+            done);
     st = deliver(s, &o, k, cost);
 done:
     cvx_output_close(&o);

@@ -9,12 +9,14 @@
 #include "model/weights.h"
 
 /* One picture to planes: resize (Pillow's lanczos), then 2·(v / 255) - 1 in f32. */
-static cvx_status to_planes(float *out, const uint8_t *rgb, int64_t sw, int64_t sh, int64_t h, int64_t w)
+static cvx_status to_planes(float *out, const uint8_t *rgb, int64_t sw, int64_t sh, int64_t h,
+                            int64_t w)
 {
     uint8_t *small = malloc((size_t)(h * w * 3));
 
     if (small == NULL) {
-        return cvx_fail(CVX_ENOMEM, "no memory for a %lldx%lld picture", (long long)w, (long long)h);
+        return cvx_fail(CVX_ENOMEM, "no memory for a %lldx%lld picture", (long long)w,
+                        (long long)h);
     }
     cvx_status st = cvx_image_resize(small, w, h, rgb, sw, sh, CVX_FILTER_LANCZOS);
     for (int64_t i = 0; st == CVX_OK && i < h * w; i++) {
@@ -96,8 +98,8 @@ cvx_status cvx_load_latents(const char *path, const cvx_tensor *out)
     return st;
 }
 
-void cvx_posterior_sample(float *out, const float *moments, const float *noise, int64_t c, int64_t f,
-                          int64_t hw, float scale)
+void cvx_posterior_sample(float *out, const float *moments, const float *noise, int64_t c,
+                          int64_t f, int64_t hw, float scale)
 {
     int64_t half = c * f * hw;
 

@@ -16,7 +16,7 @@ cvx_status cvx_load_latents(const char *path, const cvx_tensor *out) CVX_CHECK;
 
 /* DiagonalGaussianDistribution.sample: moments [2c, f, hw] (mean, logvar), noise [c, f, hw] ->
  * out [f, c, hw] = scale·(mean + exp(0.5·clamp(logvar, -30, 20))·noise). */
-void cvx_posterior_sample(float *out, const float *moments, const float *noise, int64_t c, int64_t f,
-                          int64_t hw, float scale);
+void cvx_posterior_sample(float *out, const float *moments, const float *noise, int64_t c,
+                          int64_t f, int64_t hw, float scale);
 
 #endif

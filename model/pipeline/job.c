@@ -31,32 +31,36 @@ static cvx_status resolve_frames(cvx_job *j, const cvx_checkpoint *c, const cvx_
 {
     int64_t pt = c->dit.patch_size_t, unit = c->temporal * 2 * (pt > 0 ? pt : 1);
 
-    j->num_frames = r->num_frames > 0 ? r->num_frames
+    j->num_frames = r->num_frames > 0  ? r->num_frames
                     : video_frames > 0 ? video_frames
                                        : c->dit.sample_frames;
     if (video_frames > 0 && j->num_frames > video_frames) {
-        return cvx_fail(CVX_EINVAL, "num_frames %lld: %s has only %lld frames", (long long)j->num_frames,
-                        r->video, (long long)video_frames);
+        return cvx_fail(CVX_EINVAL, "num_frames %lld: %s has only %lld frames",
+                        (long long)j->num_frames, r->video, (long long)video_frames);
     }
     bool whole_video = video_frames > 0 && r->num_frames == 0; /* any count, as diffusers */
     if ((j->num_frames - 1) % c->temporal != 0 && !whole_video) {
         int64_t below = (j->num_frames - 1) / c->temporal * c->temporal + 1;
-        return cvx_fail(CVX_EINVAL, "num_frames %lld: must be 4k + 1; the nearest are %lld and %lld",
-                        (long long)j->num_frames, (long long)below, (long long)(below + c->temporal));
+        return cvx_fail(CVX_EINVAL,
+                        "num_frames %lld: must be 4k + 1; the nearest are %lld and %lld",
+                        (long long)j->num_frames, (long long)below,
+                        (long long)(below + c->temporal));
     }
     j->latent_frames = (j->num_frames - 1) / c->temporal + 1;
     j->padding = pt > 0 ? (pt - j->latent_frames % pt) % pt : 0;
     if (r->video != NULL && j->padding > 0) {
         int64_t fit = j->latent_frames / pt * pt * c->temporal;
         if (!whole_video || fit == 0) {
-            return cvx_fail(CVX_EINVAL, "num_frames %lld: video-to-video on this checkpoint needs latent "
+            return cvx_fail(CVX_EINVAL,
+                            "num_frames %lld: video-to-video on this checkpoint needs latent "
                             "frames in groups of %lld; the nearest are %lld and %lld",
                             (long long)j->num_frames, (long long)pt,
                             (long long)(fit - c->temporal + 1), (long long)(fit + c->temporal + 1));
         }
-        snprintf(j->note, sizeof j->note, "%s has %lld frames: the first %lld are used (this checkpoint "
-                 "takes latent frames in groups of %lld)", r->video, (long long)video_frames,
-                 (long long)fit, (long long)pt);
+        snprintf(j->note, sizeof j->note,
+                 "%s has %lld frames: the first %lld are used (this checkpoint "
+                 "takes latent frames in groups of %lld)",
+                 r->video, (long long)video_frames, (long long)fit, (long long)pt);
         j->num_frames = fit;
         j->latent_frames = fit / c->temporal;
         j->padding = 0;
@@ -64,10 +68,12 @@ static cvx_status resolve_frames(cvx_job *j, const cvx_checkpoint *c, const cvx_
     j->out_frames = cvx_vae_video_frames(&c->vae, j->latent_frames);
     if ((j->num_frames - 1) % unit != 0 && j->note[0] == 0) {
         int64_t low = (j->num_frames - 1) / unit * unit + 1;
-        snprintf(j->note, sizeof j->note, "num_frames %lld: the model was trained for %lldk + 1 frames "
-                 "(nearest %lld and %lld)%s", (long long)j->num_frames, (long long)unit, (long long)low,
-                 (long long)(low + unit),
-                 j->out_frames != j->num_frames ? "; its decoder gives more frames than asked" : "");
+        snprintf(j->note, sizeof j->note,
+                 "num_frames %lld: the model was trained for %lldk + 1 frames "
+                 "(nearest %lld and %lld)%s",
+                 (long long)j->num_frames, (long long)unit, (long long)low, (long long)(low + unit),
+                 j->out_frames != j->num_frames ? "; its decoder gives more frames than asked"
+                                                : "");
     }
     return CVX_OK;
 }
@@ -75,15 +81,20 @@ static cvx_status resolve_frames(cvx_job *j, const cvx_checkpoint *c, const cvx_
 static cvx_status resolve_mode(const cvx_checkpoint *c, const cvx_request *r)
 {
     if (c->image_to_video && r->image == NULL) {
-        return cvx_fail(CVX_EINVAL, "%s is an image-to-video checkpoint: --image is needed", c->dir);
+        return cvx_fail(CVX_EINVAL, "%s is an image-to-video checkpoint: --image is needed",
+                        c->dir);
     }
     if (!c->image_to_video && r->image != NULL) {
-        return cvx_fail(CVX_EINVAL, "--image: %s is a text-to-video checkpoint; an image-to-video one "
-                        "has twice the in_channels", c->dir);
+        return cvx_fail(CVX_EINVAL,
+                        "--image: %s is a text-to-video checkpoint; an image-to-video one "
+                        "has twice the in_channels",
+                        c->dir);
     }
     if (c->image_to_video && r->video != NULL) {
-        return cvx_fail(CVX_EINVAL, "--video: %s is an image-to-video checkpoint; a text-to-video one is "
-                        "needed", c->dir);
+        return cvx_fail(CVX_EINVAL,
+                        "--video: %s is an image-to-video checkpoint; a text-to-video one is "
+                        "needed",
+                        c->dir);
     }
     return CVX_OK;
 }

@@ -11,14 +11,15 @@ typedef struct cvx_job {
     const cvx_request *request; /* borrowed */
     int64_t num_frames, height, width;
     int64_t latent_frames; /* of the video asked for */
-    int64_t padding;       /* 1.5: frames put in front so that patch_size_t divides; dropped after the loop */
+    int64_t
+        padding; /* 1.5: frames put in front so that patch_size_t divides; dropped after the loop */
     int64_t latent_height, latent_width, text_len;
     int64_t out_frames; /* frames that the decoder gives: 4L - 3, for even L 4L */
     double fps;
     bool guided; /* classifier-free guidance: two batch items */
     cvx_dtype dtype;
     cvx_sched_config sched;
-    cvx_vae_tiling tiling; /* enabled or not */
+    cvx_vae_tiling tiling;   /* enabled or not */
     char note[CVX_NOTE_MAX]; /* a warning for the user, or "" */
 } cvx_job;
 

@@ -147,8 +147,7 @@ json_t *cvx_manifest_make(const cvx_ctx *ctx, const cvx_checkpoint *c, const cvx
     }
     json_object_set_new(m, "cvx_manifest", json_integer(1));
     json_object_set_new(m, "version", json_string(CVX_VERSION));
-    json_object_set_new(m, "model",
-                        json_string(cvx_checkpoint_describe(c, what, sizeof what)));
+    json_object_set_new(m, "model", json_string(cvx_checkpoint_describe(c, what, sizeof what)));
     json_object_set_new(m, "request", resolved_request(ctx, job, video_index, path));
     json_object_set_new(m, "sha256", json_deep_copy(hashes));
     json_object_set_new(m, "backend", json_string(ctx->ops->name));
@@ -208,8 +207,10 @@ cvx_status cvx_manifest_verify(const json_t *doc, const json_t *hashes, const ch
         const char *now = json_string_value(json_object_get(hashes, key));
         const char *then = json_string_value(v);
         if (now == NULL || then == NULL || strcmp(now, then) != 0) {
-            return cvx_fail(CVX_EFORMAT, "%s: %s is not the file this manifest was made with (sha256 "
-                            "%.12s..., now %.12s...)", path, key, then ? then : "-", now ? now : "-");
+            return cvx_fail(CVX_EFORMAT,
+                            "%s: %s is not the file this manifest was made with (sha256 "
+                            "%.12s..., now %.12s...)",
+                            path, key, then ? then : "-", now ? now : "-");
         }
     }
     return CVX_OK;

@@ -6,7 +6,8 @@
 
 /* SHA-256 of what the bytes depend on, by part: "transformer", "text_encoder", "vae", "lora0", "image" ...
  * New reference in *out. */
-cvx_status cvx_manifest_hashes(json_t **out, const cvx_checkpoint *c, const cvx_request *r) CVX_CHECK;
+cvx_status cvx_manifest_hashes(json_t **out, const cvx_checkpoint *c,
+                               const cvx_request *r) CVX_CHECK;
 
 /* The manifest of one finished video; `path` is its output, `scores` may be NULL (borrowed). */
 json_t *cvx_manifest_make(const cvx_ctx *ctx, const cvx_checkpoint *c, const cvx_job *job,

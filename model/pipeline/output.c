@@ -19,8 +19,8 @@ cvx_status cvx_output_open(cvx_output *o, int64_t n, int64_t h, int64_t w, bool 
     }
     if (o->rgb == NULL || (keep_float && o->planes == NULL)) {
         cvx_output_close(o);
-        return cvx_fail(CVX_ENOMEM, "no memory for %lld frames of %lldx%lld", (long long)n, (long long)w,
-                        (long long)h);
+        return cvx_fail(CVX_ENOMEM, "no memory for %lld frames of %lldx%lld", (long long)n,
+                        (long long)w, (long long)h);
     }
     return CVX_OK;
 }

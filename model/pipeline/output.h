@@ -7,12 +7,13 @@
 
 typedef struct cvx_output {
     int64_t n, h, w;
-    uint8_t *rgb;   /* [n, h, w, 3] as diffusers rounds: rint(255·clamp(x/2 + 1/2, 0, 1)) */
-    float *planes;  /* [n, 3, h, w] in 0..1, only when asked for (safetensors output) */
+    uint8_t *rgb;  /* [n, h, w, 3] as diffusers rounds: rint(255·clamp(x/2 + 1/2, 0, 1)) */
+    float *planes; /* [n, 3, h, w] in 0..1, only when asked for (safetensors output) */
 } cvx_output;
 
 /* Buffers for n frames; keep_float also keeps f32 planes. */
-cvx_status cvx_output_open(cvx_output *o, int64_t n, int64_t h, int64_t w, bool keep_float) CVX_CHECK;
+cvx_status cvx_output_open(cvx_output *o, int64_t n, int64_t h, int64_t w,
+                           bool keep_float) CVX_CHECK;
 void cvx_output_close(cvx_output *o);
 
 /* The pipeline's frames hook (payload: cvx_output). */

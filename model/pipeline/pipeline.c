@@ -103,8 +103,7 @@ static cvx_status open_part(cvx_pipeline *p, part_id id)
     } else {
         CVX_TRY(st, cvx_arena_open(&x->arena, "weights", WEIGHTS_RESERVE), done);
     }
-    cvx_load load = {.ctx = p->ctx, .arena = &x->arena, .weights = x->weights,
-                     .pack = packs(p)};
+    cvx_load load = {.ctx = p->ctx, .arena = &x->arena, .weights = x->weights, .pack = packs(p)};
     if (id == PART_T5) {
         load.pack = false; /* read once or twice a job: packing would cost more than it gives */
         CVX_TRY(st, cvx_t5_open(&x->model.t5, &load, &p->ckpt->t5), done);
@@ -247,7 +246,8 @@ static cvx_status draw(run *r, const cvx_tensor *t)
 
 /* Encodes pixels [T, 3, H, W] in -1..1 and samples the posterior: out [F, C, h, w] = scale·sample.
  * The noise is drawn in torch's order [C, F, h, w]. */
-static cvx_status encode_pixels(run *r, const cvx_tensor *pixels, const cvx_tensor *out, float scale)
+static cvx_status encode_pixels(run *r, const cvx_tensor *pixels, const cvx_tensor *out,
+                                float scale)
 {
     const cvx_tensor *o = out;
     int64_t f = o->dim[0], c = o->dim[1], hw = o->dim[2] * o->dim[3];
@@ -280,8 +280,8 @@ static cvx_status encode_image(run *r)
     cvx_zero(r->p->ctx, &r->image);
     CVX_RETURN_IF(CVX_ALLOC(&r->step, &pixels, CVX_F32, 1, 3, r->job->height, r->job->width));
     if (!r->p->ctx->measure) {
-        CVX_RETURN_IF(cvx_load_image(r->job->request->image, pixels.data, r->job->height,
-                                     r->job->width));
+        CVX_RETURN_IF(
+            cvx_load_image(r->job->request->image, pixels.data, r->job->height, r->job->width));
     }
     first = cvx_slice(&r->image, 0, 0, 1);
     CVX_RETURN_IF(encode_pixels(r, &pixels, &first, v->invert_scale_latents ? 1 / s : s));
@@ -307,10 +307,11 @@ static cvx_status encode_video(run *r, const cvx_sched *sched)
     CVX_RETURN_IF(draw(r, &noise));
     cvx_sched_add_noise(sched, &a, &b);
     cvx_tensor flat = CVX_RESHAPE(&r->latents, cvx_numel(&r->latents));
-    CVX_RETURN_IF(cvx_op_sched_step(r->p->ctx,
-                                    &(cvx_sched_step_args){.prev = &flat, .sample = &flat,
-                                                           .cond = &flat, .noise = &noise,
-                                                           .c = {[2] = a, [6] = b}}));
+    CVX_RETURN_IF(cvx_op_sched_step(r->p->ctx, &(cvx_sched_step_args){.prev = &flat,
+                                                                      .sample = &flat,
+                                                                      .cond = &flat,
+                                                                      .noise = &noise,
+                                                                      .c = {[2] = a, [6] = b}}));
     cvx_arena_release(&r->step, mark, false);
     return CVX_OK;
 }
@@ -381,8 +382,8 @@ static cvx_status denoise_open(run *r, denoise *d)
     CVX_RETURN_IF(cvx_dit_prepare(r->p->parts[PART_DIT].model.dit, &d->dit, &r->arena, &r->step,
                                   &r->shape, &r->embeds));
     if (r->image.data != NULL) {
-        CVX_RETURN_IF(CVX_ALLOC(&r->arena, &d->in, CVX_F32, l->dim[0], 2 * l->dim[1], l->dim[2],
-                                l->dim[3]));
+        CVX_RETURN_IF(
+            CVX_ALLOC(&r->arena, &d->in, CVX_F32, l->dim[0], 2 * l->dim[1], l->dim[2], l->dim[3]));
     }
     CVX_RETURN_IF(CVX_ALLOC(&r->arena, &d->out, CVX_F32, r->shape.batch, l->dim[0], l->dim[1],
                             l->dim[2], l->dim[3]));
@@ -400,7 +401,9 @@ static cvx_status denoise_step(run *r, denoise *d, const cvx_sched *sched, int64
     cvx_tensor flat = CVX_RESHAPE(&r->latents, n);
     cvx_tensor v = CVX_RESHAPE(&d->out, r->shape.batch, n);
     cvx_tensor uncond = cvx_slice(&v, 0, 0, 1), cond = cvx_slice(&v, 0, r->shape.batch - 1, 1);
-    cvx_sched_step_args a = {.prev = &flat, .sample = &flat, .cond = &cond,
+    cvx_sched_step_args a = {.prev = &flat,
+                             .sample = &flat,
+                             .cond = &cond,
                              .uncond = r->job->guided ? &uncond : NULL,
                              .guidance = cvx_sched_guidance(sched, i, q->guidance_scale,
                                                             q->use_dynamic_cfg)};
@@ -408,8 +411,8 @@ static cvx_status denoise_step(run *r, denoise *d, const cvx_sched *sched, int64
     uncond = CVX_RESHAPE(&uncond, n);
     cond = CVX_RESHAPE(&cond, n);
     model_input(r, &d->in);
-    CVX_RETURN_IF(cvx_dit_forward(r->p->parts[PART_DIT].model.dit, &d->dit, &r->step, &d->out, &d->in,
-                                  (double)cvx_sched_timestep(sched, i), NULL, NULL));
+    CVX_RETURN_IF(cvx_dit_forward(r->p->parts[PART_DIT].model.dit, &d->dit, &r->step, &d->out,
+                                  &d->in, (double)cvx_sched_timestep(sched, i), NULL, NULL));
     for (int k = cvx_sched_draws(sched, i, d->has_old); k > 0; k--) {
         CVX_RETURN_IF(draw(r, &d->noise));
         a.noise = &d->noise;
@@ -469,8 +472,9 @@ static cvx_status stage_decode(run *r)
     /* decode_latents: 1 / scaling_factor in double, then one product in f32 */
     cvx_tensor flat = CVX_RESHAPE(&z, n), src = CVX_RESHAPE(&r->latents, n);
     float inv = (float)(1.0 / r->p->ckpt->vae.scaling_factor);
-    CVX_RETURN_IF(cvx_op_sched_step(r->p->ctx, &(cvx_sched_step_args){.prev = &flat, .sample = &src,
-                                                                      .cond = &src, .c = {[2] = inv}}));
+    CVX_RETURN_IF(cvx_op_sched_step(
+        r->p->ctx,
+        &(cvx_sched_step_args){.prev = &flat, .sample = &src, .cond = &src, .c = {[2] = inv}}));
     z = cvx_slice(&z, 0, r->job->padding, f);
     CVX_RETURN_IF(cvx_vae_decode(r->p->parts[PART_VAE].model.vae, &r->step, &z, &r->job->tiling,
                                  on_frames, r));
@@ -499,7 +503,11 @@ cvx_status cvx_pipeline_run(cvx_pipeline *p, const cvx_job *job, int64_t video_i
 {
     cvx_status st = CVX_OK;
     cvx_sched *sched = NULL;
-    run r = {.p = p, .job = job, .hooks = hooks, .cost = cost, .shape = cvx_job_shape(job),
+    run r = {.p = p,
+             .job = job,
+             .hooks = hooks,
+             .cost = cost,
+             .shape = cvx_job_shape(job),
              .progress = {.fn = hooks->event, .payload = hooks->event_payload}};
 
     cvx_rng_seed(&r.rng, (uint64_t)(job->request->seed + video_index));

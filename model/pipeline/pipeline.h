@@ -8,7 +8,11 @@
 #include "base/progress.h"
 #include "model/pipeline/job.h"
 
-typedef enum cvx_offload { CVX_OFFLOAD_NONE = 0, CVX_OFFLOAD_MODEL, CVX_OFFLOAD_SEQUENTIAL } cvx_offload;
+typedef enum cvx_offload {
+    CVX_OFFLOAD_NONE = 0,
+    CVX_OFFLOAD_MODEL,
+    CVX_OFFLOAD_SEQUENTIAL
+} cvx_offload;
 
 typedef enum cvx_stage {
     CVX_STAGE_ENCODE = 0, /* prompt, and image or video */
@@ -31,8 +35,8 @@ typedef struct cvx_pipeline cvx_pipeline;
 
 typedef struct cvx_pipeline_options {
     cvx_offload offload;
-    bool pack;                 /* keep linear weights packed */
-    const cvx_opt_list *lora;  /* FILE[:SCALE] items; may be NULL */
+    bool pack;                /* keep linear weights packed */
+    const cvx_opt_list *lora; /* FILE[:SCALE] items; may be NULL */
 } cvx_pipeline_options;
 
 /* Nothing is loaded yet: models open when their stage first needs them. ctx and ckpt are borrowed. */

@@ -130,16 +130,19 @@ cvx_status cvx_plan_admit(const cvx_plan *plan, const cvx_ctx *ctx, const cvx_ch
     while (!found && r.num_frames > 9) {
         r.num_frames = (r.num_frames - 2) / 8 * 8 + 1;
         found = fits(plan, ctx, ckpt, job, &r);
-        snprintf(hint, sizeof hint, "the nearest that fits is --num-frames %lld --offload model "
-                 "--enable-tiling", (long long)r.num_frames);
+        snprintf(hint, sizeof hint,
+                 "the nearest that fits is --num-frames %lld --offload model "
+                 "--enable-tiling",
+                 (long long)r.num_frames);
     }
     while (!found && r.height > 64 && r.width > 64) {
         r.height = r.height * 3 / 4 / 16 * 16;
         r.width = r.width * 3 / 4 / 16 * 16;
         found = fits(plan, ctx, ckpt, job, &r);
-        snprintf(hint, sizeof hint, "the nearest that fits is --num-frames %lld --height %lld --width "
-                 "%lld --offload model --enable-tiling", (long long)r.num_frames, (long long)r.height,
-                 (long long)r.width);
+        snprintf(hint, sizeof hint,
+                 "the nearest that fits is --num-frames %lld --height %lld --width "
+                 "%lld --offload model --enable-tiling",
+                 (long long)r.num_frames, (long long)r.height, (long long)r.width);
     }
     if (!found) {
         snprintf(hint, sizeof hint, "no smaller size of this checkpoint fits either");
@@ -154,7 +157,8 @@ typedef cvx_status (*trial_fn)(cvx_ctx *ctx, const cvx_tensor *buf);
 
 static cvx_status trial_linear(cvx_ctx *ctx, const cvx_tensor *b)
 {
-    cvx_tensor x = CVX_VIEW(b[0].data, CVX_F32, 512, 768), w = CVX_VIEW(b[1].data, CVX_F32, 768, 768);
+    cvx_tensor x = CVX_VIEW(b[0].data, CVX_F32, 512, 768),
+               w = CVX_VIEW(b[1].data, CVX_F32, 768, 768);
     cvx_tensor y = CVX_VIEW(b[2].data, CVX_F32, 512, 768);
     return cvx_op_linear(ctx, &(cvx_linear_args){.y = &y, .x = &x, .w = &w});
 }
@@ -166,8 +170,8 @@ static cvx_status trial_attention(cvx_ctx *ctx, const cvx_tensor *b)
         t[i] = CVX_VIEW(b[i % 3].data, CVX_F32, 1, 1024, 4, 64);
     }
     t[3].data = (float *)b[2].data + 1024 * 256;
-    return cvx_op_attention(ctx, &(cvx_attention_args){.o = &t[3], .q = &t[0], .k = &t[1],
-                                                       .v = &t[2], .scale = 0.125});
+    return cvx_op_attention(
+        ctx, &(cvx_attention_args){.o = &t[3], .q = &t[0], .k = &t[1], .v = &t[2], .scale = 0.125});
 }
 
 static cvx_status trial_conv(cvx_ctx *ctx, const cvx_tensor *b)
@@ -201,7 +205,8 @@ cvx_status cvx_plan_rates(cvx_ctx *ctx, double rate[CVX_OP_COUNT])
         }
     }
     for (int i = 0; i < CVX_OP_COUNT; i++) {
-        rate[i] = 2e9; /* a few passes over memory at some 10 GB/s: these ops are small beside the others */
+        rate[i] =
+            2e9; /* a few passes over memory at some 10 GB/s: these ops are small beside the others */
     }
     for (size_t i = 0; i < sizeof trials / sizeof *trials; i++) {
         double best = 0;

@@ -34,8 +34,8 @@ const cvx_opt cvx_request_opts[] = {
     {"lora", CVX_OPT_LIST, AT(lora), "FILE[:SCALE]",
      "LoRA to merge, several times for several (default scale: 1)", 0, 0, NULL},
     {"", 0, 0, NULL, "How to denoise", 0, 0, NULL},
-    {"num-inference-steps", CVX_OPT_INT, AT(num_inference_steps), "N", "steps (default: 50)", 1, 1e6,
-     NULL},
+    {"num-inference-steps", CVX_OPT_INT, AT(num_inference_steps), "N", "steps (default: 50)", 1,
+     1e6, NULL},
     {"guidance-scale", CVX_OPT_DOUBLE, AT(guidance_scale), "X",
      "classifier-free guidance, 1 to 20 (default: 6; 1: off)", 1, 20, NULL},
     {"use-dynamic-cfg", CVX_OPT_FLAG, AT(use_dynamic_cfg), NULL,
@@ -101,8 +101,9 @@ cvx_status cvx_check_utf8(const char *text, const char *what)
         ok = ok && !(*p == 0xe0 && p[1] < 0xa0) && !(*p == 0xed && p[1] > 0x9f) &&
              !(*p == 0xf0 && p[1] < 0x90) && !(*p == 0xf4 && p[1] > 0x8f);
         if (!ok) {
-            return cvx_fail(CVX_EINVAL, "%s: byte %zu (0x%02x) is not UTF-8; prompts must be UTF-8 text",
-                            what, (size_t)(p - (const unsigned char *)text), *p);
+            return cvx_fail(CVX_EINVAL,
+                            "%s: byte %zu (0x%02x) is not UTF-8; prompts must be UTF-8 text", what,
+                            (size_t)(p - (const unsigned char *)text), *p);
         }
         p += n + 1;
     }
@@ -119,7 +120,8 @@ static cvx_status require(const char *value, const char *flag)
 
 static cvx_status exclude(const char *a, const char *b, const char *what)
 {
-    return a != NULL && b != NULL ? cvx_fail(CVX_EINVAL, "%s cannot be given together", what) : CVX_OK;
+    return a != NULL && b != NULL ? cvx_fail(CVX_EINVAL, "%s cannot be given together", what)
+                                  : CVX_OK;
 }
 
 cvx_status cvx_request_check(const cvx_request *r)
@@ -135,14 +137,17 @@ cvx_status cvx_request_check(const cvx_request *r)
     CVX_RETURN_IF(exclude(r->video, r->latents, "--video and --latents"));
     if (r->num_frames > 0 && (r->num_frames - 1) % 4 != 0) {
         int64_t below = (r->num_frames - 1) / 4 * 4 + 1;
-        return cvx_fail(CVX_EINVAL, "num_frames %lld: must be 4k + 1; the nearest are %lld and %lld",
+        return cvx_fail(CVX_EINVAL,
+                        "num_frames %lld: must be 4k + 1; the nearest are %lld and %lld",
                         (long long)r->num_frames, (long long)below, (long long)below + 4);
     }
     const int64_t size[2] = {r->height, r->width};
     for (int i = 0; i < 2; i++) {
         if (size[i] % 16 != 0) {
-            return cvx_fail(CVX_EINVAL, "%s %lld: must be a multiple of 16; the nearest are %lld and "
-                            "%lld", i ? "width" : "height", (long long)size[i],
+            return cvx_fail(CVX_EINVAL,
+                            "%s %lld: must be a multiple of 16; the nearest are %lld and "
+                            "%lld",
+                            i ? "width" : "height", (long long)size[i],
                             (long long)(size[i] / 16 * 16), (long long)(size[i] / 16 * 16 + 16));
         }
     }
@@ -164,7 +169,9 @@ json_t *cvx_request_json(const cvx_request *r)
         case CVX_OPT_INT: v = json_integer(*(const int64_t *)f); break;
         case CVX_OPT_DOUBLE: v = json_real(*(const double *)f); break;
         case CVX_OPT_STR:
-        case CVX_OPT_CHOICE: v = *(const char *const *)f ? json_string(*(const char *const *)f) : NULL; break;
+        case CVX_OPT_CHOICE:
+            v = *(const char *const *)f ? json_string(*(const char *const *)f) : NULL;
+            break;
         case CVX_OPT_LIST:
             v = json_array();
             for (int i = 0; i < ((const cvx_opt_list *)f)->n; i++) {
@@ -203,7 +210,8 @@ static cvx_status set_json(cvx_request *r, const char *key, const json_t *v, con
     } else if (json_is_boolean(v)) {
         snprintf(text, sizeof text, "%s", json_is_true(v) ? "true" : "false");
     } else {
-        return cvx_fail(CVX_EFORMAT, "%s: \"%s\" must be a string, a number or true/false", what, key);
+        return cvx_fail(CVX_EFORMAT, "%s: \"%s\" must be a string, a number or true/false", what,
+                        key);
     }
     return cvx_opts_set(cvx_request_opts, r, key, text);
 }

@@ -18,8 +18,8 @@ typedef struct cvx_request {
     const char *image, *video, *latents, *save_latents;
     cvx_opt_list lora;
     bool enable_tiling, enable_slicing;
-    int64_t tile_sample_min_height, tile_sample_min_width;           /* 0: from the config */
-    double tile_overlap_factor_height, tile_overlap_factor_width;    /* 0: diffusers' own */
+    int64_t tile_sample_min_height, tile_sample_min_width;        /* 0: from the config */
+    double tile_overlap_factor_height, tile_overlap_factor_width; /* 0: diffusers' own */
     const char *offload; /* "none", "model", "sequential" */
     const char *clip_model, *backend, *isa, *replay, *manifest;
     int64_t threads;

@@ -75,8 +75,10 @@ static cvx_status read_config(cvx_sched_config *c, const json_t *j, const char *
     }
     if (c->num_train_timesteps < 1 || c->num_train_timesteps > 1000000 || !(c->beta_start > 0) ||
         !(c->beta_end < 1) || !(c->beta_end >= c->beta_start) || !(c->snr_shift_scale > 0)) {
-        return cvx_fail(CVX_EFORMAT, "%s: needs 1 to 1000000 num_train_timesteps, "
-                        "0 < beta_start <= beta_end < 1 and snr_shift_scale > 0", path);
+        return cvx_fail(CVX_EFORMAT,
+                        "%s: needs 1 to 1000000 num_train_timesteps, "
+                        "0 < beta_start <= beta_end < 1 and snr_shift_scale > 0",
+                        path);
     }
     return CVX_OK;
 }
@@ -85,8 +87,11 @@ cvx_status cvx_sched_config_load(cvx_sched_config *out, const char *dir)
 {
     char path[CVX_PATH_MAX];
     json_t *j = NULL;
-    cvx_sched_config c = {.num_train_timesteps = 1000, .beta_start = 0.00085, .beta_end = 0.012,
-                          .snr_shift_scale = 3.0, .set_alpha_to_one = true};
+    cvx_sched_config c = {.num_train_timesteps = 1000,
+                          .beta_start = 0.00085,
+                          .beta_end = 0.012,
+                          .snr_shift_scale = 3.0,
+                          .set_alpha_to_one = true};
 
     CVX_RETURN_IF(cvx_path_join(path, dir, "scheduler_config.json"));
     CVX_RETURN_IF(cvx_json_load(&j, path));
@@ -175,13 +180,16 @@ static cvx_status refuse(const cvx_sched_config *c, int64_t n, int64_t *t)
         above++;
     } while (above <= c->num_train_timesteps && !steps_work(c, above, t));
     if (above > c->num_train_timesteps) {
-        return cvx_fail(CVX_EINVAL, "num_inference_steps %lld: this schedule has %lld timesteps; the "
-                        "nearest count that works is %lld", (long long)n,
-                        (long long)c->num_train_timesteps, (long long)below);
+        return cvx_fail(CVX_EINVAL,
+                        "num_inference_steps %lld: this schedule has %lld timesteps; the "
+                        "nearest count that works is %lld",
+                        (long long)n, (long long)c->num_train_timesteps, (long long)below);
     }
-    return cvx_fail(CVX_EINVAL, "num_inference_steps %lld: its rounded timesteps leave the schedule "
-                    "(0 to %lld); %lld and %lld work", (long long)n,
-                    (long long)c->num_train_timesteps - 1, (long long)below, (long long)above);
+    return cvx_fail(CVX_EINVAL,
+                    "num_inference_steps %lld: its rounded timesteps leave the schedule "
+                    "(0 to %lld); %lld and %lld work",
+                    (long long)n, (long long)c->num_train_timesteps - 1, (long long)below,
+                    (long long)above);
 }
 
 cvx_status cvx_sched_open(cvx_sched **out, const cvx_sched_config *cfg, int64_t n)
@@ -234,8 +242,8 @@ cvx_status cvx_sched_set_strength(cvx_sched *s, double strength)
     }
     int64_t keep = (int64_t)((double)s->asked * strength);
     if (keep < 1) {
-        return cvx_fail(CVX_EINVAL, "strength %g of %lld steps leaves none; use at least %g", strength,
-                        (long long)s->asked, 1.0 / (double)s->asked);
+        return cvx_fail(CVX_EINVAL, "strength %g of %lld steps leaves none; use at least %g",
+                        strength, (long long)s->asked, 1.0 / (double)s->asked);
     }
     s->first = s->asked - (keep < s->asked ? keep : s->asked);
     return CVX_OK;

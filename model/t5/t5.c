@@ -53,8 +53,10 @@ static cvx_status read_config(cvx_t5_config *c, const json_t *j, const char *pat
     }
     if (c->d_kv > 128 || c->relative_attention_num_buckets < 4 ||
         c->relative_attention_max_distance <= c->relative_attention_num_buckets / 4) {
-        return cvx_fail(CVX_EFORMAT, "%s: d_kv must be at most 128, and the relative attention "
-                        "buckets at least 4 with a max_distance above a quarter of them", path);
+        return cvx_fail(CVX_EFORMAT,
+                        "%s: d_kv must be at most 128, and the relative attention "
+                        "buckets at least 4 with a max_distance above a quarter of them",
+                        path);
     }
     return CVX_OK;
 }
@@ -63,9 +65,15 @@ cvx_status cvx_t5_config_load(cvx_t5_config *out, const char *dir)
 {
     char path[CVX_PATH_MAX];
     json_t *j = NULL;
-    cvx_t5_config c = {.d_model = 512, .d_ff = 2048, .d_kv = 64, .num_heads = 8, .num_layers = 6,
-                       .vocab_size = 32128, .relative_attention_num_buckets = 32,
-                       .relative_attention_max_distance = 128, .layer_norm_epsilon = 1e-6};
+    cvx_t5_config c = {.d_model = 512,
+                       .d_ff = 2048,
+                       .d_kv = 64,
+                       .num_heads = 8,
+                       .num_layers = 6,
+                       .vocab_size = 32128,
+                       .relative_attention_num_buckets = 32,
+                       .relative_attention_max_distance = 128,
+                       .layer_norm_epsilon = 1e-6};
 
     CVX_RETURN_IF(cvx_path_join(path, dir, "config.json"));
     CVX_RETURN_IF(cvx_json_load(&j, path));
@@ -204,8 +212,9 @@ static cvx_status self_attention(cvx_t5 *t, cvx_arena *step, const layer *y, con
     cvx_tensor p[4], v4[4]; /* q, k, v, attention */
     const cvx_linear *lin[3] = {&y->q, &y->k, &y->v};
 
-    CVX_RETURN_IF(cvx_op_rms_norm(t->ctx, &(cvx_rms_norm_args){.y = h, .x = x, .gamma = &y->norm0,
-                                                               .eps = c->layer_norm_epsilon}));
+    CVX_RETURN_IF(cvx_op_rms_norm(
+        t->ctx,
+        &(cvx_rms_norm_args){.y = h, .x = x, .gamma = &y->norm0, .eps = c->layer_norm_epsilon}));
     for (int i = 0; i < 4; i++) {
         CVX_RETURN_IF(CVX_ALLOC(step, &p[i], CVX_F32, n, inner));
         v4[i] = CVX_RESHAPE(&p[i], 1, n, c->num_heads, c->d_kv);
@@ -213,11 +222,12 @@ static cvx_status self_attention(cvx_t5 *t, cvx_arena *step, const layer *y, con
             CVX_RETURN_IF(cvx_linear_run(t->ctx, lin[i], &p[i], h, CVX_ACT_NONE));
         }
     }
-    CVX_RETURN_IF(cvx_op_attention(t->ctx, &(cvx_attention_args){.o = &v4[3], .q = &v4[0],
-                                                                 .k = &v4[1], .v = &v4[2],
-                                                                 .bias = bias, .scale = 1.0}));
-    CVX_RETURN_IF(cvx_op_linear(t->ctx, &(cvx_linear_args){.y = x, .x = &p[3], .w = &y->o.w,
-                                                           .residual = x}));
+    CVX_RETURN_IF(cvx_op_attention(
+        t->ctx,
+        &(cvx_attention_args){
+            .o = &v4[3], .q = &v4[0], .k = &v4[1], .v = &v4[2], .bias = bias, .scale = 1.0}));
+    CVX_RETURN_IF(
+        cvx_op_linear(t->ctx, &(cvx_linear_args){.y = x, .x = &p[3], .w = &y->o.w, .residual = x}));
     cvx_arena_release(step, mark, false);
     return CVX_OK;
 }
@@ -229,16 +239,18 @@ static cvx_status feed_forward(cvx_t5 *t, cvx_arena *step, const layer *y, const
     size_t mark = cvx_arena_mark(step);
     cvx_tensor a, b;
 
-    CVX_RETURN_IF(cvx_op_rms_norm(t->ctx, &(cvx_rms_norm_args){.y = h, .x = x, .gamma = &y->norm1,
+    CVX_RETURN_IF(cvx_op_rms_norm(t->ctx, &(cvx_rms_norm_args){.y = h,
+                                                               .x = x,
+                                                               .gamma = &y->norm1,
                                                                .eps = t->cfg.layer_norm_epsilon}));
     CVX_RETURN_IF(CVX_ALLOC(step, &a, CVX_F32, x->dim[0], t->cfg.d_ff));
     CVX_RETURN_IF(CVX_ALLOC(step, &b, CVX_F32, x->dim[0], t->cfg.d_ff));
     CVX_RETURN_IF(cvx_linear_run(t->ctx, &y->wi_0, &a, h, CVX_ACT_NONE));
     CVX_RETURN_IF(cvx_linear_run(t->ctx, &y->wi_1, &b, h, CVX_ACT_NONE));
-    CVX_RETURN_IF(cvx_op_gated_act(t->ctx, &(cvx_gated_act_args){.y = &a, .a = &a, .b = &b,
-                                                                 .act = CVX_ACT_GELU_TANH}));
-    CVX_RETURN_IF(cvx_op_linear(t->ctx, &(cvx_linear_args){.y = x, .x = &a, .w = &y->wo.w,
-                                                           .residual = x}));
+    CVX_RETURN_IF(cvx_op_gated_act(
+        t->ctx, &(cvx_gated_act_args){.y = &a, .a = &a, .b = &b, .act = CVX_ACT_GELU_TANH}));
+    CVX_RETURN_IF(
+        cvx_op_linear(t->ctx, &(cvx_linear_args){.y = x, .x = &a, .w = &y->wo.w, .residual = x}));
     cvx_arena_release(step, mark, false);
     return CVX_OK;
 }
@@ -252,7 +264,8 @@ cvx_status cvx_t5_encode(cvx_t5 *t5, cvx_arena *step, const cvx_tensor *out, con
     CVX_RETURN_IF(CVX_ALLOC(step, &x, CVX_F32, n, t5->cfg.d_model));
     CVX_RETURN_IF(CVX_ALLOC(step, &h, CVX_F32, n, t5->cfg.d_model));
     CVX_RETURN_IF(make_bias(t5, step, &bias, n));
-    CVX_RETURN_IF(cvx_op_embed(t5->ctx, &(cvx_embed_args){.y = &x, .table = &t5->embed, .ids = ids}));
+    CVX_RETURN_IF(
+        cvx_op_embed(t5->ctx, &(cvx_embed_args){.y = &x, .table = &t5->embed, .ids = ids}));
     for (int64_t i = 0; i < t5->cfg.num_layers; i++) {
         if (hidden != NULL) {
             hidden(payload, i, &x);
@@ -260,9 +273,11 @@ cvx_status cvx_t5_encode(cvx_t5 *t5, cvx_arena *step, const cvx_tensor *out, con
         CVX_RETURN_IF(self_attention(t5, step, &t5->layers[i], &x, &h, &bias));
         CVX_RETURN_IF(feed_forward(t5, step, &t5->layers[i], &x, &h));
     }
-    CVX_RETURN_IF(cvx_op_rms_norm(t5->ctx, &(cvx_rms_norm_args){.y = out, .x = &x,
-                                                                .gamma = &t5->final_norm,
-                                                                .eps = t5->cfg.layer_norm_epsilon}));
+    CVX_RETURN_IF(
+        cvx_op_rms_norm(t5->ctx, &(cvx_rms_norm_args){.y = out,
+                                                      .x = &x,
+                                                      .gamma = &t5->final_norm,
+                                                      .eps = t5->cfg.layer_norm_epsilon}));
     if (hidden != NULL) {
         hidden(payload, t5->cfg.num_layers, out);
     }

@@ -14,7 +14,6 @@
 #include "model/clip/clip.h"
 #include "model/clip/preprocess.h"
 #include "model/clip/score.h"
-#include "model/clip/score.h"
 
 #define SHAPES_CLIP CVX_SOURCE_DIR "/models/shapes-clip"
 #define TINY_CLIP DATA "variants/tiny-clip"

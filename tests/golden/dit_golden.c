@@ -49,7 +49,8 @@ typedef struct inside {
 } inside;
 
 /* Rows of one kind (text or video) of [b, s, c] against a golden [b, rows, c]. */
-static void rows_match(const inside *in, const cvx_tensor *t, const char *name, int64_t from, int64_t n)
+static void rows_match(const inside *in, const cvx_tensor *t, const char *name, int64_t from,
+                       int64_t n)
 {
     int64_t b = t->dim[0], c = t->dim[2];
     float *rows = malloc((size_t)(b * n * c) * sizeof *rows);
@@ -94,8 +95,11 @@ static cvx_tensor forward(model *m, const cvx_tensor *embeds, const cvx_tensor *
 {
     cvx_dit_job job;
     cvx_tensor out;
-    cvx_dit_shape s = {.batch = 2, .frames = latents->dim[0], .height = latents->dim[2],
-                       .width = latents->dim[3], .text_len = embeds->dim[1]};
+    cvx_dit_shape s = {.batch = 2,
+                       .frames = latents->dim[0],
+                       .height = latents->dim[2],
+                       .width = latents->dim[3],
+                       .text_len = embeds->dim[1]};
 
     OK(CVX_ALLOC(&m->job, &out, CVX_F32, 2, s.frames, m->cfg.out_channels, s.height, s.width));
     OK(cvx_dit_check(&m->cfg, &s, 8));
@@ -168,7 +172,8 @@ static void rotary_table(void **state)
     open_model(&m, DATA "variants/tiny-5b/transformer", DATA "variants/tiny-5b/transformer");
     OK(cvx_weights_open(&w, DATA "variants/tiny-5b/golden.safetensors"));
     cvx_tensor embeds = joint_embeds(&m, w);
-    cvx_dit_shape s = {.batch = 2, .frames = 5, .height = 8, .width = 12, .text_len = embeds.dim[1]};
+    cvx_dit_shape s = {
+        .batch = 2, .frames = 5, .height = 8, .width = 12, .text_len = embeds.dim[1]};
     OK(cvx_dit_prepare(m.dit, &job, &m.job, &m.step, &s, &embeds));
     close_to(w, "rope_cos", job.cos.data, cvx_numel(&job.cos), 1e-6);
     close_to(w, "rope_sin", job.sin.data, cvx_numel(&job.sin), 1e-6);
@@ -227,8 +232,9 @@ static void every_part(void **state)
 
 int main(void)
 {
-    static char *dirs[] = {DATA "variants/tiny-2b", DATA "variants/tiny-5b", DATA "variants/tiny-5b-i2v",
-                           DATA "variants/tiny-1.5-5b", DATA "variants/tiny-1.5-5b-i2v"};
+    static char *dirs[] = {DATA "variants/tiny-2b", DATA "variants/tiny-5b",
+                           DATA "variants/tiny-5b-i2v", DATA "variants/tiny-1.5-5b",
+                           DATA "variants/tiny-1.5-5b-i2v"};
     struct CMUnitTest tests[8] = {cmocka_unit_test(shards), cmocka_unit_test(rotary_table),
                                   cmocka_unit_test(every_part)};
     size_t n = 3;

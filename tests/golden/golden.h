@@ -2,12 +2,12 @@
 #ifndef CVX_TESTS_GOLDEN_H
 #define CVX_TESTS_GOLDEN_H
 
+#include <cmocka.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <cmocka.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -50,11 +50,13 @@ static inline double relative_rms(const float *a, const float *b, int64_t n)
 }
 
 /* Fails unless relative_rms(a, golden name) <= bound; prints what was measured. */
-static inline void close_to(cvx_weights *w, const char *name, const float *a, int64_t n, double bound)
+static inline void close_to(cvx_weights *w, const char *name, const float *a, int64_t n,
+                            double bound)
 {
     cvx_tensor g = golden(w, name);
     if (cvx_numel(&g) != n) {
-        fail_msg("%s: %lld values, the golden has %lld", name, (long long)n, (long long)cvx_numel(&g));
+        fail_msg("%s: %lld values, the golden has %lld", name, (long long)n,
+                 (long long)cvx_numel(&g));
     }
     double r = relative_rms(a, g.data, n);
     free(g.data);

@@ -59,8 +59,10 @@ static void run(result *out, cvx_request *r)
     OK(cvx_plan_make(&plan, ctx, &c, &j, &r->lora, false));
     OK(cvx_pipeline_open(&p, ctx, &c, &plan.options));
     OK(cvx_output_open(&out->frames, j.out_frames, j.height, j.width, false));
-    cvx_pipeline_hooks hooks = {.frames = cvx_output_frames, .frames_payload = &out->frames,
-                                .latents = keep, .latents_payload = out};
+    cvx_pipeline_hooks hooks = {.frames = cvx_output_frames,
+                                .frames_payload = &out->frames,
+                                .latents = keep,
+                                .latents_payload = out};
     OK(cvx_pipeline_run(p, &j, 0, &hooks, plan.job_bytes, plan.step_bytes, cost));
     cvx_pipeline_close(p);
     cvx_ctx_close(ctx);
@@ -102,7 +104,8 @@ static void frames_match(cvx_weights *w, const cvx_output *o)
     int64_t hw = o->h * o->w, n = cvx_numel(&g), off = 0, worst = 0;
 
     if (n != o->n * 3 * hw) {
-        fail_msg("frames: %lld values, the golden has %lld", (long long)(o->n * 3 * hw), (long long)n);
+        fail_msg("frames: %lld values, the golden has %lld", (long long)(o->n * 3 * hw),
+                 (long long)n);
     }
     for (int64_t i = 0; i < n; i++) {
         int64_t f = i / (3 * hw), c = i / hw % 3, p = i % hw;
@@ -213,7 +216,8 @@ static void lora_scales(void **state)
     for (int i = 0; i < 3; i++) {
         result out = {0};
         cvx_request r = request_of(w, DATA "variants/tiny-5b");
-        snprintf(item, sizeof item, "%sextra/lora/pytorch_lora_weights.safetensors:%s", DATA, scales[i]);
+        snprintf(item, sizeof item, "%sextra/lora/pytorch_lora_weights.safetensors:%s", DATA,
+                 scales[i]);
         if (i > 0) {
             r.lora.item[r.lora.n++] = item;
         }
@@ -234,7 +238,8 @@ static golden_case cases[] = {
     {V("tiny-5b"), V("tiny-5b/golden.safetensors"), NULL, NULL},
     {V("tiny-5b-i2v"), V("tiny-5b-i2v/golden.safetensors"), V("tiny-5b-i2v/input.png"), NULL},
     {V("tiny-1.5-5b"), V("tiny-1.5-5b/golden.safetensors"), NULL, NULL},
-    {V("tiny-1.5-5b-i2v"), V("tiny-1.5-5b-i2v/golden.safetensors"), V("tiny-1.5-5b-i2v/input.png"), NULL},
+    {V("tiny-1.5-5b-i2v"), V("tiny-1.5-5b-i2v/golden.safetensors"), V("tiny-1.5-5b-i2v/input.png"),
+     NULL},
     {V("tiny-2b"), X("size-2b"), NULL, NULL},
     {V("tiny-5b"), X("size-5b"), NULL, NULL},
     {V("tiny-1.5-5b"), X("size-1.5"), NULL, NULL},
@@ -257,8 +262,8 @@ int main(void)
     size_t n = 0;
 
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        tests[n++] = (struct CMUnitTest){strrchr(cases[i].file, '/') + 1, whole_run, NULL, NULL,
-                                         &cases[i]};
+        tests[n++] =
+            (struct CMUnitTest){strrchr(cases[i].file, '/') + 1, whole_run, NULL, NULL, &cases[i]};
         if (strstr(cases[i].file, "golden.safetensors") != NULL) {
             tests[n - 1].name = strstr(cases[i].file, "tiny-");
         }

@@ -6,9 +6,14 @@
 
 static cvx_sched_config config(cvx_sched_kind kind, double snr)
 {
-    return (cvx_sched_config){.kind = kind, .num_train_timesteps = 1000, .beta_start = 0.00085,
-                              .beta_end = 0.012, .snr_shift_scale = snr, .scaled_linear = true,
-                              .rescale_betas_zero_snr = true, .set_alpha_to_one = true};
+    return (cvx_sched_config){.kind = kind,
+                              .num_train_timesteps = 1000,
+                              .beta_start = 0.00085,
+                              .beta_end = 0.012,
+                              .snr_shift_scale = snr,
+                              .scaled_linear = true,
+                              .rescale_betas_zero_snr = true,
+                              .set_alpha_to_one = true};
 }
 
 static void schedules(void **state)
@@ -21,7 +26,8 @@ static void schedules(void **state)
     for (int64_t i = 0; i < cvx_weights_count(w); i++) {
         const char *name = cvx_weights_name(w, i);
         cvx_tensor g = golden(w, name);
-        cvx_sched_config c = config(strncmp(name, "dpm", 3) == 0 ? CVX_SCHED_DPM : CVX_SCHED_DDIM, 1.0);
+        cvx_sched_config c =
+            config(strncmp(name, "dpm", 3) == 0 ? CVX_SCHED_DPM : CVX_SCHED_DDIM, 1.0);
         const char *dot = strchr(name, '.') + 1;
         cvx_sched *s = NULL;
         if (strncmp(dot, "alphas", 6) == 0) {
@@ -96,7 +102,8 @@ static void dynamic_guidance(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(schedules), cmocka_unit_test(refused_counts),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(schedules),
+                                       cmocka_unit_test(refused_counts),
                                        cmocka_unit_test(dynamic_guidance)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

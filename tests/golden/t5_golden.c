@@ -104,13 +104,15 @@ static void prompt_embeds(void **state)
 
 int main(void)
 {
-    static char *dirs[] = {DATA "variants/tiny-2b", DATA "variants/tiny-5b", DATA "variants/tiny-5b-i2v",
-                           DATA "variants/tiny-1.5-5b", DATA "variants/tiny-1.5-5b-i2v"};
+    static char *dirs[] = {DATA "variants/tiny-2b", DATA "variants/tiny-5b",
+                           DATA "variants/tiny-5b-i2v", DATA "variants/tiny-1.5-5b",
+                           DATA "variants/tiny-1.5-5b-i2v"};
     struct CMUnitTest tests[8] = {cmocka_unit_test(hidden_states)};
     size_t n = 1;
 
     for (size_t i = 0; i < 5; i++) {
-        tests[n++] = (struct CMUnitTest){strrchr(dirs[i], '/') + 1, prompt_embeds, NULL, NULL, dirs[i]};
+        tests[n++] =
+            (struct CMUnitTest){strrchr(dirs[i], '/') + 1, prompt_embeds, NULL, NULL, dirs[i]};
     }
     return _cmocka_run_group_tests("t5", tests, n, NULL, NULL);
 }

@@ -1,9 +1,9 @@
 /* The group of one does what the contract says, and the counters count. */
+#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <cmocka.h>
 #include <string.h>
 
 #include "parallel/comm.h"

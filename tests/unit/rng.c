@@ -74,6 +74,7 @@ static void draws_in_a_row(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(single_draws), cmocka_unit_test(draws_in_a_row)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(single_draws),
+                                       cmocka_unit_test(draws_in_a_row)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
