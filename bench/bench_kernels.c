@@ -40,7 +40,8 @@ static cvx_tensor random_tensor(cvx_arena *a, cvx_dtype dtype, int ndim, const i
 static void linear(cvx_ctx *ctx, cvx_arena *a, int64_t m, int64_t n, int64_t k, cvx_dtype dtype)
 {
     size_t mark = cvx_arena_mark(a);
-    cvx_tensor x = RANDOM(a, CVX_F32, m, k), w = RANDOM(a, dtype, n, k), y = RANDOM(a, CVX_F32, m, n);
+    cvx_tensor x = RANDOM(a, CVX_F32, m, k), w = RANDOM(a, dtype, n, k),
+               y = RANDOM(a, CVX_F32, m, n);
     cvx_tensor packed = w;
     double best[2] = {1e9, 1e9};
 
@@ -54,9 +55,10 @@ static void linear(cvx_ctx *ctx, cvx_arena *a, int64_t m, int64_t n, int64_t k, 
         best[i % 2] = t < best[i % 2] ? t : best[i % 2];
     }
     double flops = 2e-9 * (double)m * (double)n * (double)k;
-    printf("%-12s compute %-4s linear %5lld x %5lld x %5lld w %-4s %8.1f GFLOP/s packed %8.1f plain\n",
-           ctx->ops->name, cvx_dtype_name(ctx->compute), (long long)m, (long long)n, (long long)k,
-           cvx_dtype_name(dtype), flops / best[0], flops / best[1]);
+    printf(
+        "%-12s compute %-4s linear %5lld x %5lld x %5lld w %-4s %8.1f GFLOP/s packed %8.1f plain\n",
+        ctx->ops->name, cvx_dtype_name(ctx->compute), (long long)m, (long long)n, (long long)k,
+        cvx_dtype_name(dtype), flops / best[0], flops / best[1]);
     cvx_arena_release(a, mark, true);
 }
 
@@ -69,8 +71,8 @@ static void attention(cvx_ctx *ctx, cvx_arena *a, int64_t s, int64_t h, int64_t 
 
     for (int i = 0; i < 4; i++) {
         double start = cvx_now();
-        check(cvx_op_attention(ctx, &(cvx_attention_args){.o = &o, .q = &q, .k = &k, .v = &v,
-                                                          .scale = 0.125}));
+        check(cvx_op_attention(
+            ctx, &(cvx_attention_args){.o = &o, .q = &q, .k = &k, .v = &v, .scale = 0.125}));
         double t = cvx_now() - start;
         best = t < best ? t : best;
     }
@@ -89,13 +91,14 @@ static void rows(cvx_ctx *ctx, cvx_arena *a, int64_t m, int64_t c)
 
     for (int i = 0; i < 5; i++) {
         double start = cvx_now();
-        check(cvx_op_layer_norm(ctx, &(cvx_layer_norm_args){.y = &y, .x = &x, .scale = &g, .shift = &g,
-                                                            .period = m, .eps = 1e-5}));
+        check(cvx_op_layer_norm(
+            ctx, &(cvx_layer_norm_args){
+                     .y = &y, .x = &x, .scale = &g, .shift = &g, .period = m, .eps = 1e-5}));
         double t = cvx_now() - start;
         norm = t < norm ? t : norm;
         start = cvx_now();
-        check(cvx_op_gated_act(ctx, &(cvx_gated_act_args){.y = &y, .a = &x, .b = &x,
-                                                          .act = CVX_ACT_GELU_TANH}));
+        check(cvx_op_gated_act(
+            ctx, &(cvx_gated_act_args){.y = &y, .a = &x, .b = &x, .act = CVX_ACT_GELU_TANH}));
         t = cvx_now() - start;
         act = t < act ? t : act;
     }
@@ -109,8 +112,9 @@ static void level(const char *isa, cvx_dtype compute, int threads)
     cvx_ctx *ctx;
     cvx_arena a;
 
-    check(cvx_ctx_open(&ctx, &(cvx_ctx_options){.backend = "cpu", .isa = isa, .threads = threads,
-                                                .compute = compute}));
+    check(cvx_ctx_open(
+        &ctx,
+        &(cvx_ctx_options){.backend = "cpu", .isa = isa, .threads = threads, .compute = compute}));
     check(cvx_arena_open(&a, "bench", (size_t)4 << 30));
     linear(ctx, &a, 4096, 512, 512, CVX_BF16);
     linear(ctx, &a, 4096, 1920, 1920, CVX_BF16);

@@ -1,5 +1,5 @@
-/* The public face of every op: shapes are checked once here, so that backends need not; operations and
- * time are counted; then the context's backend runs. */
+/* The public face of every op: shapes are checked once here, so that backends need not; operations
+ * and time are counted; then the context's backend runs. */
 #include "kernels/ops.h"
 
 #include <omp.h>
@@ -29,9 +29,9 @@ static cvx_status wrong(const char *op, const char *need, ...)
     for (const char *name; (name = va_arg(ap, const char *)) != NULL && at < sizeof given;) {
         const cvx_tensor *t = va_arg(ap, const cvx_tensor *);
         if (t != NULL) {
-            at += (size_t)snprintf(given + at, sizeof given - at, "%s%s %s%s%s", at ? ", " : "", name,
-                                   cvx_tensor_describe(t, one, sizeof one), t->name[0] ? " " : "",
-                                   t->name);
+            at += (size_t)snprintf(given + at, sizeof given - at, "%s%s %s%s%s", at ? ", " : "",
+                                   name, cvx_tensor_describe(t, one, sizeof one),
+                                   t->name[0] ? " " : "", t->name);
         }
     }
     va_end(ap);
@@ -85,8 +85,10 @@ static cvx_status check_pack(const cvx_pack_args *a)
 
     if (d->layout == CVX_PLAIN || s->layout != CVX_PLAIN || !is_float(s) || s->ndim != ndim ||
         !cvx_is_dense(s) || !same_dims(s, d)) {
-        return wrong("pack", "src plain, dense, float, [n, k] or [cout, cin, kt, kh, kw]; dst packed, "
-                     "of the same dims", "dst", d, "src", s, NULL);
+        return wrong("pack",
+                     "src plain, dense, float, [n, k] or [cout, cin, kt, kh, kw]; dst packed, "
+                     "of the same dims",
+                     "dst", d, "src", s, NULL);
     }
     return CVX_OK;
 }
@@ -130,8 +132,9 @@ static cvx_status check_layer_norm(const cvx_layer_norm_args *a)
     if (!f32(y, 2) || !f32(x, 2) || !same_dims(x, y) || !vector(a->gamma, 0, c) ||
         !vector(a->beta, 0, c) || !vector(a->scale, 2, c) || !vector(a->shift, 2, c) ||
         !streams(a->scale != NULL || a->shift != NULL, a->text_rows, a->period)) {
-        return wrong("layer_norm", "y, x [m, c], gamma, beta [c], scale, shift [2, c]", "y", y, "x", x,
-                     "gamma", a->gamma, "beta", a->beta, "scale", a->scale, "shift", a->shift, NULL);
+        return wrong("layer_norm", "y, x [m, c], gamma, beta [c], scale, shift [2, c]", "y", y, "x",
+                     x, "gamma", a->gamma, "beta", a->beta, "scale", a->scale, "shift", a->shift,
+                     NULL);
     }
     return CVX_OK;
 }
@@ -170,9 +173,11 @@ static cvx_status check_qk_norm_rope(const cvx_qk_norm_rope_args *a)
              (s <= a->text_rows || (last <= a->cos->dim[0] && last <= a->sin->dim[0]));
     }
     if (!ok) {
-        return wrong("qk_norm_rope", "x [b, s, h, d], gamma, beta [d], cos, sin [at least s - "
-                     "text_rows + rope_row0, d]", "x", x, "gamma", a->gamma, "beta", a->beta, "cos",
-                     a->cos, "sin", a->sin, NULL);
+        return wrong("qk_norm_rope",
+                     "x [b, s, h, d], gamma, beta [d], cos, sin [at least s - "
+                     "text_rows + rope_row0, d]",
+                     "x", x, "gamma", a->gamma, "beta", a->beta, "cos", a->cos, "sin", a->sin,
+                     NULL);
     }
     return CVX_OK;
 }
@@ -185,18 +190,20 @@ static double flops_qk_norm_rope(const cvx_qk_norm_rope_args *a)
 static cvx_status check_attention(const cvx_attention_args *a)
 {
     const cvx_tensor *q = a->q, *k = a->k, *v = a->v, *o = a->o, *bias = a->bias, *lse = a->lse;
-    bool ok = f32(q, 4) && f32(k, 4) && f32(v, 4) && f32(o, 4) && same_dims(q, o) && same_dims(k, v) &&
-              q->dim[0] == k->dim[0] && q->dim[2] == k->dim[2] && q->dim[3] == k->dim[3] &&
-              q->dim[3] <= 128 && k->dim[1] >= 1 && (!a->causal || q->dim[1] == k->dim[1]);
+    bool ok = f32(q, 4) && f32(k, 4) && f32(v, 4) && f32(o, 4) && same_dims(q, o) &&
+              same_dims(k, v) && q->dim[0] == k->dim[0] && q->dim[2] == k->dim[2] &&
+              q->dim[3] == k->dim[3] && q->dim[3] <= 128 && k->dim[1] >= 1 &&
+              (!a->causal || q->dim[1] == k->dim[1]);
 
     ok = ok && (bias == NULL || (f32(bias, 3) && bias->dim[0] == q->dim[2] &&
                                  bias->dim[1] == q->dim[1] && bias->dim[2] == k->dim[1]));
     ok = ok && (lse == NULL || (f32(lse, 3) && lse->dim[0] == q->dim[0] &&
                                 lse->dim[1] == q->dim[2] && lse->dim[2] == q->dim[1]));
     if (!ok) {
-        return wrong("attention", "q, o [b, sq, h, d <= 128], k, v [b, sk, h, d], bias [h, sq, sk], lse "
-                     "[b, h, sq]; causal: sq == sk", "q", q, "k", k, "v", v, "o", o, "bias", bias,
-                     "lse", lse, NULL);
+        return wrong("attention",
+                     "q, o [b, sq, h, d <= 128], k, v [b, sk, h, d], bias [h, sq, sk], lse "
+                     "[b, h, sq]; causal: sq == sk",
+                     "q", q, "k", k, "v", v, "o", o, "bias", bias, "lse", lse, NULL);
     }
     return CVX_OK;
 }
@@ -257,8 +264,8 @@ static cvx_status check_embed(const cvx_embed_args *a)
     }
     for (int64_t i = 0; i < y->dim[0] && a->ids != NULL; i++) {
         if (a->ids[i] < 0 || a->ids[i] >= t->dim[0]) {
-            return cvx_fail(CVX_EINVAL, "token id %d at position %lld is not in 0 .. %lld", a->ids[i],
-                            (long long)i, (long long)t->dim[0] - 1);
+            return cvx_fail(CVX_EINVAL, "token id %d at position %lld is not in 0 .. %lld",
+                            a->ids[i], (long long)i, (long long)t->dim[0] - 1);
         }
     }
     return CVX_OK;
@@ -281,8 +288,11 @@ static cvx_status check_patches(const char *op, const cvx_patchify_args *a, cons
               a->row0 + rows->dim[1] <= x->dim[1] / pt * (x->dim[3] / p) * (x->dim[4] / p);
 
     if (!ok) {
-        return wrong(op, "rows [b, n, c·pt·p·p] and latents [b, f, c, h, w] dense, f % pt == 0, h and w "
-                     "% p == 0, row0 + n at most the patches", "y", a->y, "x", a->x, NULL);
+        return wrong(
+            op,
+            "rows [b, n, c·pt·p·p] and latents [b, f, c, h, w] dense, f % pt == 0, h and w "
+            "% p == 0, row0 + n at most the patches",
+            "y", a->y, "x", a->x, NULL);
     }
     return CVX_OK;
 }
@@ -318,9 +328,11 @@ static cvx_status check_sched_step(const cvx_sched_step_args *a)
         ok = t[i] == NULL || (dense(t[i], t[i]->ndim) && cvx_numel(t[i]) == cvx_numel(a->prev));
     }
     if (!ok) {
-        return wrong("sched_step", "prev, sample, cond (and x0_out, uncond, old_x0, noise) dense, of one "
-                     "count", "prev", a->prev, "x0_out", a->x0_out, "sample", a->sample, "uncond",
-                     a->uncond, "cond", a->cond, "old_x0", a->old_x0, "noise", a->noise, NULL);
+        return wrong("sched_step",
+                     "prev, sample, cond (and x0_out, uncond, old_x0, noise) dense, of one "
+                     "count",
+                     "prev", a->prev, "x0_out", a->x0_out, "sample", a->sample, "uncond", a->uncond,
+                     "cond", a->cond, "old_x0", a->old_x0, "noise", a->noise, NULL);
     }
     return CVX_OK;
 }
@@ -363,10 +375,12 @@ static cvx_status check_conv3d(const cvx_conv3d_args *a)
               (a->stride == 1 || a->stride == 2) && conv_fits(a);
 
     if (!ok) {
-        return wrong("conv3d", "y [t, h, w, cout], x [t + kt - 1, (h - 1)·stride + kh, .., cin] (up2: "
-                     "[t, h/2 + 2, w/2 + 2, cin], taps 1 x 3 x 3), w [cout, cin, kt, kh, kw], b [cout], "
-                     "residual like y, stride 1 or 2", "y", y, "x", x, "w", w, "b", a->b, "residual",
-                     a->residual, NULL);
+        return wrong(
+            "conv3d",
+            "y [t, h, w, cout], x [t + kt - 1, (h - 1)·stride + kh, .., cin] (up2: "
+            "[t, h/2 + 2, w/2 + 2, cin], taps 1 x 3 x 3), w [cout, cin, kt, kh, kw], b [cout], "
+            "residual like y, stride 1 or 2",
+            "y", y, "x", x, "w", w, "b", a->b, "residual", a->residual, NULL);
     }
     return CVX_OK;
 }
@@ -384,8 +398,9 @@ static cvx_status check_group_norm_stats(const cvx_group_norm_stats_args *a)
     if (!f32(x, 4) || s->dtype != CVX_F64 || s->ndim != 4 || !cvx_is_dense(s) ||
         s->dim[0] != x->dim[0] || s->dim[1] != x->dim[1] || s->dim[2] < 1 ||
         x->dim[3] % s->dim[2] != 0 || s->dim[3] != 2) {
-        return wrong("group_norm_stats", "x [t, h, w, c], sums [t, h, groups, 2] f64, c % groups == 0",
-                     "sums", s, "x", x, NULL);
+        return wrong("group_norm_stats",
+                     "x [t, h, w, c], sums [t, h, groups, 2] f64, c % groups == 0", "sums", s, "x",
+                     x, NULL);
     }
     return CVX_OK;
 }
@@ -402,8 +417,9 @@ static cvx_status check_group_norm_finish(const cvx_group_norm_finish_args *a)
     if (s->dtype != CVX_F64 || s->ndim != 4 || !cvx_is_dense(s) || s->dim[3] != 2 ||
         m->dtype != CVX_F64 || m->ndim != 2 || !cvx_is_dense(m) || m->dim[0] != s->dim[2] ||
         m->dim[1] != 2 || a->count < 1) {
-        return wrong("group_norm_finish", "stats [groups, 2] f64, sums [t, h, groups, 2] f64, count >= 1",
-                     "stats", m, "sums", s, NULL);
+        return wrong("group_norm_finish",
+                     "stats [groups, 2] f64, sums [t, h, groups, 2] f64, count >= 1", "stats", m,
+                     "sums", s, NULL);
     }
     return CVX_OK;
 }
@@ -416,19 +432,22 @@ static double flops_group_norm_finish(const cvx_group_norm_finish_args *a)
 static cvx_status check_group_norm_apply(const cvx_group_norm_apply_args *a)
 {
     const cvx_tensor *x = a->x, *y = a->y, *s = a->stats, *zy = a->zy, *zb = a->zb;
-    bool ok = f32(x, 4) && conv_operand(y) && same_dims(x, y) && s->dtype == CVX_F64 && s->ndim == 2 &&
-              cvx_is_dense(s) && s->dim[0] >= 1 && s->dim[1] == 2 && x->dim[3] % s->dim[0] == 0 &&
-              a->gamma != NULL && a->beta != NULL && vector(a->gamma, 0, x->dim[3]) &&
-              vector(a->beta, 0, x->dim[3]) && (zy == NULL) == (zb == NULL);
+    bool ok = f32(x, 4) && conv_operand(y) && same_dims(x, y) && s->dtype == CVX_F64 &&
+              s->ndim == 2 && cvx_is_dense(s) && s->dim[0] >= 1 && s->dim[1] == 2 &&
+              x->dim[3] % s->dim[0] == 0 && a->gamma != NULL && a->beta != NULL &&
+              vector(a->gamma, 0, x->dim[3]) && vector(a->beta, 0, x->dim[3]) &&
+              (zy == NULL) == (zb == NULL);
 
     if (ok && zy != NULL) {
-        ok = f32(zy, 4) && f32(zb, 4) && same_dims(zy, zb) && zy->dim[3] == x->dim[3] && a->h0 >= 0 &&
-             a->h0 + x->dim[1] <= a->h_full;
+        ok = f32(zy, 4) && f32(zb, 4) && same_dims(zy, zb) && zy->dim[3] == x->dim[3] &&
+             a->h0 >= 0 && a->h0 + x->dim[1] <= a->h_full;
     }
     if (!ok) {
-        return wrong("group_norm_apply", "x, y [t, h, w, c], stats [groups, 2] f64, gamma, beta [c], "
-                     "zy, zb [tz, hz, wz, c] or none, h0 + h <= h_full", "y", y, "x", x, "stats", s,
-                     "gamma", a->gamma, "beta", a->beta, "zy", zy, "zb", zb, NULL);
+        return wrong("group_norm_apply",
+                     "x, y [t, h, w, c], stats [groups, 2] f64, gamma, beta [c], "
+                     "zy, zb [tz, hz, wz, c] or none, h0 + h <= h_full",
+                     "y", y, "x", x, "stats", s, "gamma", a->gamma, "beta", a->beta, "zy", zy, "zb",
+                     zb, NULL);
     }
     return CVX_OK;
 }
@@ -535,8 +554,10 @@ static cvx_status choose_table(const cvx_ops **out, const cvx_ctx_options *opt)
         known = known || strcmp(isa, levels[i]) == 0;
     }
     if (!known) {
-        return cvx_fail(CVX_EINVAL, "instruction set \"%s\" is not one of auto, portable, avx2, "
-                        "avx512, amx", isa);
+        return cvx_fail(CVX_EINVAL,
+                        "instruction set \"%s\" is not one of auto, portable, avx2, "
+                        "avx512, amx",
+                        isa);
     }
     if (strcmp(backend, "ref") == 0) {
         *out = &cvx_ref_ops;
@@ -550,8 +571,9 @@ static cvx_status choose_table(const cvx_ops **out, const cvx_ctx_options *opt)
     }
     *out = cvx_cpu_ops(isa);
     if (*out == NULL) {
-        return cvx_fail(CVX_EUNSUPPORTED, "this machine cannot run \"%s\"; its best level is \"%s\"",
-                        isa, cvx_cpu_isa());
+        return cvx_fail(CVX_EUNSUPPORTED,
+                        "this machine cannot run \"%s\"; its best level is \"%s\"", isa,
+                        cvx_cpu_isa());
     }
     return CVX_OK;
 }

@@ -1,15 +1,15 @@
-/* Attention without the S x S matrix: a block of query rows meets the keys block by block and carries a
- * running maximum, sum and output per row. Part of a level file; the two matrix products are the
- * level's own (attention_f32.inc.h, attention_amx.inc.h).
+/* Attention without the S x S matrix: a block of query rows meets the keys block by block and
+ * carries a running maximum, sum and output per row. Part of a level file; the two matrix products
+ * are the level's own (attention_f32.inc.h, attention_amx.inc.h).
  *
- * A row's result depends on its own query and on the keys only: key blocks are BK wide and begin at 0
- * whatever the call's shape, and every row keeps its own maximum.
+ * A row's result depends on its own query and on the keys only: key blocks are BK wide and begin at
+ * 0 whatever the call's shape, and every row keeps its own maximum.
  *
  * Keys and values of a group of heads are packed by all threads, then the group's query blocks are
  * dealt out. */
 
-#define BK 128  /* keys of a block */
-#define HD 128  /* row stride of scores, queries and outputs in scratch; most of a head's width */
+#define BK 128 /* keys of a block */
+#define HD 128 /* row stride of scores, queries and outputs in scratch; most of a head's width */
 
 /* BQ, the most query rows of a block, is the level's choice. */
 
@@ -27,7 +27,7 @@ typedef struct attn_job {
     const cvx_attention_args *a;
     int64_t heads, nh, sq, sk, d;
     int64_t bq, q_blocks, group; /* rows of a query block, blocks of a head, heads of a group */
-    char *packed;            /* of the group */
+    char *packed;                /* of the group */
     int64_t head_bytes;
     char *scratch; /* of all threads */
     int64_t thread_bytes;
@@ -78,7 +78,8 @@ INLINE float row_max(float *s, const float *bias, int64_t seen, int64_t width)
     return vmax_of(m);
 }
 
-/* The rows of a step are raised to their new maxima; alpha is the factor for what was summed before. */
+/* The rows of a step are raised to their new maxima; alpha is the factor for what was summed
+ * before. */
 static void rows_raise(const attn_step *t)
 {
     const cvx_tensor *bias = t->l->a->bias;
@@ -136,8 +137,9 @@ static void store_rows(const attn_job *l, const attn_block *b, int64_t head, int
             to[e] = b->o[i * HD + e] * inv;
         }
         if (lse != NULL) {
-            ((float *)lse->data)[head / l->nh * lse->stride[0] + head % l->nh * lse->stride[1] + i0 +
-                                 i] = (float)((double)b->max[i] + log((double)b->sum[i]));
+            ((float *)lse
+                 ->data)[head / l->nh * lse->stride[0] + head % l->nh * lse->stride[1] + i0 + i] =
+                (float)((double)b->max[i] + log((double)b->sum[i]));
         }
     }
 }
@@ -188,8 +190,12 @@ static void head_group(const cvx_ctx *ctx, const attn_job *l, int64_t h0, int64_
 
 static cvx_status cpu_attention(cvx_ctx *ctx, const cvx_attention_args *a)
 {
-    attn_job l = {.a = a, .nh = a->q->dim[2], .sq = a->q->dim[1], .sk = a->k->dim[1],
-                  .d = a->q->dim[3], .heads = a->q->dim[0] * a->q->dim[2]};
+    attn_job l = {.a = a,
+                  .nh = a->q->dim[2],
+                  .sq = a->q->dim[1],
+                  .sk = a->k->dim[1],
+                  .d = a->q->dim[3],
+                  .heads = a->q->dim[0] * a->q->dim[2]};
     void *buffer;
 
     if (l.heads == 0 || l.sq == 0 || l.d == 0) {
@@ -200,12 +206,13 @@ static cvx_status cpu_attention(cvx_ctx *ctx, const cvx_attention_args *a)
         l.bq /= 2; /* enough blocks for every thread */
     }
     l.q_blocks = (l.sq + l.bq - 1) / l.bq;
-    l.group = cvx_min_i64(l.heads, (16 * ctx->threads + l.q_blocks - 1) / l.q_blocks);
+    l.group = cvx_min_i64(l.heads, (8 * ctx->threads + l.q_blocks - 1) / l.q_blocks);
     l.head_bytes = cvx_round_up((int64_t)attn_head_bytes(ctx, l.sk, l.d), 64);
-    l.thread_bytes = cvx_round_up(cvx_round_up((int64_t)sizeof(attn_block), 64) +
-                                  (int64_t)attn_q_bytes(ctx), 4096);
-    CVX_RETURN_IF(cvx_cpu_scratch(ctx, &buffer, (size_t)(l.group * l.head_bytes +
-                                                         ctx->threads * l.thread_bytes)));
+    l.thread_bytes =
+        cvx_round_up(cvx_round_up((int64_t)sizeof(attn_block), 64) + (int64_t)attn_q_bytes(ctx),
+                     4096);
+    CVX_RETURN_IF(cvx_cpu_scratch(
+        ctx, &buffer, (size_t)(l.group * l.head_bytes + ctx->threads * l.thread_bytes)));
     l.scratch = buffer;
     l.packed = l.scratch + ctx->threads * l.thread_bytes;
 #pragma omp parallel num_threads(ctx->threads)

@@ -1,7 +1,7 @@
-/* The two products of attention on AMX tiles, see gemm_amx.inc.h. Part of the amx level. Keys are packed
- * as panels of a weight [sk, d]; values as panels over the keys: [32 columns of v][step of 32 keys]
- * [part][2 tiles][16 pairs of keys][16 columns][2]. In f32 queries, keys, probabilities and values
- * are three parts each. */
+/* The two products of attention on AMX tiles, see gemm_amx.inc.h. Part of the amx level. Keys are
+ * packed as panels of a weight [sk, d]; values as panels over the keys: [32 columns of v][step of
+ * 32 keys] [part][2 tiles][16 pairs of keys][16 columns][2]. In f32 queries, keys, probabilities
+ * and values are three parts each. */
 
 INLINE int64_t key_bytes(const cvx_ctx *ctx, int64_t sk, int64_t d)
 {
@@ -37,23 +37,29 @@ INLINE void split_pairs(char *dst, int parts, __m512 even, __m512 odd)
     }
 }
 
-static void attn_pack_kv(const cvx_ctx *ctx, char *head, const float *k, int64_t ldk, const float *v,
-                         int64_t ldv, int64_t j0, int64_t sk, int64_t d)
+static void attn_pack_kv(const cvx_ctx *ctx, char *head, const float *k, int64_t ldk,
+                         const float *v, int64_t ldv, int64_t j0, int64_t sk, int64_t d)
 {
-    cvx_tensor keys = {.data = (void *)(uintptr_t)k, .dtype = CVX_F32, .ndim = 2, .dim = {sk, d},
+    cvx_tensor keys = {.data = (void *)(uintptr_t)k,
+                       .dtype = CVX_F32,
+                       .ndim = 2,
+                       .dim = {sk, d},
                        .stride = {ldk, 1}};
-    int64_t end = cvx_min_i64(j0 + BK, sk), per_key_panel = (int64_t)gemm_panel_bytes(ctx, CVX_F32, d);
+    int64_t end = cvx_min_i64(j0 + BK, sk),
+            per_key_panel = (int64_t)gemm_panel_bytes(ctx, CVX_F32, d);
     int parts = row_parts(ctx);
 
     for (int64_t j = j0; j < end; j += 32) {
         gemm_pack_panel(ctx, head + j / 32 * per_key_panel, &keys, j);
     }
     for (int64_t e = 0; e < d; e += 16) { /* tile column e / 16 */
-        char *panel = head + key_bytes(ctx, sk, d) + e / 32 * value_bytes(ctx, sk) + e / 16 % 2 * TILE;
+        char *panel =
+            head + key_bytes(ctx, sk, d) + e / 32 * value_bytes(ctx, sk) + e / 16 % 2 * TILE;
         for (int64_t j = j0; j < cvx_round_up(end, 32); j += 2) {
             char *to = panel + j / 32 * parts * 2 * TILE + j % 32 / 2 * 64;
             __m512 even = _mm512_maskz_loadu_ps(j < sk ? first(d - e) : 0, v + j * ldv + e);
-            __m512 odd = _mm512_maskz_loadu_ps(j + 1 < sk ? first(d - e) : 0, v + (j + 1) * ldv + e);
+            __m512 odd =
+                _mm512_maskz_loadu_ps(j + 1 < sk ? first(d - e) : 0, v + (j + 1) * ldv + e);
             split_pairs(to, parts, even, odd);
         }
     }
@@ -107,7 +113,8 @@ INLINE void attn_kernel(const char *a, const char *b, int64_t steps, int parts, 
 }
 
 /* Scores of a step. */
-INLINE void attn_scores(const attn_step *t, const char *head, int64_t key_panel, int parts, side_work *w)
+INLINE void attn_scores(const attn_step *t, const char *head, int64_t key_panel, int parts,
+                        side_work *w)
 {
     int64_t steps = steps_of(t->l->d);
     const char *q = t->b->q + t->row0 / 32 * steps * parts * 2 * TILE;
@@ -118,16 +125,16 @@ INLINE void attn_scores(const attn_step *t, const char *head, int64_t key_panel,
     }
 }
 
-/* o = alpha·o + p·v of a step. Rows past the block's end hold what they may: a row of the product depends
- * on its own row only. */
+/* o = alpha·o + p·v of a step. Rows past the block's end hold what they may: a row of the product
+ * depends on its own row only. */
 INLINE void attn_accumulate(const attn_step *t, const char *values, int64_t panel, int parts,
                             side_work *w)
 {
     float sums[32 * 32] __attribute__((aligned(64)));
 
     for (int64_t e = 0; e < t->l->d; e += 32) {
-        attn_kernel(t->p, values + e / 32 * panel + t->j0 / 32 * parts * 2 * TILE, t->width / 32, parts,
-                    w);
+        attn_kernel(t->p, values + e / 32 * panel + t->j0 / 32 * parts * 2 * TILE, t->width / 32,
+                    parts, w);
         amx_store(sums, 32, false);
         for (int64_t r = 0; r < t->rows; r++) {
             float *o = t->b->o + (t->row0 + r) * HD + e;
@@ -138,8 +145,8 @@ INLINE void attn_accumulate(const attn_step *t, const char *values, int64_t pane
     }
 }
 
-/* Step n of a block: 32 rows at a time, all of a key block before the next. Scores, probabilities and
- * alpha alternate between two places. */
+/* Step n of a block: 32 rows at a time, all of a key block before the next. Scores, probabilities
+ * and alpha alternate between two places. */
 static attn_step step_at(const attn_step *of, int64_t n)
 {
     attn_step t = *of;
@@ -156,9 +163,11 @@ static attn_step step_at(const attn_step *of, int64_t n)
     return t;
 }
 
-/* All keys of a block of query rows, as a pipeline: while the vector units turn the scores of one step into
- * probabilities, the tiles make the scores of the next and add up the values of the one before. */
-INLINE void run_steps(const cvx_ctx *ctx, const attn_step *of, const char *head, int64_t keys, int parts)
+/* All keys of a block of query rows, as a pipeline: while the vector units turn the scores of one
+ * step into probabilities, the tiles make the scores of the next and add up the values of the one
+ * before. */
+INLINE void run_steps(const cvx_ctx *ctx, const attn_step *of, const char *head, int64_t keys,
+                      int parts)
 {
     int64_t steps = (keys + BK - 1) / BK * ((of->b->rows + 31) / 32);
     int64_t key_panel = (int64_t)gemm_panel_bytes(ctx, CVX_F32, of->l->d);

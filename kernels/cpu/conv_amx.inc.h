@@ -135,6 +135,22 @@ INLINE void amx_pair_of_parts(float *sum, const conv_job *j, int64_t t, int64_t 
     }
 }
 
+/* Asks for the lines that a tile's results go to: they come while its sums are computed. */
+INLINE void expect_results(const conv_job *j, int64_t t, int64_t r, int64_t c0, int64_t o0)
+{
+    const float *y = j->y + t * j->ys[0] + r * j->ys[1] + c0 * j->ys[2] + o0;
+    const float *q = j->residual + t * j->rs[0] + r * j->rs[1] + c0 * j->rs[2] + o0;
+
+    for (int64_t i = 0; i < j->tile; i++) {
+        __builtin_prefetch(y + i * j->ys[2], 1);
+        __builtin_prefetch(y + i * j->ys[2] + 16, 1);
+        if (j->residual != NULL && j->residual != j->y) {
+            __builtin_prefetch(q + i * j->rs[2], 0);
+            __builtin_prefetch(q + i * j->rs[2] + 16, 0);
+        }
+    }
+}
+
 /* Blocks b0 .. b1 of channels for the tiles at column c0 of rows r and, unless `one`, r + 1; the columns
  * before `fresh` are another tile's. */
 static void amx_tiles_at(const conv_job *j, int64_t t, int64_t r, int64_t c0, int64_t fresh, bool one,
@@ -146,6 +162,10 @@ static void amx_tiles_at(const conv_job *j, int64_t t, int64_t r, int64_t c0, in
     for (int64_t b = b0; b < b1; b++) {
         int64_t n = cvx_min_i64(NR, j->cout - b * NR);
         const char *w = j->w_packed + b * j->kt * j->kh * j->row_bytes;
+        expect_results(j, t, r, c0, b * NR);
+        if (!one) {
+            expect_results(j, t, r + 1, c0, b * NR);
+        }
         if (one) {
             amx_pair_of_parts(sum, j, t, a, a, w, true);
         } else {
@@ -175,8 +195,8 @@ static void amx_conv_task(const conv_job *j, int64_t task)
     }
 }
 
-/* Bytes of weights that a task works with: the greater part of an L2 cache. */
-#define GROUP_BYTES ((int64_t)1 << 20)
+/* Bytes of weights that a task works with: a share of the L2 cache, the pixels want the rest. */
+#define GROUP_BYTES ((int64_t)512 << 10)
 #define BAND_ROWS 8
 
 static void deal_amx_conv(conv_job *j, const cvx_ctx *ctx, const cvx_conv3d_args *a)

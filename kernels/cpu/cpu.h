@@ -1,12 +1,13 @@
-/* What the CPU backend's files share: the scratch memory of a context and the tables of the levels. */
+/* What the CPU backend's files share: the scratch memory of a context and the tables of the levels.
+ */
 #ifndef CVX_KERNELS_CPU_CPU_H
 #define CVX_KERNELS_CPU_CPU_H
 
 #include "kernels/ref/ref.h"
 
-/* At least `bytes` of scratch, aligned to 64, contents undefined. It belongs to the context (ctx->backend)
- * and grows with the greatest need seen; valid until the next call, so one op asks once. Not to be
- * called by several threads at a time. CVX_ENOMEM. */
+/* At least `bytes` of scratch, aligned to 64, contents undefined. It belongs to the context
+ * (ctx->backend) and grows with the greatest need seen; valid until the next call, so one op asks
+ * once. Not to be called by several threads at a time. CVX_ENOMEM. */
 cvx_status cvx_cpu_scratch(cvx_ctx *ctx, void **out, size_t bytes) CVX_CHECK;
 
 /* Gives the scratch back; a context that never had any is accepted. */

@@ -1,20 +1,21 @@
-/* Matrix product in f32: c [rows, cols] = a [rows, k] · b, b in panels of NR columns. Part of a level
- * file; see vec.h. linear.inc.h and attention.inc.h are written against what this file (or gemm_amx.inc.h)
- * defines.
+/* Matrix product in f32: c [rows, cols] = a [rows, k] · b, b in panels of NR columns. Part of a
+ * level file; see vec.h. linear.inc.h and attention.inc.h are written against what this file (or
+ * gemm_amx.inc.h) defines.
  *
- * An output element is summed as follows, whatever the shape of the call: k in blocks of KC; within a
- * block in ascending order in one accumulator that starts at 0; block sums are added in ascending
- * order. Rows and columns are padded to whole tiles with zeros, so there is one micro-kernel only. */
+ * An output element is summed as follows, whatever the shape of the call: k in blocks of KC; within
+ * a block in ascending order in one accumulator that starts at 0; block sums are added in ascending
+ * order. Rows and columns are padded to whole tiles with zeros, so there is one micro-kernel only.
+ */
 
 #include "kernels/cpu/widen.inc.h"
 
 #define KC 256
-#define GEMM_ROWS MR       /* row granularity of a block */
-#define GEMM_MC 240        /* most rows of a block: a's part of KC columns stays in the L2 cache */
-#define GEMM_NC (32 * NR)  /* most columns of a block */
+#define GEMM_ROWS MR      /* row granularity of a block */
+#define GEMM_MC 240       /* most rows of a block: a's part of KC columns stays in the L2 cache */
+#define GEMM_NC (32 * NR) /* most columns of a block */
 
-/* acc[MR][2] += a[MR][k] · b[k][NR]. Row i of a begins at a + i·lda; lda is a constant where this is
- * inlined, which turns the row addresses into displacements. */
+/* acc[MR][2] += a[MR][k] · b[k][NR]. Row i of a begins at a + i·lda; lda is a constant where this
+ * is inlined, which turns the row addresses into displacements. */
 INLINE void micro_kernel(vf acc[MR][2], const float *a, int64_t lda, const float *b, int64_t k)
 {
     for (int64_t p = 0; p < k; p++) {
@@ -29,8 +30,8 @@ INLINE void micro_kernel(vf acc[MR][2], const float *a, int64_t lda, const float
 }
 
 /* c tile (row stride ldc) = or += a · b panel. */
-INLINE void tile_product(float *c, int64_t ldc, const float *a, int64_t lda, const float *b, int64_t k,
-                         bool add)
+INLINE void tile_product(float *c, int64_t ldc, const float *a, int64_t lda, const float *b,
+                         int64_t k, bool add)
 {
     vf acc[MR][2];
 
@@ -83,9 +84,10 @@ static size_t gemm_scratch_bytes(const cvx_ctx *ctx, int64_t rows)
     return (size_t)(rows * KC) * sizeof(float);
 }
 
-/* Rows of x, padded with zero rows to `padded`, as [padded][KC]: contiguous, so that no two rows of a
- * tile fight for one cache set whatever x's stride. */
-static void copy_rows(float *dst, const float *x, int64_t ldx, int64_t rows, int64_t padded, int64_t kc)
+/* Rows of x, padded with zero rows to `padded`, as [padded][KC]: contiguous, so that no two rows of
+ * a tile fight for one cache set whatever x's stride. */
+static void copy_rows(float *dst, const float *x, int64_t ldx, int64_t rows, int64_t padded,
+                      int64_t kc)
 {
     for (int64_t i = 0; i < rows; i++) {
         memcpy(dst + i * KC, x + i * ldx, (size_t)kc * sizeof *x);
@@ -97,8 +99,8 @@ static void copy_rows(float *dst, const float *x, int64_t ldx, int64_t rows, int
 
 /* c [rows padded to GEMM_ROWS][ldc] = x [rows, k] · the panels. */
 static void gemm_block(const cvx_ctx *ctx, float *c, int64_t ldc, const float *x, int64_t ldx,
-                       int64_t rows, int64_t k, const char *panels, int64_t n_panels, cvx_dtype dtype,
-                       void *scratch)
+                       int64_t rows, int64_t k, const char *panels, int64_t n_panels,
+                       cvx_dtype dtype, void *scratch)
 {
     int64_t padded = cvx_round_up(rows, MR);
     float *a = scratch;

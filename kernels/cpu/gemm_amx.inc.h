@@ -1,16 +1,17 @@
-/* Matrix product on AMX tiles, bf16 operands and f32 sums: the other implementation of what gemm.inc.h
- * offers. Part of the amx level; see vec.h.
+/* Matrix product on AMX tiles, bf16 operands and f32 sums: the other implementation of what
+ * gemm.inc.h offers. Part of the amx level; see vec.h.
  *
- * f32 quality from bf16 tiles: a float is the exact sum of three bf16 numbers, h + m + l, each eight bits
- * of the significand, so that |m| <= 2^-8·|h| and |l| <= 2^-16·|h|. Products of two such sums are added up
- * to the order of 2^-16; what is left out (m·l and smaller) is below 2^-24 of the product, as much as one
- * rounding in f32. A weight stored in bf16 is one part, in f16 two: three, five or six tile products
- * instead of six for f32 weights. With ctx->compute == CVX_BF16 every operand is its h alone. Values
- * above 3.38e38 round to an infinite h and make the result NaN; below 2^-126 they count as zero.
+ * f32 quality from bf16 tiles: a float is the exact sum of three bf16 numbers, h + m + l, each
+ * eight bits of the significand, so that |m| <= 2^-8·|h| and |l| <= 2^-16·|h|. Products of two such
+ * sums are added up to the order of 2^-16; what is left out (m·l and smaller) is below 2^-24 of the
+ * product, as much as one rounding in f32. A weight stored in bf16 is one part, in f16 two: three,
+ * five or six tile products instead of six for f32 weights. With ctx->compute == CVX_BF16 every
+ * operand is its h alone. Values above 3.38e38 round to an infinite h and make the result NaN;
+ * below 2^-126 they count as zero.
  *
- * Order of a sum: k in blocks of KC; within a block in steps of 32, small parts before great ones, as the
- * instruction adds them; block sums are added in ascending order. It does not depend on rows, columns or
- * threads. Tile registers: 0-3 sums (2 x 2), 4-5 rows of a, 6-7 columns of b. */
+ * Order of a sum: k in blocks of KC; within a block in steps of 32, small parts before great ones,
+ * as the instruction adds them; block sums are added in ascending order. It does not depend on
+ * rows, columns or threads. Tile registers: 0-3 sums (2 x 2), 4-5 rows of a, 6-7 columns of b. */
 
 #define KC 256
 #define GEMM_ROWS 32
@@ -78,17 +79,18 @@ INLINE __mmask16 first(int64_t n)
     return n >= 16 ? 0xffff : n <= 0 ? 0 : (__mmask16)((1u << n) - 1);
 }
 
-/* Rows of floats as the left operand: [panel of 32 rows][step of 32 columns][part][2 tiles]. `steps`
- * steps are written, columns past k are zeros; so are rows past `rows`. */
-INLINE void split_rows(char *dst, const float *x, int64_t ld, int64_t rows, int64_t k, int64_t steps,
-                       int parts, float scale)
+/* Rows of floats as the left operand: [panel of 32 rows][step of 32 columns][part][2 tiles].
+ * `steps` steps are written, columns past k are zeros; so are rows past `rows`. */
+INLINE void split_rows(char *dst, const float *x, int64_t ld, int64_t rows, int64_t k,
+                       int64_t steps, int parts, float scale)
 {
     __m512 f = _mm512_set1_ps(scale);
 
     for (int64_t i = 0; i < cvx_round_up(rows, 32); i++) {
         char *to = dst + i / 32 * steps * parts * 2 * TILE + i % 32 * 64;
         const float *p = x + i * ld;
-        const float *ahead = x + cvx_min_i64(i + 4, rows - 1) * ld; /* rows are short: fetched by hand */
+        const float *ahead =
+            x + cvx_min_i64(i + 4, rows - 1) * ld; /* rows are short: fetched by hand */
         for (int64_t s = 0; s < steps; s++, to += parts * 2 * TILE) {
             int64_t left = i < rows ? k - 32 * s : 0;
             _mm_prefetch(ahead + 32 * s, _MM_HINT_T0);
@@ -138,7 +140,8 @@ INLINE int64_t steps_of(int64_t k)
     return (k + 31) / 32;
 }
 
-/* A panel of a weight: [step of 32 k][part][2 tiles of 16 columns][16 pairs of k][16 columns][2]. */
+/* A panel of a weight: [step of 32 k][part][2 tiles of 16 columns][16 pairs of k][16 columns][2].
+ */
 static size_t gemm_panel_bytes(const cvx_ctx *ctx, cvx_dtype dtype, int64_t k)
 {
     return (size_t)(steps_of(k) * parts_of(ctx, dtype) * 2 * TILE);
@@ -202,8 +205,8 @@ static size_t gemm_scratch_bytes(const cvx_ctx *ctx, int64_t rows)
     return (size_t)(cvx_round_up(rows, 32) * KC * 2 * row_parts(ctx));
 }
 
-/* The sums in registers 0-3 += one step of 32 k of a panel of 32 (or, `half`, 16) rows, all of whose `pa` parts
- * i with i + j <= 2 meet part j of b; part 0 is the greatest. */
+/* The sums in registers 0-3 += one step of 32 k of a panel of 32 (or, `half`, 16) rows, all of
+ * whose `pa` parts i with i + j <= 2 meet part j of b; part 0 is the greatest. */
 INLINE void amx_part(const char *a, const char *b, int pa, int j, bool half)
 {
     _tile_loadd(6, b + j * 2 * TILE, 64);
@@ -258,8 +261,8 @@ INLINE void amx_store(float *c, int64_t ldc, bool half)
     }
 }
 
-INLINE void amx_tile(float *c, int64_t ldc, const char *a, const char *b, int64_t steps, int pa, int pb,
-                     bool half, bool add)
+INLINE void amx_tile(float *c, int64_t ldc, const char *a, const char *b, int64_t steps, int pa,
+                     int pb, bool half, bool add)
 {
     float t[32 * 32] __attribute__((aligned(64)));
 
@@ -282,14 +285,16 @@ INLINE void amx_tile(float *c, int64_t ldc, const char *a, const char *b, int64_
 
 /* All tiles of one block of k. */
 INLINE void amx_tiles(float *c, int64_t ldc, const char *a, int64_t rows, const char *panels,
-                      int64_t panel_bytes, int64_t n_panels, int64_t steps, int pa, int pb, bool add)
+                      int64_t panel_bytes, int64_t n_panels, int64_t steps, int pa, int pb,
+                      bool add)
 {
     int64_t share = cvx_round_up(steps * pb * 2 * TILE / ((rows + 31) / 32), 64);
 
     for (int64_t j = 0; j < n_panels; j++) {
         const char *b = panels + j * panel_bytes, *ahead = b + (j + 1 < n_panels ? panel_bytes : 0);
         for (int64_t i = 0; i < rows; i += 32) {
-            for (int64_t z = 0; z < share; z += 64) { /* each tile fetches its share of the next panel */
+            for (int64_t z = 0; z < share;
+                 z += 64) { /* each tile fetches its share of the next panel */
                 _mm_prefetch(ahead + i / 32 * share + z, _MM_HINT_T1);
             }
             const char *p = a + i / 32 * steps * pa * 2 * TILE;
@@ -304,8 +309,8 @@ INLINE void amx_tiles(float *c, int64_t ldc, const char *a, int64_t rows, const 
 }
 
 static void gemm_block(const cvx_ctx *ctx, float *c, int64_t ldc, const float *x, int64_t ldx,
-                       int64_t rows, int64_t k, const char *panels, int64_t n_panels, cvx_dtype dtype,
-                       void *scratch)
+                       int64_t rows, int64_t k, const char *panels, int64_t n_panels,
+                       cvx_dtype dtype, void *scratch)
 {
     int pa = row_parts(ctx), pb = parts_of(ctx, dtype);
     int64_t bytes = (int64_t)gemm_panel_bytes(ctx, dtype, k);

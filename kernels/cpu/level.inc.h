@@ -1,6 +1,6 @@
-/* One instruction set level: its kernels and its table. The including file names it: CVX_LEVEL(x) makes
- * the table's symbol, CVX_LEVEL_NAME its name. Ops without an entry of their own are ref's, where memory
- * decides the speed and not arithmetic. */
+/* One instruction set level: its kernels and its table. The including file names it: CVX_LEVEL(x)
+ * makes the table's symbol, CVX_LEVEL_NAME its name. Ops without an entry of their own are ref's,
+ * where memory decides the speed and not arithmetic. */
 #include <omp.h>
 
 #include "kernels/cpu/cpu.h"

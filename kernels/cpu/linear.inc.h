@@ -1,25 +1,26 @@
-/* The linear layer around a level's matrix product (gemm.inc.h or gemm_amx.inc.h). Part of a level file.
+/* The linear layer around a level's matrix product (gemm.inc.h or gemm_amx.inc.h). Part of a level
+ * file.
  *
- * Blocks of rows and columns are dealt to the threads; each block's sums go to the thread's scratch and
- * from there through bias, activation, gate and residual to y. A plain weight is first packed, a chunk of
- * columns at a time: the same panels, so the same bits as with a packed one. */
+ * Blocks of rows and columns are dealt to the threads; each block's sums go to the thread's scratch
+ * and from there through bias, activation, gate and residual to y. A plain weight is first packed,
+ * a chunk of columns at a time: the same panels, so the same bits as with a packed one. */
 
 /* Packed bytes of a plain weight that exist at a time. */
 #define CHUNK_BYTES ((int64_t)64 << 20)
 
-/* Added to the row stride of a block's sums: with 1024 columns all rows of a tile would fall into one set
- * of the first-level cache. */
+/* Added to the row stride of a block's sums: with 1024 columns all rows of a tile would fall into
+ * one set of the first-level cache. */
 #define SKEW 16
 
 typedef struct linear_job {
     const cvx_linear_args *a;
     int64_t m, n, k;
-    int64_t mc, nc;         /* rows and columns of a block */
+    int64_t mc, nc; /* rows and columns of a block */
     int64_t panel_bytes;
-    char *panels;           /* of columns col0 .. col1 */
+    char *panels; /* of columns col0 .. col1 */
     int64_t col0, col1;
-    char *scratch;          /* of all threads */
-    int64_t scratch_bytes;  /* of one */
+    char *scratch;         /* of all threads */
+    int64_t scratch_bytes; /* of one */
 } linear_job;
 
 static size_t cpu_packed_bytes(const cvx_ctx *ctx, const cvx_tensor *src, cvx_layout layout)
@@ -99,13 +100,15 @@ static void finish_block(const linear_job *l, float *c, int64_t ldc, int64_t i0,
             res = (const float *)a->residual->data + r * a->residual->stride[0] + j0;
         }
         if (a->b != NULL || a->act != CVX_ACT_NONE) {
-            act_row(a->act, c + i * ldc, a->b != NULL ? (const float *)a->b->data + j0 : NULL, cols);
+            act_row(a->act, c + i * ldc, a->b != NULL ? (const float *)a->b->data + j0 : NULL,
+                    cols);
         }
         finish_row((float *)a->y->data + r * a->y->stride[0] + j0, c + i * ldc, gate, res, cols);
     }
 }
 
-static void linear_block(const cvx_ctx *ctx, const linear_job *l, int64_t i0, int64_t j0, char *scratch)
+static void linear_block(const cvx_ctx *ctx, const linear_job *l, int64_t i0, int64_t j0,
+                         char *scratch)
 {
     int64_t rows = cvx_min_i64(l->mc, l->m - i0), cols = cvx_min_i64(l->nc, l->col1 - j0);
     int64_t ldc = l->nc + SKEW;
@@ -160,9 +163,10 @@ static cvx_status cpu_linear(cvx_ctx *ctx, const cvx_linear_args *a)
         chunk = cvx_min_i64(cvx_round_up(l.n, NR), fit > l.nc ? fit : l.nc);
         chunk_bytes = chunk / NR * l.panel_bytes;
     }
-    l.scratch_bytes = cvx_round_up(l.mc * (l.nc + SKEW) * 4 + (int64_t)gemm_scratch_bytes(ctx, l.mc), 4096);
-    CVX_RETURN_IF(cvx_cpu_scratch(ctx, &buffer,
-                                  (size_t)(chunk_bytes + ctx->threads * l.scratch_bytes)));
+    l.scratch_bytes =
+        cvx_round_up(l.mc * (l.nc + SKEW) * 4 + (int64_t)gemm_scratch_bytes(ctx, l.mc), 4096);
+    CVX_RETURN_IF(
+        cvx_cpu_scratch(ctx, &buffer, (size_t)(chunk_bytes + ctx->threads * l.scratch_bytes)));
     l.scratch = buffer;
     for (l.col0 = 0; l.col0 < l.n; l.col0 = l.col1) {
         l.col1 = cvx_min_i64(l.col0 + chunk, l.n);

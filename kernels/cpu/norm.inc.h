@@ -1,5 +1,5 @@
-/* Norms over the innermost dimension. Four vectors of partial sums, joined in a fixed tree: the order of
- * additions follows from the row's length alone. Part of a level file; see vec.h. */
+/* Norms over the innermost dimension. Four vectors of partial sums, joined in a fixed tree: the
+ * order of additions follows from the row's length alone. Part of a level file; see vec.h. */
 
 /* Sum of f(x[i]) for f = x or (x - mean)². */
 INLINE float row_sum(const float *x, int64_t c, bool square, float mean)
@@ -150,8 +150,8 @@ static cvx_status cpu_qk_norm_rope(cvx_ctx *ctx, const cvx_qk_norm_rope_args *a)
             bool turn = a->cos != NULL && r >= a->text_rows;
             int64_t at = turn ? r - a->text_rows + a->rope_row0 : 0;
             for (int64_t j = 0; j < h; j++) {
-                float *row = (float *)x->data + i * x->stride[0] + r * x->stride[1] +
-                             j * x->stride[2];
+                float *row =
+                    (float *)x->data + i * x->stride[0] + r * x->stride[1] + j * x->stride[2];
                 layer_norm_row(row, row, d, &p, a->eps);
                 if (turn) {
                     rotate_row(row, d, (const float *)a->cos->data + at * a->cos->stride[0],

@@ -1,3 +1,4 @@
+/* Scratch memory of a context, see cpu.h. */
 #include <stdlib.h>
 #include <sys/mman.h>
 

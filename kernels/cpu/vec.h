@@ -5,8 +5,8 @@
  *   VW    floats in a vector          vf, vi   vector of VW floats, of VW int32
  *   MR    rows of the f32 micro-kernel's tile; its columns are NR = 2·VW
  *
- * -ffp-contract=off holds: a·b + c in plain C is two roundings, vfma() is one where the level has FMA
- * (portable has not, and rounds twice). */
+ * -ffp-contract=off holds: a·b + c in plain C is two roundings, vfma() is one where the level has
+ * FMA (portable has not, and rounds twice). */
 #ifndef CVX_KERNELS_CPU_VEC_H
 #define CVX_KERNELS_CPU_VEC_H
 
@@ -145,7 +145,8 @@ INLINE vf vround(vf a)
     return (a + magic) - magic;
 }
 
-/* a·2^n for whole n in -150 .. 129, in two steps so that neither factor leaves the exponent's range */
+/* a·2^n for whole n in -150 .. 129, in two steps so that neither factor leaves the exponent's range
+ */
 INLINE vf vscale2(vf a, vf n)
 {
     vi all = __builtin_convertvector(n, vi), half = all >> 1, rest = all - half;
@@ -170,7 +171,8 @@ INLINE void vstore_n(float *p, vf v, int64_t n)
 #define TURN4(i, w) (i + w) % VW, (i + 1 + w) % VW, (i + 2 + w) % VW, (i + 3 + w) % VW
 #define SWAP4(i) i + 1, i, i + 3, i + 2
 #if VW == 16
-#define TURN(v, w) __builtin_shufflevector(v, v, TURN4(0, w), TURN4(4, w), TURN4(8, w), TURN4(12, w))
+#define TURN(v, w)                                                                                 \
+    __builtin_shufflevector(v, v, TURN4(0, w), TURN4(4, w), TURN4(8, w), TURN4(12, w))
 #define SWAP(v) __builtin_shufflevector(v, v, SWAP4(0), SWAP4(4), SWAP4(8), SWAP4(12))
 #elif VW == 8
 #define TURN(v, w) __builtin_shufflevector(v, v, TURN4(0, w), TURN4(4, w))
@@ -207,9 +209,10 @@ INLINE float vmax_of(vf v)
     return v[0];
 }
 
-/* exp(x), relative error below 1.2e-7 (about one unit in the last place; tests/op/op_elementwise.c):
- * x = n·ln 2 + r, |r| <= ln 2 / 2, exp(r) by a polynomial of degree 6 (minimax, 3.3e-9) in Horner
- * form. exp(0) is 1 exactly, exp(-inf) 0; above 88.8 the result is infinity; NaN stays NaN. */
+/* exp(x), relative error below 1.2e-7 (about one unit in the last place;
+ * tests/op/op_elementwise.c): x = n·ln 2 + r, |r| <= ln 2 / 2, exp(r) by a polynomial of degree 6
+ * (minimax, 3.3e-9) in Horner form. exp(0) is 1 exactly, exp(-inf) 0; above 88.8 the result is
+ * infinity; NaN stays NaN. */
 INLINE vf vexp(vf x)
 {
     vf z = vmin(vset1(89.0f), vmax(vset1(-104.0f), x)); /* NaN passes: it is the second operand */

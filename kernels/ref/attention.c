@@ -27,7 +27,8 @@ static double row_scores(double *p, const cvx_attention_args *a, int64_t b, int6
         }
         s *= a->scale;
         if (a->bias != NULL) {
-            s += ((const float *)a->bias->data)[h * a->bias->stride[0] + i * a->bias->stride[1] + j];
+            s +=
+                ((const float *)a->bias->data)[h * a->bias->stride[0] + i * a->bias->stride[1] + j];
         }
         p[j] = s;
         *max = s > *max ? s : *max;
@@ -44,7 +45,8 @@ static void one_row(const cvx_attention_args *a, double *p, double *acc, int64_t
 {
     int64_t d = a->q->dim[3], sk = a->causal ? i + 1 : a->k->dim[1];
     double max, sum = row_scores(p, a, b, h, i, sk, &max);
-    float *o = (float *)a->o->data + b * a->o->stride[0] + i * a->o->stride[1] + h * a->o->stride[2];
+    float *o =
+        (float *)a->o->data + b * a->o->stride[0] + i * a->o->stride[1] + h * a->o->stride[2];
 
     for (int64_t e = 0; e < d; e++) {
         acc[e] = 0;

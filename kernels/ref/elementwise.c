@@ -56,7 +56,8 @@ cvx_status cvx_ref_embed(cvx_ctx *ctx, const cvx_embed_args *a)
     return CVX_OK;
 }
 
-/* One patch row and its pixels: runs of p pixels in the latents [f, c, h, w], columns (c, t, i, j). */
+/* One patch row and its pixels: runs of p pixels in the latents [f, c, h, w], columns (c, t, i, j).
+ */
 static void move_patch(float *row, float *x, const int64_t *dim, int64_t r, int64_t p, int64_t pt,
                        bool gather)
 {

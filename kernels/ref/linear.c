@@ -1,5 +1,5 @@
-/* Linear layer, the definition: each output is a dot product in double precision. Weight rows are dealt
- * over the threads, so that each is widened once however many rows of x there are. */
+/* Linear layer, the definition: each output is a dot product in double precision. Weight rows are
+ * dealt over the threads, so that each is widened once however many rows of x there are. */
 #include <stdlib.h>
 
 #include "kernels/ref/ref.h"

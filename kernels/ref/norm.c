@@ -109,8 +109,8 @@ cvx_status cvx_ref_qk_norm_rope(cvx_ctx *ctx, const cvx_qk_norm_rope_args *a)
                 sin = (const float *)a->sin->data + at * a->sin->stride[0];
             }
             for (int64_t j = 0; j < h; j++) {
-                float *p = (float *)x->data + i * x->stride[0] + r * x->stride[1] +
-                           j * x->stride[2];
+                float *p =
+                    (float *)x->data + i * x->stride[0] + r * x->stride[1] + j * x->stride[2];
                 norm_rope_head(p, d, a->gamma->data, a->beta->data, cos, sin, a->eps);
             }
         }

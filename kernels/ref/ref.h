@@ -1,6 +1,7 @@
 /* The `ref` backend: plain loops with double accumulation. It is the definition of each op that the
- * other backends are tested against, and what they fall back on for ops where there is nothing to win.
- * Contracts are those of kernels/ops.h; shapes were checked by the wrappers in kernels/ops.c. */
+ * other backends are tested against, and what they fall back on for ops where there is nothing to
+ * win. Contracts are those of kernels/ops.h; shapes were checked by the wrappers in kernels/ops.c.
+ */
 #ifndef CVX_KERNELS_REF_REF_H
 #define CVX_KERNELS_REF_REF_H
 

@@ -14,11 +14,12 @@ static const attn_case cases[] = {
     {1, 260, 260, 1, 128, true, true, false, 0}, {1, 31, 700, 2, 33, false, false, true, 3.0},
 };
 
-/* q, k, v are uniform in [-1, 1). A score is a dot product of d terms of deviation 1/3, times scale: six
- * deviations of its rounding errors as in op_linear.c (one block), and two roundings of values below
- * scale·sqrt(d); exp adds 2^-23 and the sums behind it as much: e. The output is an average of values
- * below 1 with weights each off by a factor 1 + e at most: below 2·e. bf16 rounds q and k (six
- * deviations of the score), p and v (2^-9 each). lse is off by e, and itself rounded (below 8). */
+/* q, k, v are uniform in [-1, 1). A score is a dot product of d terms of deviation 1/3, times
+ * scale: six deviations of its rounding errors as in op_linear.c (one block), and two roundings of
+ * values below scale·sqrt(d); exp adds 2^-23 and the sums behind it as much: e. The output is an
+ * average of values below 1 with weights each off by a factor 1 + e at most: below 2·e. bf16 rounds
+ * q and k (six deviations of the score), p and v (2^-9 each). lse is off by e, and itself rounded
+ * (below 8). */
 static double bound_of(const attn_case *c, double scale, cvx_dtype compute)
 {
     double d = (double)c->d;
@@ -110,8 +111,8 @@ static void against_ref(void **state)
     cvx_ctx_close(ref);
 }
 
-/* A query row gives the same bits alone, among others, at another place, with any threads; a head gives
- * the same bits without the other heads. */
+/* A query row gives the same bits alone, among others, at another place, with any threads; a head
+ * gives the same bits without the other heads. */
 static void row_bits(void **state)
 {
     (void)state;

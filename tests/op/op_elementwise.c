@@ -4,9 +4,9 @@
 static const cvx_act acts[] = {CVX_ACT_NONE, CVX_ACT_GELU_TANH, CVX_ACT_GELU, CVX_ACT_QUICK_GELU,
                                CVX_ACT_SILU};
 
-/* x / (1 + exp(-z)): exp is good to 1.2e-7, its argument z is rounded twice: relative |z|·2^-23, and |z|
- * grows as the result falls. Absolute: |x|·exp(-|z|)·|z|·2^-23 never exceeds 2^-23·|x|; plus six
- * roundings of the result. */
+/* x / (1 + exp(-z)): exp is good to 1.2e-7, its argument z is rounded twice: relative |z|·2^-23,
+ * and |z| grows as the result falls. Absolute: |x|·exp(-|z|)·|z|·2^-23 never exceeds 2^-23·|x|;
+ * plus six roundings of the result. */
 static double act_bound(double x, double y)
 {
     return 6 * 0x1p-24 * fabs(y) + 0x1p-23 * fmin(fabs(x), 1) + 0x1p-140;
@@ -20,17 +20,18 @@ static void activations(void **state)
     for (int level = 0; level < TEST_LEVELS; level++) {
         cvx_ctx *ctx = test_open("cpu", test_levels[level], 3, CVX_F32);
         for (size_t k = 0; ctx != NULL && k < sizeof acts / sizeof *acts; k++) {
-            test_buf x = TEST_NEW(0, N), one = TEST_NEW(0, N), y = TEST_NEW(0, N), want = TEST_NEW(0, N);
+            test_buf x = TEST_NEW(0, N), one = TEST_NEW(0, N), y = TEST_NEW(0, N),
+                     want = TEST_NEW(0, N);
             float *px = x.t.data, *py = y.t.data, *pw = want.t.data;
             for (int i = 0; i < N; i++) { /* -100 .. 100, dense around 0 */
                 double u = 2.0 * i / (N - 1) - 1;
                 px[i] = (float)(100 * u * u * u);
                 ((float *)one.t.data)[i] = 1;
             }
-            TEST_OK(cvx_op_gated_act(ref, &(cvx_gated_act_args){.y = &want.t, .a = &x.t, .b = &one.t,
-                                                                .act = acts[k]}));
-            TEST_OK(cvx_op_gated_act(ctx, &(cvx_gated_act_args){.y = &y.t, .a = &x.t, .b = &one.t,
-                                                                .act = acts[k]}));
+            TEST_OK(cvx_op_gated_act(
+                ref, &(cvx_gated_act_args){.y = &want.t, .a = &x.t, .b = &one.t, .act = acts[k]}));
+            TEST_OK(cvx_op_gated_act(
+                ctx, &(cvx_gated_act_args){.y = &y.t, .a = &x.t, .b = &one.t, .act = acts[k]}));
             for (int i = 0; i < N; i++) {
                 double e = fabs((double)py[i] - (double)pw[i]);
                 if (!(e <= act_bound(px[i], pw[i]))) {
@@ -39,8 +40,8 @@ static void activations(void **state)
                 }
             }
             /* in place over the second operand */
-            TEST_OK(cvx_op_gated_act(ctx, &(cvx_gated_act_args){.y = &one.t, .a = &x.t, .b = &one.t,
-                                                                .act = acts[k]}));
+            TEST_OK(cvx_op_gated_act(
+                ctx, &(cvx_gated_act_args){.y = &one.t, .a = &x.t, .b = &one.t, .act = acts[k]}));
             assert_true(test_same(&one.t, &y.t));
             free_buf(&x);
             free_buf(&one);
@@ -63,8 +64,8 @@ static void activations_by_hand(void **state)
     cvx_tensor ty = CVX_VIEW(&y, CVX_F32, 1);
 
     for (int i = 0; i < 5; i++) {
-        TEST_OK(cvx_op_gated_act(ref, &(cvx_gated_act_args){.y = &ty, .a = &tx, .b = &to,
-                                                            .act = acts[i]}));
+        TEST_OK(cvx_op_gated_act(
+            ref, &(cvx_gated_act_args){.y = &ty, .a = &tx, .b = &to, .act = acts[i]}));
         assert_true(fabs((double)y - want[i]) < 1e-5);
     }
     cvx_ctx_close(ref);
@@ -115,11 +116,12 @@ static void embeddings(void **state)
     for (int i = 0; i < 6; i++) {
         table[i] = cvx_f32_to_bf16((float)i);
     }
-    TEST_OK(cvx_op_embed(ctx, &(cvx_embed_args){.y = &ty, .table = &t,
-                                                .ids = (const int32_t[]){2, 0, 2}}));
+    TEST_OK(cvx_op_embed(
+        ctx, &(cvx_embed_args){.y = &ty, .table = &t, .ids = (const int32_t[]){2, 0, 2}}));
     const float want[6] = {4, 5, 0, 1, 4, 5};
     assert_memory_equal(y, want, sizeof y);
-    assert_int_equal(cvx_op_embed(ctx, &(cvx_embed_args){.y = &ty, .table = &t,
+    assert_int_equal(cvx_op_embed(ctx, &(cvx_embed_args){.y = &ty,
+                                                         .table = &t,
                                                          .ids = (const int32_t[]){2, 3, 2}}),
                      CVX_EINVAL);
     assert_string_equal(cvx_error(), "token id 3 at position 1 is not in 0 .. 2");
@@ -138,8 +140,8 @@ static void check_patches(cvx_ctx *ctx, int64_t p, int64_t pt)
     for (int i = 0; i < 2; i++) {
         int64_t r0 = i * 5;
         cvx_tensor part = cvx_slice(&y.t, 1, r0, i == 0 ? 5 : rows - 5);
-        TEST_OK(cvx_op_patchify(ctx, &(cvx_patchify_args){.y = &part, .x = &x.t, .p = p, .pt = pt,
-                                                          .row0 = r0}));
+        TEST_OK(cvx_op_patchify(
+            ctx, &(cvx_patchify_args){.y = &part, .x = &x.t, .p = p, .pt = pt, .row0 = r0}));
     }
     const float *px = x.t.data;
     for (int64_t n = 0; n < 2 * f * c * h * w; n++) {
@@ -149,7 +151,8 @@ static void check_patches(cvx_ctx *ctx, int64_t p, int64_t pt)
         const float *py = (const float *)y.t.data + b * y.t.stride[0] + row * y.t.stride[1] + col;
         assert_true(*py == px[n]);
     }
-    TEST_OK(cvx_op_unpatchify(ctx, &(cvx_unpatchify_args){.y = &back.t, .x = &y.t, .p = p, .pt = pt}));
+    TEST_OK(
+        cvx_op_unpatchify(ctx, &(cvx_unpatchify_args){.y = &back.t, .x = &y.t, .p = p, .pt = pt}));
     assert_true(test_same(&back.t, &x.t));
     free_buf(&x);
     free_buf(&y);
@@ -170,7 +173,8 @@ static void scheduler(void **state)
 {
     (void)state;
     cvx_ctx *ctx = test_open("cpu", NULL, 2, CVX_F32);
-    float sample[1] = {0.3f}, u[1] = {0.7f}, c[1] = {-0.2f}, old[1] = {0.9f}, noise[1] = {1.1f}, x0[1];
+    float sample[1] = {0.3f}, u[1] = {0.7f}, c[1] = {-0.2f}, old[1] = {0.9f}, noise[1] = {1.1f},
+          x0[1];
     cvx_tensor ts = CVX_VIEW(sample, CVX_F32, 1), tu = CVX_VIEW(u, CVX_F32, 1);
     cvx_tensor tc = CVX_VIEW(c, CVX_F32, 1), to = CVX_VIEW(old, CVX_F32, 1);
     cvx_tensor tn = CVX_VIEW(noise, CVX_F32, 1), t0 = CVX_VIEW(x0, CVX_F32, 1);
@@ -184,15 +188,24 @@ static void scheduler(void **state)
     p = p + p2;
     p = p + p3;
     p = p + p4;
-    cvx_sched_step_args a = {.prev = &ts, .x0_out = &to, .sample = &ts, .uncond = &tu, .cond = &tc,
-                             .old_x0 = &to, .noise = &tn, .guidance = 6.0};
+    cvx_sched_step_args a = {.prev = &ts,
+                             .x0_out = &to,
+                             .sample = &ts,
+                             .uncond = &tu,
+                             .cond = &tc,
+                             .old_x0 = &to,
+                             .noise = &tn,
+                             .guidance = 6.0};
     memcpy(a.c, k, sizeof k);
     TEST_OK(cvx_op_sched_step(ctx, &a)); /* in place twice */
     assert_true(sample[0] == p && old[0] == w0);
 
     sample[0] = 2;
-    TEST_OK(cvx_op_sched_step(ctx, &(cvx_sched_step_args){.prev = &ts, .x0_out = &t0, .sample = &ts,
-                                                          .cond = &tc, .c = {1, 0, 1, 1, 0, 9, 9}}));
+    TEST_OK(cvx_op_sched_step(ctx, &(cvx_sched_step_args){.prev = &ts,
+                                                          .x0_out = &t0,
+                                                          .sample = &ts,
+                                                          .cond = &tc,
+                                                          .c = {1, 0, 1, 1, 0, 9, 9}}));
     assert_true(x0[0] == 2 && sample[0] == 4);
     cvx_ctx_close(ctx);
 }

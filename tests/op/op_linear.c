@@ -50,11 +50,11 @@ static const linear_case cases[] = {
     {300, 1100, 64, CVX_F16, CVX_ACT_NONE, true, false, false, false},
 };
 
-/* x and w are uniform in [-1, 1): a product has deviation s = 1/3, a sum of p products s·sqrt(p). Rounding
- * it to f32 errs with deviation 2^-24·s·sqrt(p/3); over a block of B products, then k / B blocks, that
- * comes to 2^-24·s·sqrt(B·k/6), with B = 256 at most on every level. Six of them for the sum; then
- * four roundings of values below 2·sqrt(k) + 2. bf16 rounds both operands by at most 2^-9 of
- * themselves, deviation 2^-9·sqrt(2/3)·s·sqrt(k). Activations have slopes below 1.2. */
+/* x and w are uniform in [-1, 1): a product has deviation s = 1/3, a sum of p products s·sqrt(p).
+ * Rounding it to f32 errs with deviation 2^-24·s·sqrt(p/3); over a block of B products, then k / B
+ * blocks, that comes to 2^-24·s·sqrt(B·k/6), with B = 256 at most on every level. Six of them for
+ * the sum; then four roundings of values below 2·sqrt(k) + 2. bf16 rounds both operands by at most
+ * 2^-9 of themselves, deviation 2^-9·sqrt(2/3)·s·sqrt(k). Activations have slopes below 1.2. */
 static double bound_of(const linear_case *c, cvx_dtype compute)
 {
     double k = (double)c->k, sum = 6 * 0x1p-24 / 3 * sqrt(fmin(k, 256) * k / 6);
@@ -66,9 +66,11 @@ static double bound_of(const linear_case *c, cvx_dtype compute)
 static void run_case(cvx_ctx *ctx, const linear_case *c, const cvx_tensor *w, const test_buf *y,
                      const test_buf *res)
 {
-    test_buf x = TEST_RAND(1, 3, c->m, c->k), b = TEST_RAND(2, 0, c->n), g = TEST_RAND(4, 0, 2, c->n);
+    test_buf x = TEST_RAND(1, 3, c->m, c->k), b = TEST_RAND(2, 0, c->n),
+             g = TEST_RAND(4, 0, 2, c->n);
     const cvx_tensor *r = c->in_place ? &y->t : &res->t;
-    cvx_linear_args a = {.y = &y->t, .x = &x.t, .w = w, .act = c->act, .text_rows = 3, .period = 29};
+    cvx_linear_args a = {
+        .y = &y->t, .x = &x.t, .w = w, .act = c->act, .text_rows = 3, .period = 29};
 
     a.b = c->bias ? &b.t : NULL;
     a.gate = c->gate ? &g.t : NULL;
@@ -133,8 +135,8 @@ static void against_ref(void **state)
     cvx_ctx_close(ref);
 }
 
-/* f32 means all 24 bits of both operands: the great parts cancel, what remains is in the last bits. Partial
- * sums stay below 2, where a rounding errs by at most 2^-24, deviation 2^-24 / sqrt(3). */
+/* f32 means all 24 bits of both operands: the great parts cancel, what remains is in the last bits.
+ * Partial sums stay below 2, where a rounding errs by at most 2^-24, deviation 2^-24 / sqrt(3). */
 static void low_bits(void **state)
 {
     (void)state;
@@ -177,7 +179,8 @@ static void check_rows(const char *isa, cvx_dtype compute, cvx_dtype dtype, int6
 
     TEST_OK(cvx_op_linear(one, &(cvx_linear_args){.y = &all.t, .x = &x.t, .w = &w}));
     for (int64_t m = 1; m <= 300; m++) {
-        int64_t at = m % 2 == 0 ? 0 : 300 - m; /* the rows' place in the call does not matter either */
+        int64_t at =
+            m % 2 == 0 ? 0 : 300 - m; /* the rows' place in the call does not matter either */
         cvx_tensor xs = cvx_slice(&x.t, 0, at, m), ys = cvx_slice(&y.t, 0, at, m);
         cvx_tensor want = cvx_slice(&all.t, 0, at, m);
         test_each(&y.t, set_nan, NULL);
@@ -221,7 +224,8 @@ static void wrong_shapes(void **state)
     turned.stride[1] = 2;
     assert_int_equal(cvx_op_linear(ctx, &(cvx_linear_args){.y = &y.t, .x = &turned, .w = &w.t}),
                      CVX_EINTERNAL);
-    assert_int_equal(cvx_op_linear(ctx, &(cvx_linear_args){.y = &y.t, .x = &x.t, .w = &w.t, .b = &x.t}),
+    assert_int_equal(cvx_op_linear(ctx,
+                                   &(cvx_linear_args){.y = &y.t, .x = &x.t, .w = &w.t, .b = &x.t}),
                      CVX_EINTERNAL);
     free_buf(&x);
     free_buf(&w);
@@ -267,9 +271,9 @@ static void open_errors(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(against_ref),          cmocka_unit_test(row_bits),
-        cmocka_unit_test(wrong_shapes),         cmocka_unit_test(measure_and_counters),
-        cmocka_unit_test(open_errors),          cmocka_unit_test(low_bits),
+        cmocka_unit_test(against_ref),  cmocka_unit_test(row_bits),
+        cmocka_unit_test(wrong_shapes), cmocka_unit_test(measure_and_counters),
+        cmocka_unit_test(open_errors),  cmocka_unit_test(low_bits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,10 +1,10 @@
 /* Ops layer_norm, rms_norm, qk_norm_rope: every level against ref, and the bits of a row.
  *
- * Inputs are uniform in [-1, 1) plus an offset of at most 3. Sums of c values in f32 go through at least
- * four partial sums: relative error of mean and deviation below 2^-24·(c / 4 + 8); the result, of values
- * below 4, then takes a handful of roundings. An offset o costs o / deviation in the difference x - mean:
- * below 6. With c <= 3072 a typical error is far smaller, as roundings cancel: the square root of c / 4
- * is used, times six. */
+ * Inputs are uniform in [-1, 1) plus an offset of at most 3. Sums of c values in f32 go through at
+ * least four partial sums: relative error of mean and deviation below 2^-24·(c / 4 + 8); the
+ * result, of values below 4, then takes a handful of roundings. An offset o costs o / deviation in
+ * the difference x - mean: below 6. With c <= 3072 a typical error is far smaller, as roundings
+ * cancel: the square root of c / 4 is used, times six. */
 #include "op_test.h"
 
 static double bound_of(int64_t c)
@@ -54,8 +54,8 @@ static void run_rms_norm(cvx_ctx *ctx, const norm_case *n, const test_buf *y)
 {
     test_buf x = TEST_RAND(6, 2, n->m, n->c), gamma = TEST_RAND(7, 0, n->c);
 
-    TEST_OK(cvx_op_rms_norm(ctx, &(cvx_rms_norm_args){.y = &y->t, .x = &x.t, .gamma = &gamma.t,
-                                                      .eps = 1e-6}));
+    TEST_OK(cvx_op_rms_norm(
+        ctx, &(cvx_rms_norm_args){.y = &y->t, .x = &x.t, .gamma = &gamma.t, .eps = 1e-6}));
     free_buf(&x);
     free_buf(&gamma);
 }
@@ -113,9 +113,15 @@ static void ref_by_hand(void **state)
     for (int i = 0; i < 8; i++) {
         mod[i] = i < 4 ? 1.0f : -1.0f; /* text: doubled plus 1; video: 0 plus -1 */
     }
-    TEST_OK(cvx_op_layer_norm(ref, &(cvx_layer_norm_args){.y = &ty, .x = &tx, .gamma = &tg, .beta = &tb,
-                                                          .scale = &tm, .shift = &tm, .text_rows = 1,
-                                                          .period = 1, .eps = 0}));
+    TEST_OK(cvx_op_layer_norm(ref, &(cvx_layer_norm_args){.y = &ty,
+                                                          .x = &tx,
+                                                          .gamma = &tg,
+                                                          .beta = &tb,
+                                                          .scale = &tm,
+                                                          .shift = &tm,
+                                                          .text_rows = 1,
+                                                          .period = 1,
+                                                          .eps = 0}));
     const float want[4] = {-1, 5, -3, 11};
     assert_memory_equal(y, want, sizeof y);
     TEST_OK(cvx_op_rms_norm(ref, &(cvx_rms_norm_args){.y = &ty, .x = &tx, .gamma = &tg, .eps = 4}));
@@ -131,7 +137,7 @@ typedef struct rope_case {
 } rope_case;
 
 static const rope_case ropes[] = {
-    {1, 1, 1, 2, 0, 0, true},    {2, 9, 3, 8, 4, 2, true}, {1, 20, 2, 64, 5, 0, true},
+    {1, 1, 1, 2, 0, 0, true},    {2, 9, 3, 8, 4, 2, true},   {1, 20, 2, 64, 5, 0, true},
     {2, 7, 2, 64, 3, 0, false},  {1, 6, 3, 33, 2, 0, false}, {1, 11, 2, 40, 20, 0, true},
     {1, 13, 2, 128, 0, 7, true},
 };
@@ -170,7 +176,8 @@ static void rope_against_ref(void **state)
                 test_buf x = TEST_RAND(1, 3, c->b, c->s, c->h, c->d);
                 run_rope(ctx, c, &x);
                 double diff = test_diff(&x.t, &want.t);
-                /* d = 2 has values close to each other: (x - mean) / deviation is ±1 to a rounding */
+                /* d = 2 has values close to each other: (x - mean) / deviation is ±1 to a rounding
+                 */
                 assert_true(diff <= bound_of(c->d));
                 free_buf(&x);
                 cvx_ctx_close(ctx);
@@ -191,8 +198,12 @@ static void rope_by_hand(void **state)
     cvx_tensor tb = CVX_VIEW(b, CVX_F32, 2), tc = CVX_VIEW(cs, CVX_F32, 1, 2);
     cvx_tensor ts = CVX_VIEW(sn, CVX_F32, 1, 2);
 
-    TEST_OK(cvx_op_qk_norm_rope(ref, &(cvx_qk_norm_rope_args){.x = &tx, .gamma = &tg, .beta = &tb,
-                                                              .cos = &tc, .sin = &ts, .text_rows = 1,
+    TEST_OK(cvx_op_qk_norm_rope(ref, &(cvx_qk_norm_rope_args){.x = &tx,
+                                                              .gamma = &tg,
+                                                              .beta = &tb,
+                                                              .cos = &tc,
+                                                              .sin = &ts,
+                                                              .text_rows = 1,
                                                               .eps = 0}));
     const float want[4] = {0, 2, -2, 0}; /* normed to (0, 2); a quarter turn gives (-2, 0) */
     assert_memory_equal(x, want, sizeof x);
@@ -209,11 +220,13 @@ static void row_bits(void **state)
             continue;
         }
         test_buf x = TEST_RAND(1, 0, m, c), all = TEST_NEW(0, m, c), y = TEST_NEW(0, m, c);
-        TEST_OK(cvx_op_layer_norm(ctx, &(cvx_layer_norm_args){.y = &all.t, .x = &x.t, .eps = 1e-5}));
+        TEST_OK(
+            cvx_op_layer_norm(ctx, &(cvx_layer_norm_args){.y = &all.t, .x = &x.t, .eps = 1e-5}));
         ctx->threads = 1;
         for (int64_t i = 0; i < m; i++) {
             cvx_tensor xs = cvx_slice(&x.t, 0, i, 1), ys = cvx_slice(&y.t, 0, i, 1);
-            TEST_OK(cvx_op_layer_norm(ctx, &(cvx_layer_norm_args){.y = &ys, .x = &xs, .eps = 1e-5}));
+            TEST_OK(
+                cvx_op_layer_norm(ctx, &(cvx_layer_norm_args){.y = &ys, .x = &xs, .eps = 1e-5}));
         }
         assert_true(test_same(&y.t, &all.t));
         free_buf(&x);

@@ -20,7 +20,8 @@ static const char *const test_levels[] = {"portable", "avx2", "avx512", "amx"};
 #define TEST_LEVELS ((int)(sizeof test_levels / sizeof *test_levels))
 
 /* NULL, with a line saying so, where the machine lacks the level. */
-static inline cvx_ctx *test_open(const char *backend, const char *isa, int threads, cvx_dtype compute)
+static inline cvx_ctx *test_open(const char *backend, const char *isa, int threads,
+                                 cvx_dtype compute)
 {
     cvx_ctx *ctx = NULL;
     cvx_ctx_options opt = {.backend = backend, .isa = isa, .threads = threads, .compute = compute};
@@ -49,8 +50,8 @@ static inline float test_rnd(uint32_t *seed)
     return (float)((int32_t)(*seed >> 8) - (1 << 23)) * 0x1p-23f;
 }
 
-/* A tensor in memory of its own. Rows may lie `gap` elements further apart than needed. Everything that
- * is not an element (gaps, 64 floats at each end) holds GUARD; elements start as NaN. */
+/* A tensor in memory of its own. Rows may lie `gap` elements further apart than needed. Everything
+ * that is not an element (gaps, 64 floats at each end) holds GUARD; elements start as NaN. */
 #define GUARD 12345.5f
 #define GUARD_LEN 64
 typedef struct test_buf {
