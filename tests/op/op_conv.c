@@ -1,11 +1,11 @@
-/* Ops of the VAE: conv3d, group_norm_*, avg_pool_time, strided_copy, blend. Every level against ref, and the
- * bits of a part of the picture, which must not depend on the rest of it.
+/* Ops of the VAE: conv3d, group_norm_*, avg_pool_time, strided_copy, blend. Every level against
+ * ref, and the bits of a part of the picture, which must not depend on the rest of it.
  *
- * conv3d: inputs and weights are uniform in [-1, 1); K products of variance 1/9 are added in f32, so the
- * sums stay below 2·sqrt(K) and K roundings of at most 2^-24 of that, most of which cancel, plus what
- * splitting into bf16 parts leaves out (2^-24 of a product), stay below 2^-24·(K + 64). With
- * compute == BF16 each operand is rounded by at most 2^-9: 2^-8 of a product of 1/3, K of them at
- * random: below 2^-8·sqrt(K)·1.5, which is more than six deviations. */
+ * conv3d: inputs and weights are uniform in [-1, 1); K products of variance 1/9 are added in f32,
+ * so the sums stay below 2·sqrt(K) and K roundings of at most 2^-24 of that, most of which cancel,
+ * plus what splitting into bf16 parts leaves out (2^-24 of a product), stay below 2^-24·(K + 64).
+ * With compute == BF16 each operand is rounded by at most 2^-9: 2^-8 of a product of 1/3, K of them
+ * at random: below 2^-8·sqrt(K)·1.5, which is more than six deviations. */
 #include "op_test.h"
 
 typedef struct conv_case {
@@ -118,12 +118,16 @@ static test_buf run_conv(cvx_ctx *ctx, const conv_case *c, const conv_data *d, c
     if (c->in_place) {
         copy_values(&y.t, &d->res.t);
     }
-    TEST_OK(cvx_op_conv3d(ctx, &(cvx_conv3d_args){.y = &y.t, .x = x, .w = w,
+    TEST_OK(cvx_op_conv3d(ctx, &(cvx_conv3d_args){.y = &y.t,
+                                                  .x = x,
+                                                  .w = w,
                                                   .b = c->bias ? &d->b.t : NULL,
                                                   .residual = c->in_place   ? &y.t
                                                               : c->residual ? &d->res.t
                                                                             : NULL,
-                                                  .x0 = c->x0, .stride = c->stride, .up2 = c->up2}));
+                                                  .x0 = c->x0,
+                                                  .stride = c->stride,
+                                                  .up2 = c->up2}));
     return y;
 }
 
@@ -170,7 +174,8 @@ static void conv_against_ref(void **state)
     cvx_ctx *ref = test_open("ref", NULL, 1, CVX_F32);
 
     (void)state;
-    for (int l = -1; l < 2 * TEST_LEVELS; l++) { /* ref's own packed form too; the levels in f32 and bf16 */
+    for (int l = -1; l < 2 * TEST_LEVELS;
+         l++) { /* ref's own packed form too; the levels in f32 and bf16 */
         cvx_ctx *ctx = l < 0 ? test_open("ref", NULL, 2, CVX_F32)
                              : test_open("cpu", test_levels[l % TEST_LEVELS], 2,
                                          l < TEST_LEVELS ? CVX_F32 : CVX_BF16);
@@ -200,8 +205,8 @@ static void conv_bands(cvx_ctx *ctx, cvx_ctx *other, const conv_case *c, int i, 
         test_buf y = run_conv(other, &part, &e, &xs, &d.packed);
         cvx_tensor want = cvx_slice(&all.t, 1, r, n);
         if (!test_same(&y.t, &want)) {
-            fail_msg("%s conv case %d: rows %lld of %lld differ from those of the whole", ctx->ops->name,
-                     i, (long long)n, (long long)c->h);
+            fail_msg("%s conv case %d: rows %lld of %lld differ from those of the whole",
+                     ctx->ops->name, i, (long long)n, (long long)c->h);
         }
         free_buf(&y);
     }
@@ -232,12 +237,13 @@ typedef struct gn_case {
 } gn_case;
 
 static const gn_case gns[] = {
-    {1, 1, 1, 4, 2, 1, 1, false, false, false},   {2, 3, 5, 12, 3, 1, 1, false, true, true},
-    {3, 4, 16, 32, 8, 2, 8, true, true, false},   {2, 8, 12, 128, 32, 1, 3, true, true, false},
-    {3, 2, 7, 70, 7, 2, 7, true, false, false},   {1, 5, 9, 256, 32, 1, 1, false, true, false},
+    {1, 1, 1, 4, 2, 1, 1, false, false, false}, {2, 3, 5, 12, 3, 1, 1, false, true, true},
+    {3, 4, 16, 32, 8, 2, 8, true, true, false}, {2, 8, 12, 128, 32, 1, 3, true, true, false},
+    {3, 2, 7, 70, 7, 2, 7, true, false, false}, {1, 5, 9, 256, 32, 1, 1, false, true, false},
 };
 
-/* Deviation about 0.6 around a mean of 3, so that squares and products lose what they lose in practice. */
+/* Deviation about 0.6 around a mean of 3, so that squares and products lose what they lose in
+ * practice. */
 static void run_norm(cvx_ctx *ctx, const gn_case *c, const test_buf *y, test_buf *sums_out)
 {
     static const int64_t tmap[] = {0, 1, 1};
@@ -258,14 +264,19 @@ static void run_norm(cvx_ctx *ctx, const gn_case *c, const test_buf *y, test_buf
     }
     TEST_OK(cvx_op_group_norm_stats(ctx, &(cvx_group_norm_stats_args){.sums = &sums, .x = &x.t}));
     TEST_OK(cvx_op_group_norm_finish(
-        ctx, &(cvx_group_norm_finish_args){.stats = &st, .sums = &sums,
-                                           .count = cvx_numel(&x.t) / c->groups, .eps = 1e-6}));
-    TEST_OK(cvx_op_group_norm_apply(
-        ctx, &(cvx_group_norm_apply_args){.y = &y->t, .x = c->in_place ? &y->t : &x.t, .stats = &st,
-                                          .gamma = &gamma.t, .beta = &beta.t,
-                                          .zy = c->spatial ? &zy.t : NULL,
-                                          .zb = c->spatial ? &zb.t : NULL, .tmap = tmap,
-                                          .h_full = c->h, .silu = c->silu}));
+        ctx, &(cvx_group_norm_finish_args){
+                 .stats = &st, .sums = &sums, .count = cvx_numel(&x.t) / c->groups, .eps = 1e-6}));
+    TEST_OK(
+        cvx_op_group_norm_apply(ctx, &(cvx_group_norm_apply_args){.y = &y->t,
+                                                                  .x = c->in_place ? &y->t : &x.t,
+                                                                  .stats = &st,
+                                                                  .gamma = &gamma.t,
+                                                                  .beta = &beta.t,
+                                                                  .zy = c->spatial ? &zy.t : NULL,
+                                                                  .zb = c->spatial ? &zb.t : NULL,
+                                                                  .tmap = tmap,
+                                                                  .h_full = c->h,
+                                                                  .silu = c->silu}));
     free_buf(&x);
     free_buf(&gamma);
     free_buf(&beta);
@@ -299,7 +310,8 @@ static void norms_against_ref(void **state)
             /* one value in a group: no deviation, rstd = 1000, and x - mean cancels to nothing */
             bound = c->t * c->h * c->w == 1 && c->c / c->groups <= 2 ? bound * 1000 : bound;
             if (!(diff <= bound)) {
-                fail_msg("%s group norm case %zu: error %g, bound %g", ctx->ops->name, i, diff, bound);
+                fail_msg("%s group norm case %zu: error %g, bound %g", ctx->ops->name, i, diff,
+                         bound);
             }
             free(s.mem);
             free(u.mem);
@@ -336,7 +348,8 @@ static void pool_time(void **state)
 static void split_and_back(void **state)
 {
     /* the middle one needs all 24 bits; the last is below the least normal bf16 part */
-    static const float special[] = {0.0f, -0.0f, 1.0f, 0x1.fffffep0f, -3.1415927f, 1e30f, 1e-20f, 16777215.0f};
+    static const float special[] = {0.0f,        -0.0f, 1.0f,   0x1.fffffep0f,
+                                    -3.1415927f, 1e30f, 1e-20f, 16777215.0f};
     cvx_ctx *ctx = test_open("ref", NULL, 1, CVX_F32);
     test_buf x = TEST_RAND(1, 0, 1, 2, 3, 64), y = TEST_NEW(0, 1, 2, 3, 64);
     cvx_tensor split = CVX_VIEW(aligned(6 * 64 * 6), CVX_BF16X3, 1, 2, 3, 64);
@@ -375,9 +388,9 @@ static void blend_seam(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(conv_against_ref), cmocka_unit_test(conv_bits),
+        cmocka_unit_test(conv_against_ref),  cmocka_unit_test(conv_bits),
         cmocka_unit_test(norms_against_ref), cmocka_unit_test(pool_time),
-        cmocka_unit_test(split_and_back),   cmocka_unit_test(blend_seam),
+        cmocka_unit_test(split_and_back),    cmocka_unit_test(blend_seam),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
