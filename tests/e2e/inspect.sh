@@ -37,11 +37,12 @@ for path in sys.argv[1:]:
 print((tensors, parameters, size))
 P
 counts='tuple(d["parts"]["file"][k] for k in ("tensors", "parameters", "bytes"))'
-shards=tests/data/extra/sharded-2b-transformer
+shards=$tmp/sharded
+python3 tests/shards.py tests/data/variants/tiny-2b/transformer/*.safetensors tests/data/extra/sharded-2b "$shards"
 inspects models/shapes/vae "$counts" "$(python3 "$tmp/count.py" models/shapes/vae/*.safetensors)"
-inspects $shards "$counts" "$(python3 "$tmp/count.py" $shards/*.safetensors)"
-inspects $shards 'len(d["parts"]["file"]["files"])' 4
-inspects $shards 'sum(math.prod(t["shape"]) for t in d["parts"]["file"]["list"])' \
+inspects "$shards" "$counts" "$(python3 "$tmp/count.py" "$shards"/*.safetensors)"
+inspects "$shards" 'len(d["parts"]["file"]["files"])' 4
+inspects "$shards" 'sum(math.prod(t["shape"]) for t in d["parts"]["file"]["list"])' \
     "$(field "$tmp/doc.json" 'd["parts"]["file"]["parameters"]')"
 
 # every dtype of the format, two elements each

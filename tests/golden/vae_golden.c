@@ -184,13 +184,12 @@ static void on_part(void *payload, const char *name, const cvx_tensor *t)
 {
     static const char *const pairs[][2] = {{"conv_in", "vae.conv_in"},
                                            {"mid", "vae.mid"},
-                                           {"block0", "vae.up0"},
-                                           {"block1", "vae.up1"}};
+                                           {"block0", "vae.up0"}};
     inside *in = payload;
     const int64_t *d = t->dim;
     int64_t n = d[0] * d[1] * d[2] * d[3], at = 0;
 
-    for (size_t i = 0; i < 4; i++) {
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
         if (strcmp(name, pairs[i][0]) != 0) {
             continue;
         }
@@ -227,7 +226,7 @@ static void inside_5b(const char *backend, const char *isa)
     v.data = calloc((size_t)(v.frames * 3 * v.plane), sizeof *v.data);
     cvx_vae_set_tap(f.vae, on_part, &in);
     OK(cvx_vae_decode(f.vae, &f.step, &z, NULL, collect, &v));
-    assert_int_equal(in.seen, 4);
+    assert_int_equal(in.seen, 3);
     free(v.data);
     free(l.data);
     close_fixture(&f);
