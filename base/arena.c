@@ -7,6 +7,9 @@
 
 cvx_status cvx_arena_open(cvx_arena *a, const char *name, size_t size)
 {
+    if (size > SIZE_MAX / 2) {
+        return cvx_fail(CVX_ENOMEM, "%s memory: a size of %zu MiB cannot be", name, size >> 20);
+    }
     size = (size + PAGE - 1) / PAGE * PAGE;
     if (size == 0) {
         size = PAGE;

@@ -49,7 +49,7 @@ static int distance(const char *a, size_t na, const char *b)
         row[0] = (int)i;
         for (size_t j = 1; j <= nb; j++) {
             int up = row[j];
-            int best = diag + (a[i - 1] != b[j - 1]);
+            int best = diag + ((a[i - 1] == '_' ? '-' : a[i - 1]) != b[j - 1]);
             best = up + 1 < best ? up + 1 : best;
             row[j] = row[j - 1] + 1 < best ? row[j - 1] + 1 : best;
             diag = up;

@@ -52,14 +52,62 @@ static double uniform_f64(cvx_rng *r)
     return (double)((hi << 32 | lo) & ((1ull << 53) - 1)) * 0x1p-53;
 }
 
+/* torch's vector path takes logarithm, sine and cosine from Cephes' single precision polynomials, with
+ * every a * b + c fused. libm's values differ by an ulp now and then, and after rounding to f16 or bf16
+ * that is another number once in some 50,000 or 300,000 draws: so the same polynomials here. */
+
+/* ln x for x in [2^-24, 1]. */
+static float log_f32(float x)
+{
+    static const float p[9] = {7.0376836292e-2f,  -1.1514610310e-1f, 1.1676998740e-1f,
+                               -1.2420140846e-1f, 1.4249322787e-1f,  -1.6668057665e-1f,
+                               2.0000714765e-1f,  -2.4999993993e-1f, 3.3333331174e-1f};
+    int e;
+    float m = frexpf(x, &e); /* in [0.5, 1) */
+
+    if (m < 0.707106781186547524f) {
+        m += m;
+        e--;
+    }
+    m -= 1;
+    float z = m * m, y = p[0], fe = (float)e;
+    for (int i = 1; i < 9; i++) {
+        y = fmaf(y, m, p[i]);
+    }
+    y = fmaf(y * m, z, fe * -2.12194440e-4f); /* ln 2 in two parts */
+    y = fmaf(z, -0.5f, y);
+    return fmaf(fe, 0.693359375f, m + y);
+}
+
+/* Sine and cosine of x in [0, 2 pi]. */
+static void sincos_f32(float x, float *sine, float *cosine)
+{
+    /* the nearest even multiple of pi/4 is taken off in three parts */
+    int j = ((int)(x * 1.27323954473516f) + 1) & ~1;
+    float q = (float)j;
+    x = fmaf(q, -0.78515625f, x);
+    x = fmaf(q, -2.4187564849853515625e-4f, x);
+    x = fmaf(q, -3.77489497744594108e-8f, x);
+    float z = x * x;
+    float c = fmaf(2.443315711809948e-5f, z, -1.388731625493765e-3f);
+    c = fmaf(c, z, 4.166664568298827e-2f) * z;
+    c = fmaf(c, z, -0.5f * z) + 1;
+    float s = fmaf(-1.9515295891e-4f, z, 8.3321608736e-3f);
+    s = fmaf(s, z, -1.6666654611e-1f) * z;
+    s = fmaf(s, x, x);
+    bool swap = (j & 2) != 0;
+    *sine = (j & 4 ? -1.0f : 1.0f) * (swap ? c : s);
+    *cosine = ((j + 2) & 4 ? -1.0f : 1.0f) * (swap ? s : c);
+}
+
 /* Box-Muller on 16 uniforms in place: the first eight give cosines, the others sines. */
 static void fill_16(float *d)
 {
     for (int j = 0; j < 8; j++) {
-        float u1 = 1.0f - d[j], u2 = d[j + 8];
-        float radius = sqrtf(-2.0f * logf(u1)), theta = 6.283185307179586f * u2;
-        d[j] = radius * cosf(theta);
-        d[j + 8] = radius * sinf(theta);
+        float radius = sqrtf(-2.0f * log_f32(1.0f - d[j])), sine, cosine;
+        sincos_f32(6.283185307179586f * d[j + 8], &sine, &cosine);
+        d[j] = radius * cosine + 0.0f; /* torch adds its mean: no negative zeros */
+        d[j + 8] = radius * sine + 0.0f;
     }
 }
 

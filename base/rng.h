@@ -1,5 +1,5 @@
-/* torch's CPU generator (at::CPUGeneratorImpl: mt19937) and torch.randn on it, bit for bit in the draws'
- * order; values of f32 agree to about an ulp of the logarithm and cosine used. */
+/* torch's CPU generator (at::CPUGeneratorImpl: mt19937) and torch.randn on it, bit for bit as torch draws on
+ * an x86 CPU with AVX2; the machine that runs this does not matter. */
 #ifndef CVX_BASE_RNG_H
 #define CVX_BASE_RNG_H
 

@@ -23,6 +23,11 @@ static void make_line(char *s)
         for (int i = 1; good && i <= tail; i++) {
             good = (p[i] & 0xc0) == 0x80;
         }
+        /* overlong forms, surrogates, beyond U+10FFFF, and control characters of Latin-1, which a
+         * terminal obeys */
+        good = good && !(*p == 0xe0 && p[1] < 0xa0) && !(*p == 0xed && p[1] > 0x9f) &&
+               !(*p == 0xf0 && p[1] < 0x90) && !(*p == 0xf4 && p[1] > 0x8f) &&
+               !(*p == 0xc2 && p[1] < 0xa0);
         if (!good) {
             *p++ = '?';
             continue;

@@ -34,7 +34,7 @@ static json_t *weights_json(const cvx_weights *w, bool list)
 
     for (int64_t i = 0; i < cvx_weights_count(w); i++) {
         cvx_tensor t = cvx_weights_at(w, i);
-        const char *d = cvx_dtype_name(t.dtype), *file = cvx_weights_file(w, i);
+        const char *d = cvx_weights_dtype(w, i), *file = cvx_weights_file(w, i);
         bool seen = false;
         size_t k;
         json_t *v;
@@ -112,7 +112,7 @@ static void print_part(const char *name, const json_t *p)
     json_array_foreach(list, i, v)
     {
         char *shape = json_dumps(json_object_get(v, "shape"), 0);
-        printf("  %-72s %-5s %s\n", json_string_value(json_object_get(v, "name")),
+        printf("  %-72s %-7s %s\n", json_string_value(json_object_get(v, "name")),
                json_string_value(json_object_get(v, "dtype")), shape);
         free(shape);
     }

@@ -54,7 +54,7 @@ cvx_tensor cvx_view(void *data, cvx_dtype dtype, int ndim, const int64_t *dim)
     for (int i = ndim - 1; i >= 0; i--) {
         t.dim[i] = dim[i];
         t.stride[i] = n;
-        n *= dim[i];
+        (void)__builtin_mul_overflow(n, dim[i], &n); /* what overflows is refused by its owner */
     }
     return t;
 }

@@ -1,5 +1,6 @@
 /* LoRA files (peft's and diffusers' key names) merged into a checkpoint's weights when it is opened:
- * W' = W + scale · (alpha / rank) · B·A, alpha = rank where the file has none. */
+ * W' = W + scale · (alpha / rank) · B·A. alpha is the layer's tensor ".alpha", or what the adapter's settings
+ * in the metadata (lora_adapter_metadata: alpha, patterns, rsLoRA) say, or the rank where the file has neither. */
 #ifndef CVX_MODEL_LORA_H
 #define CVX_MODEL_LORA_H
 
@@ -11,8 +12,9 @@ cvx_status cvx_lora_parse(const char *item, char path[CVX_PATH_MAX], double *sca
 
 /* Merges one item into transformer weights through cvx_weights_override; the new f32 tensors live in
  * `arena`. Several calls add up. Every key of the file must belong to a layer of `w`: a key that does not
- * (another model's, a text encoder's) is CVX_EFORMAT naming it, as are shapes that do not fit. In a measuring
- * arena nothing is computed. */
+ * (another model's, a text encoder's) is CVX_EFORMAT naming it, as are shapes that do not fit
+ * and settings that contradict the tensors; DoRA is CVX_EUNSUPPORTED. In a measuring arena all is checked and
+ * nothing computed. */
 cvx_status cvx_lora_merge(cvx_weights *w, cvx_arena *arena, const char *item) CVX_CHECK;
 
 #endif

@@ -26,13 +26,12 @@ typedef struct file {
 } file;
 
 typedef struct entry {
-    const char *name; /* borrowed from the file's header */
-    char *dtype_name; /* borrowed likewise */
+    const char *name;      /* borrowed from the file's header */
+    const char *listed_as; /* the dtype's name where it can only be listed, else NULL */
     cvx_tensor view;
     int64_t bytes, begin;
     void *aligned; /* owned copy of data that is not aligned to its element */
     int file;
-    bool readable; /* a dtype that cvx_dtype knows */
 } entry;
 
 struct cvx_weights {
@@ -46,11 +45,16 @@ struct cvx_weights {
 static const struct {
     const char *name;
     int64_t size;
-    int dtype; /* cvx_dtype, -1: listed only */
-} dtypes[] = {{"F32", 4, CVX_F32}, {"F16", 2, CVX_F16}, {"BF16", 2, CVX_BF16}, {"F64", 8, CVX_F64},
-              {"U8", 1, CVX_U8},   {"I32", 4, CVX_I32}, {"I64", 8, CVX_I64},   {"I8", 1, -1},
-              {"I16", 2, -1},      {"U16", 2, -1},      {"U32", 4, -1},        {"U64", 8, -1},
-              {"BOOL", 1, -1},     {"F8_E4M3", 1, -1},  {"F8_E5M2", 1, -1}};
+    cvx_dtype dtype;
+    const char *listed_as; /* no cvx_dtype: seen as bytes */
+} dtypes[] = {{"F32", 4, CVX_F32, NULL},        {"F16", 2, CVX_F16, NULL},
+              {"BF16", 2, CVX_BF16, NULL},      {"F64", 8, CVX_F64, NULL},
+              {"U8", 1, CVX_U8, NULL},          {"I32", 4, CVX_I32, NULL},
+              {"I64", 8, CVX_I64, NULL},        {"I8", 1, CVX_U8, "i8"},
+              {"I16", 2, CVX_U8, "i16"},        {"U16", 2, CVX_U8, "u16"},
+              {"U32", 4, CVX_U8, "u32"},        {"U64", 8, CVX_U8, "u64"},
+              {"BOOL", 1, CVX_U8, "bool"},      {"F8_E4M3", 1, CVX_U8, "f8_e4m3"},
+              {"F8_E5M2", 1, CVX_U8, "f8_e5m2"}};
 
 static cvx_status bad(const file *f, const char *name, const char *what)
 {
@@ -66,8 +70,8 @@ static cvx_status read_dtype(const file *f, entry *e, const json_t *j, int64_t *
     }
     for (size_t i = 0; i < sizeof dtypes / sizeof *dtypes; i++) {
         if (strcmp(d, dtypes[i].name) == 0) {
-            e->readable = dtypes[i].dtype >= 0;
-            e->view.dtype = e->readable ? (cvx_dtype)dtypes[i].dtype : CVX_U8;
+            e->view.dtype = dtypes[i].dtype;
+            e->listed_as = dtypes[i].listed_as;
             *size = dtypes[i].size;
             return CVX_OK;
         }
@@ -81,6 +85,7 @@ static cvx_status read_shape(const file *f, entry *e, const json_t *j, int64_t s
     const json_t *shape = json_object_get(j, "shape");
     int64_t dim[CVX_MAX_DIMS], n = 1;
     size_t nd = json_array_size(shape);
+    bool empty = false;
 
     if (!json_is_array(shape) || nd > CVX_MAX_DIMS) {
         return bad(f, e->name, "\"shape\" must be a list of at most 6 sizes");
@@ -88,7 +93,10 @@ static cvx_status read_shape(const file *f, entry *e, const json_t *j, int64_t s
     for (size_t i = 0; i < nd; i++) {
         const json_t *v = json_array_get(shape, i);
         dim[i] = json_integer_value(v);
-        if (!json_is_integer(v) || dim[i] < 0 || __builtin_mul_overflow(n, dim[i], &n)) {
+        /* a size of 0 excuses no other from fitting: strides are products of the rest */
+        empty = empty || dim[i] == 0;
+        if (!json_is_integer(v) || dim[i] < 0 ||
+            __builtin_mul_overflow(n, dim[i] > 0 ? dim[i] : 1, &n)) {
             return bad(f, e->name,
                        "\"shape\" must hold sizes of 0 or more whose product fits 63 bits");
         }
@@ -99,6 +107,7 @@ static cvx_status read_shape(const file *f, entry *e, const json_t *j, int64_t s
     if (__builtin_mul_overflow(n, size, &e->bytes)) {
         return bad(f, e->name, "its size in bytes overflows");
     }
+    e->bytes = empty ? 0 : e->bytes;
     return CVX_OK;
 }
 
@@ -170,7 +179,7 @@ static cvx_status align(entry *e)
 {
     size_t size = cvx_dtype_size(e->view.dtype);
 
-    if (!e->readable || (uintptr_t)e->view.data % size == 0) {
+    if (e->listed_as != NULL || (uintptr_t)e->view.data % size == 0) {
         return CVX_OK;
     }
     e->aligned = malloc((size_t)e->bytes);
@@ -204,6 +213,25 @@ static cvx_status open_header(file *f)
     return cvx_json_parse(&f->header, (const char *)f->map.data + 8, (size_t)len, f->path);
 }
 
+/* {"__metadata__": {key: text, ...}}, as the format has it. */
+static cvx_status check_metadata(const file *f, const json_t *meta)
+{
+    const char *key;
+    json_t *v;
+
+    if (!json_is_object(meta)) {
+        return cvx_fail(CVX_EFORMAT, "%s: \"__metadata__\" must be an object", f->path);
+    }
+    json_object_foreach((json_t *)meta, key, v)
+    {
+        if (!json_is_string(v)) {
+            return cvx_fail(CVX_EFORMAT, "%s: \"__metadata__\": \"%.200s\" must be a string",
+                            f->path, key);
+        }
+    }
+    return CVX_OK;
+}
+
 /* Appends a file's tensors to the list. */
 static cvx_status read_file(cvx_weights *w, int index)
 {
@@ -227,6 +255,7 @@ static cvx_status read_file(cvx_weights *w, int index)
         entry e = {.name = name, .file = index};
         int64_t size = 0;
         if (strcmp(name, "__metadata__") == 0) {
+            CVX_RETURN_IF(check_metadata(f, j));
             continue;
         }
         CVX_RETURN_IF(read_dtype(f, &e, j, &size));
@@ -325,16 +354,46 @@ static bool ends_with(const char *s, const char *end)
     return n >= m && strcmp(s + n - m, end) == 0;
 }
 
-/* The folder's index or single file: diffusers' and transformers' names, a variant (".fp16") only when it
- * is the only one. */
+/* The folder's only index, or else its only file, under whatever name (".fp16" and other variants):
+ * diffusers puts the variant of an index before ".json", older versions before ".safetensors". */
+static cvx_status pick_only(char out[CVX_PATH_MAX], bool *index, const char *dir)
+{
+    char only[2][256] = {"", ""}; /* file, index */
+    int n[2] = {0, 0};
+    DIR *d = opendir(dir);
+
+    if (d == NULL) {
+        return cvx_fail(CVX_EIO, "cannot open %s: %s", dir, strerror(errno));
+    }
+    for (struct dirent *e = readdir(d); e != NULL; e = readdir(d)) {
+        bool is_index =
+            strstr(e->d_name, ".safetensors.index.") != NULL && ends_with(e->d_name, ".json");
+        if (is_index || ends_with(e->d_name, ".safetensors")) {
+            snprintf(only[is_index], sizeof only[0], "%s", e->d_name);
+            n[is_index]++;
+        }
+    }
+    closedir(d);
+    *index = n[1] > 0;
+    if (n[*index] != 1) {
+        return cvx_fail(CVX_EIO,
+                        n[1] > 1 ? "%s: several .index.json files; which one is meant?"
+                        : n[0] == 0
+                            ? "%s: no .safetensors file; diffusion_pytorch_model.safetensors or "
+                              "model.safetensors (or their .index.json) is needed"
+                            : "%s: several .safetensors files and no index; which one is meant?",
+                        dir);
+    }
+    return cvx_path_join(out, dir, only[*index]);
+}
+
+/* The folder's index or single file: diffusers' and transformers' names, a variant only when it is the
+ * only one. */
 static cvx_status pick(char out[CVX_PATH_MAX], bool *index, const char *dir)
 {
     static const char *const names[] = {"diffusion_pytorch_model.safetensors.index.json",
                                         "model.safetensors.index.json",
                                         "diffusion_pytorch_model.safetensors", "model.safetensors"};
-    char only[256] = "";
-    int n = 0;
-
     for (size_t i = 0; i < 4; i++) {
         CVX_RETURN_IF(cvx_path_join(out, dir, names[i]));
         if (cvx_is_file(out)) {
@@ -342,26 +401,7 @@ static cvx_status pick(char out[CVX_PATH_MAX], bool *index, const char *dir)
             return CVX_OK;
         }
     }
-    DIR *d = opendir(dir);
-    if (d == NULL) {
-        return cvx_fail(CVX_EIO, "cannot open %s: %s", dir, strerror(errno));
-    }
-    for (struct dirent *e = readdir(d); e != NULL; e = readdir(d)) {
-        if (ends_with(e->d_name, ".safetensors")) {
-            snprintf(only, sizeof only, "%s", e->d_name);
-            n++;
-        }
-    }
-    closedir(d);
-    if (n != 1) {
-        return cvx_fail(CVX_EIO,
-                        n == 0 ? "%s: no .safetensors file; diffusion_pytorch_model.safetensors or "
-                                 "model.safetensors (or their .index.json) is needed"
-                               : "%s: several .safetensors files and no index; which one is meant?",
-                        dir);
-    }
-    *index = false;
-    return cvx_path_join(out, dir, only);
+    return pick_only(out, index, dir);
 }
 
 static cvx_status open_index(cvx_weights *w, const char *dir, const char *path)
@@ -384,7 +424,10 @@ cvx_status cvx_weights_open(cvx_weights **out, const char *path)
     if (w == NULL) {
         return cvx_fail(CVX_ENOMEM, "%s: no memory", path);
     }
-    snprintf(w->path, sizeof w->path, "%s", path);
+    if (snprintf(w->path, sizeof w->path, "%s", path) >= (int)sizeof w->path) {
+        st = cvx_fail(CVX_EINVAL, "path too long: %.200s...", path);
+        goto done;
+    }
     if (cvx_is_dir(path)) {
         CVX_TRY(st, pick(name, &index, path), done);
     } else {
@@ -440,6 +483,12 @@ const char *cvx_weights_file(const cvx_weights *w, int64_t i)
     return w->files[w->entries[i].file].path;
 }
 
+const char *cvx_weights_dtype(const cvx_weights *w, int64_t i)
+{
+    const entry *e = &w->entries[i];
+    return e->listed_as != NULL ? e->listed_as : cvx_dtype_name(e->view.dtype);
+}
+
 int64_t cvx_weights_find(const cvx_weights *w, const char *name)
 {
     const entry key = {.name = name};
@@ -478,16 +527,13 @@ cvx_status cvx_weights_get(cvx_weights *w, cvx_tensor *out, const char *name, in
     const entry *e = &w->entries[i];
     cvx_tensor wish = cvx_view(NULL, e->view.dtype, ndim, dim);
     if (!same_dims(&e->view, ndim, dim)) {
-        return cvx_fail(CVX_EFORMAT, "%s: tensor %s is %s, the config asks for %s",
-                        cvx_weights_file(w, i), name,
-                        cvx_tensor_describe(&e->view, have, sizeof have),
+        return cvx_fail(CVX_EFORMAT, "%s: tensor %s is %s, %s is needed", cvx_weights_file(w, i),
+                        name, cvx_tensor_describe(&e->view, have, sizeof have),
                         cvx_tensor_describe(&wish, want, sizeof want));
     }
-    if (!e->readable || e->view.dtype > CVX_BF16) {
+    if (e->view.dtype > CVX_BF16) { /* all that can only be listed are U8 */
         return cvx_fail(CVX_EFORMAT, "%s: tensor %s is %s; F32, F16 or BF16 is needed",
-                        cvx_weights_file(w, i), name,
-                        e->readable ? cvx_dtype_name(e->view.dtype)
-                                    : "of a dtype that no model here uses");
+                        cvx_weights_file(w, i), name, cvx_weights_dtype(w, i));
     }
     *out = e->view;
     return CVX_OK;
@@ -518,7 +564,7 @@ cvx_status cvx_weights_override(cvx_weights *w, const char *name, const cvx_tens
     entry *e = &w->entries[i];
     CVX_ASSERT(same_dims(&e->view, t->ndim, t->dim) && cvx_is_dense(t));
     e->view = *t;
-    e->readable = true;
+    e->listed_as = NULL;
     snprintf(e->view.name, sizeof e->view.name, "%s", e->name);
     return CVX_OK;
 }

@@ -21,6 +21,9 @@ void cvx_weights_close(cvx_weights *w);
 int64_t cvx_weights_count(const cvx_weights *w);
 const char *cvx_weights_name(const cvx_weights *w, int64_t i);
 cvx_tensor cvx_weights_at(const cvx_weights *w, int64_t i);
+/* Its dtype by name: "bf16", also "i8", "bool", "f8_e4m3" and others that cvx_dtype lacks. Those can only be
+ * listed: cvx_weights_at gives their first bytes as U8, get refuses them. */
+const char *cvx_weights_dtype(const cvx_weights *w, int64_t i);
 /* The file that holds tensor i (borrowed). */
 const char *cvx_weights_file(const cvx_weights *w, int64_t i);
 /* Index of a name, -1 if absent. */

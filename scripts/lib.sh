@@ -36,7 +36,9 @@ check() {
         failed=$((failed + 1))
         failures+=("$name (exit $rc)")
         printf 'FAIL  %s (exit %d)\n' "$name" "$rc"
-        sed 's/^/      /' "$log" | tail -n 40
+        # a sanitizer's report names the cause at its head
+        grep -m 1 -A 12 -E 'ERROR: |runtime error: ' "$log" | sed 's/^/      /' || true
+        tail -n 20 "$log" | sed 's/^/      /'
     fi
     rm -f "$log"
 }

@@ -1,38 +1,40 @@
-/* Convolution as matrix products over input that is read in place: a row of pixels lies in memory as a
- * matrix [pixel][channel], so the taps of one kernel row are products with shifted views of it and
- * nothing is gathered. Part of a level file; see vec.h.
+/* Convolution as matrix products over input that is read in place: a row of pixels lies in memory
+ * as a matrix [pixel][channel], so the taps of one kernel row are products with shifted views of it
+ * and nothing is gathered. Part of a level file; see vec.h.
  *
- * Work is dealt in bands of output rows. Within a band, for each block of NR output channels, the sums
- * of one kernel row after the other (kt · kh of them) are added up in scratch: the weights of a
- * kernel row stay in the nearest cache while the band's pixels go by. An output element is summed as
- * follows, whatever the shape of the call: per kernel row over its taps and input channels in ascending
- * order, starting at 0; these sums in ascending order; then bias, then residual.
+ * Work is dealt in bands of output rows. Within a band, for each block of NR output channels, the
+ * sums of one kernel row after the other (kt · kh of them) are added up in scratch: the weights of
+ * a kernel row stay in the nearest cache while the band's pixels go by. An output element is summed
+ * as follows, whatever the shape of the call: per kernel row over its taps and input channels in
+ * ascending order, starting at 0; these sums in ascending order; then bias, then residual.
  *
- * up2 is four convolutions of 2 x 2 taps, one for each of the output pixels that share a source pixel:
- * where two or more taps of the 3 x 3 meet the same source pixel, their weights were added when packing. */
+ * up2 is four convolutions of 2 x 2 taps, one for each of the output pixels that share a source
+ * pixel: where two or more taps of the 3 x 3 meet the same source pixel, their weights were added
+ * when packing. */
 
-/* Output pixels of a band, about: few enough for their sums to stay in the L2 cache, many for the weights
- * to be used often. */
+/* Output pixels of a band, about: few enough for their sums to stay in the L2 cache, many for the
+ * weights to be used often. */
 #define BAND_PIXELS 512
 
 /* One convolution without gaps in its output; up2 is four of these. */
 typedef struct conv_job {
     int64_t cin, cout, kt, kh, kw;
-    int64_t t, h, w;        /* output */
-    const char *x;          /* first tap of the first output pixel, were ring frame 0 the first */
-    int64_t xs[3];          /* bytes from frame to frame, row to row, pixel to pixel */
-    int64_t ring, x0;       /* frames of x, and the first one's place */
+    int64_t t, h, w;  /* output */
+    const char *x;    /* first tap of the first output pixel, were ring frame 0 the first */
+    int64_t xs[3];    /* bytes from frame to frame, row to row, pixel to pixel */
+    int64_t ring, x0; /* frames of x, and the first one's place */
     int64_t stride;
     float *y;
-    const float *residual;  /* NULL: none */
-    int64_t ys[3], rs[3];   /* in floats */
-    const float *bias;      /* NULL: none */
-    const char *w_packed;   /* of this job, [block][kt][kh] kernel rows of row_bytes */
+    const float *residual; /* NULL: none */
+    int64_t ys[3], rs[3];  /* in floats */
+    const float *bias;     /* NULL: none */
+    const char *w_packed;  /* of this job, [block][kt][kh] kernel rows of row_bytes */
     int64_t row_bytes;
-    int64_t tile;           /* amx: pixels of a tile; 0: f32 */
-    int x_parts, w_parts;   /* amx */
-    int64_t band, bands;    /* rows of a band, bands of a frame */
-    int64_t group, groups;  /* channel blocks of a task, tasks along the channels */
+    int64_t tile;          /* amx: pixels of a tile; 0: f32 */
+    int x_parts, w_parts;  /* amx */
+    bool ahead;            /* amx: ask for the next column of tiles while one is computed */
+    int64_t band, bands;   /* rows of a band, bands of a frame */
+    int64_t group, groups; /* channel blocks of a task, tasks along the channels */
 } conv_job;
 
 static int64_t conv_blocks(int64_t cout)
@@ -58,15 +60,17 @@ static size_t f32_block_bytes(const cvx_tensor *w, bool up2)
     return (size_t)(packed_kernel(w, up2) * w->dim[1] * NR) * sizeof(float);
 }
 
-/* For up2: whether tap d of three meets the k-th of the two source pixels of output pixel 2i + phase. */
+/* For up2: whether tap d of three meets the k-th of the two source pixels of output pixel 2i +
+ * phase. */
 static bool same_source(int64_t d, int64_t k, int phase)
 {
     return (d + 1 + phase) / 2 - phase == k;
 }
 
-/* out [tap][cin][NR]: one block of channels in f32; for up2 sums of the taps that meet one source pixel.
- * rows: scratch of NR·cin·(taps of w) floats. */
-static void unfold_block(float *out, float *rows, const cvx_tensor *w, int64_t block, int phase, bool up2)
+/* out [tap][cin][NR]: one block of channels in f32; for up2 sums of the taps that meet one source
+ * pixel. rows: scratch of NR·cin·(taps of w) floats. */
+static void unfold_block(float *out, float *rows, const cvx_tensor *w, int64_t block, int phase,
+                         bool up2)
 {
     const int64_t *d = w->dim;
     int64_t flat = d[3] * d[4], taps = d[2] * flat, len = d[1] * taps;
@@ -117,8 +121,8 @@ INLINE void conv_micro(vf acc[MR][2], int nv, const float *x, int64_t s, const f
     }
 }
 
-/* One kernel row for MR output pixels, s floats apart: c [MR][NR] = or += their sums. px: floats from tap
- * to tap. */
+/* One kernel row for MR output pixels, s floats apart: c [MR][NR] = or += their sums. px: floats
+ * from tap to tap. */
 INLINE void conv_tile(float *c, const float *x, int64_t px, int64_t s, const float *b,
                       const conv_job *j, bool add, int nv)
 {
@@ -163,7 +167,8 @@ INLINE void conv_row(float *c, const float *x, const float *b, const conv_job *j
         take_sums(c + i * NR, spare + again * NR, (MR - again) * NR, add);
         return;
     }
-    for (; i < j->w; i++) { /* a row shorter than a tile: pixel by pixel, nothing is read past the row */
+    for (; i < j->w;
+         i++) { /* a row shorter than a tile: pixel by pixel, nothing is read past the row */
         conv_tile(spare, x + i * s, px, 0, b, j, false, nv);
         take_sums(c + i * NR, spare, NR, add);
     }
@@ -185,7 +190,8 @@ static void f32_conv_rows(float *c, const char *x, const char *w, const conv_job
 }
 
 /* bias and residual onto the sums of n < NR channels, to y. */
-static void finish_few(float *y, const float *sum, const float *bias, const float *residual, int64_t n)
+static void finish_few(float *y, const float *sum, const float *bias, const float *residual,
+                       int64_t n)
 {
     for (int64_t o = 0; o < n; o++) {
         float v = sum[o] + bias[o];
@@ -193,10 +199,10 @@ static void finish_few(float *y, const float *sum, const float *bias, const floa
     }
 }
 
-/* Pixels c0 .. c0 + len of an output row: sums [len][NR] of n <= NR channels from o0 on, through bias
- * [NR] and residual to y. */
-static void conv_finish(const conv_job *j, const float *sum, const float *bias, int64_t t, int64_t r,
-                        int64_t c0, int64_t len, int64_t o0, int64_t n)
+/* Pixels c0 .. c0 + len of an output row: sums [len][NR] of n <= NR channels from o0 on, through
+ * bias [NR] and residual to y. */
+static void conv_finish(const conv_job *j, const float *sum, const float *bias, int64_t t,
+                        int64_t r, int64_t c0, int64_t len, int64_t o0, int64_t n)
 {
     float *y = j->y + t * j->ys[0] + r * j->ys[1] + c0 * j->ys[2] + o0;
     const float *res = NULL;
@@ -332,10 +338,19 @@ static conv_job make_conv_job(const cvx_ctx *ctx, const cvx_conv3d_args *a, int 
     const int64_t *y = a->y->dim, *w = a->w->dim, *xs = a->x->stride, *ys = a->y->stride;
     int64_t size = (int64_t)cvx_dtype_size(a->x->dtype), half = a->up2 ? 2 : 1;
     int64_t pr = p / 2, pc = p % 2, blocks = conv_blocks(w[0]);
-    conv_job j = {.cin = w[1], .cout = w[0], .kt = w[2], .kh = packed_taps(w[3], a->up2),
-                  .kw = packed_taps(w[4], a->up2), .t = y[0], .h = y[1] / half, .w = y[2] / half,
-                  .xs = {xs[0] * size, xs[1] * size, xs[2] * size}, .ring = a->x->dim[0],
-                  .x0 = a->x0, .stride = a->stride, .ys = {ys[0], ys[1] * half, ys[2] * half}};
+    conv_job j = {.cin = w[1],
+                  .cout = w[0],
+                  .kt = w[2],
+                  .kh = packed_taps(w[3], a->up2),
+                  .kw = packed_taps(w[4], a->up2),
+                  .t = y[0],
+                  .h = y[1] / half,
+                  .w = y[2] / half,
+                  .xs = {xs[0] * size, xs[1] * size, xs[2] * size},
+                  .ring = a->x->dim[0],
+                  .x0 = a->x0,
+                  .stride = a->stride,
+                  .ys = {ys[0], ys[1] * half, ys[2] * half}};
 
     j.x = (const char *)a->x->data + pr * j.xs[1] + pc * j.xs[2];
     j.y = (float *)a->y->data + pr * ys[1] + pc * ys[2];

@@ -1,9 +1,10 @@
 /* Convolution on AMX tiles: the other way to add up a band of rows. Part of the amx level, after
  * gemm_amx.inc.h, whose splitting of floats into bf16 parts it shares.
  *
- * x is BF16X3 (or BF16): 16 pixels x 32 channels of a part are a tile wherever they begin. Two such tiles meet 2 x 16 output channels. The sums of an
- * output element run through one accumulator: kernel rows, within them steps of 32 channels, then taps
- * along the row, then parts. Channels must be a multiple of 32; other convolutions are done in f32. */
+ * x is BF16X3 (or BF16): 16 pixels x 32 channels of a part are a tile wherever they begin. Two such
+ * tiles meet 2 x 16 output channels. The sums of an output element run through one accumulator:
+ * kernel rows, within them steps of 32 channels, then taps along the row, then parts. Channels must
+ * be a multiple of 32; other convolutions are done in f32. */
 
 static bool amx_takes(const cvx_tensor *w)
 {
@@ -18,7 +19,8 @@ static int amx_weight_parts(const cvx_ctx *ctx, const cvx_tensor *w, bool up2)
 
 static size_t amx_block_bytes(const cvx_ctx *ctx, const cvx_tensor *w, bool up2)
 {
-    return (size_t)(packed_kernel(w, up2) * w->dim[1] / 32 * amx_weight_parts(ctx, w, up2) * 2 * TILE);
+    return (size_t)(packed_kernel(w, up2) * w->dim[1] / 32 * amx_weight_parts(ctx, w, up2) * 2 *
+                    TILE);
 }
 
 /* Two rows of 16 floats as pairs of bf16, one vector a part, 2·TILE bytes apart. */
@@ -34,7 +36,8 @@ INLINE void split_pair(char *to, __m512 v0, __m512 v1, int parts)
 }
 
 /* block [tap][cin][32] f32 -> [kernel row][step of 32 channels][tap of the row][part][2 tiles]. */
-static void amx_fold_block(char *out, const float *block, const cvx_ctx *ctx, const cvx_tensor *w, bool up2)
+static void amx_fold_block(char *out, const float *block, const cvx_ctx *ctx, const cvx_tensor *w,
+                           bool up2)
 {
     int64_t cin = w->dim[1], kw = packed_taps(w->dim[4], up2), rows = packed_kernel(w, up2) / kw;
     int parts = amx_weight_parts(ctx, w, up2);
@@ -75,15 +78,26 @@ static void conv_begin(int m)
     _tile_loadconfig(&cfg);
 }
 
+/* Lines to ask for while a kernel row is computed: the next `bytes` of `at` per tap and step. */
+typedef struct ahead {
+    const char *at;
+    int64_t bytes;
+} ahead;
+
 /* Registers 0-3 += one kernel row for two tiles of pixels (`one`: only the first). */
-INLINE void amx_kernel_row(const char *xa, const char *xb, const char *w, const conv_job *j, int pa, int pb,
-                           bool one)
+INLINE void amx_kernel_row(const char *xa, const char *xb, const char *w, const conv_job *j, int pa,
+                           int pb, bool one, ahead soon)
 {
     int64_t next = j->xs[2] * j->stride;
 
     for (int64_t step = 0; step < j->cin / 32; step++, xa += pa * 64, xb += pa * 64) {
         const char *a0 = xa, *a1 = xb;
-        for (int64_t tap = 0; tap < j->kw; tap++, a0 += j->xs[2], a1 += j->xs[2], w += pb * 2 * TILE) {
+        for (int64_t tap = 0; tap < j->kw;
+             tap++, a0 += j->xs[2], a1 += j->xs[2], w += pb * 2 * TILE) {
+            for (int64_t i = 0; i < soon.bytes; i += 64) {
+                __builtin_prefetch(soon.at + i);
+            }
+            soon.at += soon.bytes;
             for (int q = pb - 1; q >= 0; q--) {
                 _tile_loadd(6, w + q * 2 * TILE, 64);
                 _tile_loadd(7, w + q * 2 * TILE + TILE, 64);
@@ -102,17 +116,29 @@ INLINE void amx_kernel_row(const char *xa, const char *xb, const char *w, const 
     }
 }
 
-/* All sums of two tiles (or one): sum [2][tile][32]. a, b: bytes from a frame's first tap to the tiles'. */
-INLINE void amx_pair(float *sum, const conv_job *j, int64_t t, int64_t a, int64_t b, const char *w, int pa,
-                     int pb, bool one)
+/* Two tiles of pixels and a block of channels. */
+typedef struct amx_place {
+    int64_t t;    /* frame */
+    int64_t a, b; /* bytes from a frame's first tap to the tiles' */
+    const char *w;
+    int64_t nth, of; /* the how manieth block of how many for these pixels */
+} amx_place;
+
+/* All sums of two tiles (or one): sum [2][tile][32]. Meanwhile the same rows of the next column of
+ * tiles are asked for, each block asking for its share. */
+INLINE void amx_pair(float *sum, const conv_job *j, const amx_place *p, int pa, int pb, bool one)
 {
     float *sum1 = sum + j->tile * 32;
+    const char *w = p->w;
+    int64_t column = j->tile * j->xs[2] * j->stride;
+    int64_t share = j->ahead ? column / (p->of * j->cin / 32 * j->kw) : 0;
 
     amx_zero();
     for (int64_t dt = 0; dt < j->kt; dt++) {
-        const char *x = j->x + (j->x0 + t + dt) % j->ring * j->xs[0];
+        const char *x = j->x + (j->x0 + p->t + dt) % j->ring * j->xs[0];
         for (int64_t dr = 0; dr < j->kh; dr++, x += j->xs[1], w += j->row_bytes) {
-            amx_kernel_row(x + a, x + b, w, j, pa, pb, one);
+            ahead soon = {x + p->a + column + p->nth * column / p->of, dr < 2 ? share : 0};
+            amx_kernel_row(x + p->a, x + p->b, w, j, pa, pb, one, soon);
         }
     }
     _tile_stored(0, sum, 128);
@@ -124,14 +150,13 @@ INLINE void amx_pair(float *sum, const conv_job *j, int64_t t, int64_t a, int64_
 }
 
 /* The inner loops are made for each count of parts. */
-INLINE void amx_pair_of_parts(float *sum, const conv_job *j, int64_t t, int64_t a, int64_t b, const char *w,
-                              bool one)
+INLINE void amx_pair_of_parts(float *sum, const conv_job *j, const amx_place *p, bool one)
 {
     switch (j->x_parts == 1 ? 0 : j->w_parts) {
-    case 0: amx_pair(sum, j, t, a, b, w, 1, 1, one); break;
-    case 1: amx_pair(sum, j, t, a, b, w, 3, 1, one); break;
-    case 2: amx_pair(sum, j, t, a, b, w, 3, 2, one); break;
-    default: amx_pair(sum, j, t, a, b, w, 3, 3, one); break;
+    case 0: amx_pair(sum, j, p, 1, 1, one); break;
+    case 1: amx_pair(sum, j, p, 3, 1, one); break;
+    case 2: amx_pair(sum, j, p, 3, 2, one); break;
+    default: amx_pair(sum, j, p, 3, 3, one); break;
     }
 }
 
@@ -139,37 +164,39 @@ INLINE void amx_pair_of_parts(float *sum, const conv_job *j, int64_t t, int64_t 
 INLINE void expect_results(const conv_job *j, int64_t t, int64_t r, int64_t c0, int64_t o0)
 {
     const float *y = j->y + t * j->ys[0] + r * j->ys[1] + c0 * j->ys[2] + o0;
-    const float *q = j->residual + t * j->rs[0] + r * j->rs[1] + c0 * j->rs[2] + o0;
 
     for (int64_t i = 0; i < j->tile; i++) {
         __builtin_prefetch(y + i * j->ys[2], 1);
         __builtin_prefetch(y + i * j->ys[2] + 16, 1);
-        if (j->residual != NULL && j->residual != j->y) {
-            __builtin_prefetch(q + i * j->rs[2], 0);
-            __builtin_prefetch(q + i * j->rs[2] + 16, 0);
+    }
+    if (j->residual != NULL && j->residual != j->y) {
+        const float *q = j->residual + t * j->rs[0] + r * j->rs[1] + c0 * j->rs[2] + o0;
+        for (int64_t i = 0; i < j->tile; i++) {
+            __builtin_prefetch(q + i * j->rs[2]);
+            __builtin_prefetch(q + i * j->rs[2] + 16);
         }
     }
 }
 
-/* Blocks b0 .. b1 of channels for the tiles at column c0 of rows r and, unless `one`, r + 1; the columns
- * before `fresh` are another tile's. */
-static void amx_tiles_at(const conv_job *j, int64_t t, int64_t r, int64_t c0, int64_t fresh, bool one,
-                         int64_t b0, int64_t b1)
+/* Blocks b0 .. b1 of channels for the tiles at column c0 of rows r and, unless `one`, r + 1; the
+ * columns before `fresh` are another tile's. */
+static void amx_tiles_at(const conv_job *j, int64_t t, int64_t r, int64_t c0, int64_t fresh,
+                         bool one, int64_t b0, int64_t b1)
 {
     float sum[2 * 16 * 32] __attribute__((aligned(64))), bias[NR];
-    int64_t a = (r * j->xs[1] + c0 * j->xs[2]) * j->stride, skip = fresh - c0;
+    int64_t skip = fresh - c0;
+    amx_place p = {.t = t, .a = (r * j->xs[1] + c0 * j->xs[2]) * j->stride, .of = b1 - b0};
 
-    for (int64_t b = b0; b < b1; b++) {
+    p.b = one ? p.a : p.a + j->xs[1] * j->stride;
+    for (int64_t b = b0; b < b1; b++, p.nth++) {
         int64_t n = cvx_min_i64(NR, j->cout - b * NR);
-        const char *w = j->w_packed + b * j->kt * j->kh * j->row_bytes;
+        p.w = j->w_packed + b * j->kt * j->kh * j->row_bytes;
         expect_results(j, t, r, c0, b * NR);
-        if (!one) {
-            expect_results(j, t, r + 1, c0, b * NR);
-        }
         if (one) {
-            amx_pair_of_parts(sum, j, t, a, a, w, true);
+            amx_pair_of_parts(sum, j, &p, true);
         } else {
-            amx_pair_of_parts(sum, j, t, a, a + j->xs[1] * j->stride, w, false);
+            expect_results(j, t, r + 1, c0, b * NR);
+            amx_pair_of_parts(sum, j, &p, false);
         }
         block_bias(bias, j, b * NR, n);
         for (int i = 0; i < (one ? 1 : 2); i++) {
@@ -179,8 +206,8 @@ static void amx_tiles_at(const conv_job *j, int64_t t, int64_t r, int64_t c0, in
     }
 }
 
-/* One band of rows and one group of channel blocks, column of tiles by column of tiles: the weights of a
- * group stay in the L2 cache, and so do the pixels until all rows of the band had them. */
+/* One band of rows and one group of channel blocks, column of tiles by column of tiles: the weights
+ * of a group stay in the L2 cache, and so do the pixels until all rows of the band had them. */
 static void amx_conv_task(const conv_job *j, int64_t task)
 {
     int64_t g = task % j->groups, r0 = task / j->groups % j->bands * j->band;
@@ -195,26 +222,31 @@ static void amx_conv_task(const conv_job *j, int64_t task)
     }
 }
 
-/* Bytes of weights that a task works with: a share of the L2 cache, the pixels want the rest. */
+/* Shares of the L2 cache: the weights that a task works with; the pixels of a column of tiles;
+ * both, and the next column, if that is to be asked for ahead. */
 #define GROUP_BYTES ((int64_t)512 << 10)
-#define BAND_ROWS 8
+#define COLUMN_BYTES ((int64_t)512 << 10)
+#define AHEAD_BYTES ((int64_t)1800 << 10)
+#define MOST_ROWS 16
 
 static void deal_amx_conv(conv_job *j, const cvx_ctx *ctx, const cvx_conv3d_args *a)
 {
-    int64_t blocks = conv_blocks(j->cout), fit = GROUP_BYTES / (j->kt * j->kh * j->row_bytes);
+    int64_t blocks = conv_blocks(j->cout), weights = j->kt * j->kh * j->row_bytes, row, rows;
 
     j->tile = cvx_min_i64(16, j->w);
     j->x_parts = row_parts(ctx);
     j->w_parts = amx_weight_parts(ctx, a->w, a->up2);
-    j->group = cvx_min_i64(fit < 1 ? 1 : fit, blocks);
+    j->group = cvx_min_i64(GROUP_BYTES / weights < 1 ? 1 : GROUP_BYTES / weights, blocks);
     j->groups = (blocks + j->group - 1) / j->group;
-    for (j->band = BAND_ROWS; j->band > 2; j->band /= 2) {
-        j->bands = (j->h + j->band - 1) / j->band;
-        if (j->t * j->bands * j->groups >= 4 * ctx->threads) {
-            break;
-        }
+    row = j->kt * (j->tile * j->stride + j->kw - 1) * j->xs[2];
+    rows = cvx_min_i64((COLUMN_BYTES / row - j->kh) / j->stride / 2 * 2, MOST_ROWS);
+    rows = rows < 2 ? 2 : rows;
+    j->ahead = 2 * row * (rows * j->stride + j->kh) + j->group * weights <= AHEAD_BYTES;
+    while (rows > 2 && j->t * ((j->h + rows - 1) / rows) * j->groups < 4 * ctx->threads) {
+        rows -= 2;
     }
-    j->bands = (j->h + j->band - 1) / j->band;
+    j->band = rows;
+    j->bands = (j->h + rows - 1) / rows;
 }
 
 /* A pixel's channels, split. */
@@ -226,16 +258,16 @@ INLINE void split_pixel(char *to, const float *x, int64_t c, int parts)
 }
 
 /* Rows of x, split: to [frames, rows, w, c]. */
-static void split_band(const cvx_tensor *to, const cvx_tensor *x, int64_t x0, int64_t row0, int parts,
-                       int threads)
+static void split_band(const cvx_tensor *to, const cvx_tensor *x, int64_t x0, int64_t row0,
+                       int parts, int threads)
 {
     const int64_t *d = to->dim, *s = x->stride;
     int64_t pixel = d[3] * 2 * parts;
 
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t i = 0; i < d[0] * d[1]; i++) {
-        const float *from = (const float *)x->data + (x0 + i / d[1]) % x->dim[0] * s[0] +
-                            (row0 + i % d[1]) * s[1];
+        const float *from =
+            (const float *)x->data + (x0 + i / d[1]) % x->dim[0] * s[0] + (row0 + i % d[1]) * s[1];
         char *p = (char *)to->data + i * d[2] * pixel;
         for (int64_t k = 0; k < d[2]; k++) {
             split_pixel(p + k * pixel, from + k * s[2], d[3], parts);
@@ -263,8 +295,8 @@ static cvx_status amx_conv_f32(cvx_ctx *ctx, const cvx_conv3d_args *a)
     int parts = row_parts(ctx);
     int64_t rows = split_rows_at_once(a, parts), kt = a->w->dim[2], kh = a->w->dim[3];
     int64_t in = a->up2 ? rows / 2 + 2 : (rows - 1) * a->stride + kh;
-    cvx_tensor split = CVX_VIEW(NULL, parts == 1 ? CVX_BF16 : CVX_BF16X3, kt, in, a->x->dim[2],
-                                a->x->dim[3]);
+    cvx_tensor split =
+        CVX_VIEW(NULL, parts == 1 ? CVX_BF16 : CVX_BF16X3, kt, in, a->x->dim[2], a->x->dim[3]);
     size_t bytes = (size_t)cvx_numel(&split) * cvx_dtype_size(split.dtype);
 
     for (int64_t t = 0; t < a->y->dim[0]; t++) {
@@ -285,7 +317,8 @@ static cvx_status amx_conv_f32(cvx_ctx *ctx, const cvx_conv3d_args *a)
             split.data = (char *)scratch;
             b.x = &split;
             b.x0 = 0;
-            split_band(&split, a->x, a->x0 + t, a->up2 ? r / 2 : r * a->stride, parts, ctx->threads);
+            split_band(&split, a->x, a->x0 + t, a->up2 ? r / 2 : r * a->stride, parts,
+                       ctx->threads);
             conv_with(ctx, &b, (float *)(void *)((char *)scratch + bytes));
         }
     }

@@ -12,7 +12,8 @@ static size_t amx_block_bytes(const cvx_ctx *ctx, const cvx_tensor *w, bool up2)
     return 0;
 }
 
-static void amx_fold_block(char *out, const float *block, const cvx_ctx *ctx, const cvx_tensor *w, bool up2)
+static void amx_fold_block(char *out, const float *block, const cvx_ctx *ctx, const cvx_tensor *w,
+                           bool up2)
 {
     (void)out, (void)block, (void)ctx, (void)w, (void)up2;
 }

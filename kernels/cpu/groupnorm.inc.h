@@ -30,8 +30,8 @@ INLINE void channel_sums(double *sum, double *square, const float *x, int64_t w,
 }
 
 /* One row of pixels -> out [groups][2]. sum, square: scratch of c doubles each. */
-static void row_stats(double *out, double *sum, double *square, const float *x, int64_t w, int64_t s,
-                      int64_t c, int64_t groups)
+static void row_stats(double *out, double *sum, double *square, const float *x, int64_t w,
+                      int64_t s, int64_t c, int64_t groups)
 {
     int64_t i = 0, per = c / groups;
 
@@ -66,7 +66,8 @@ static cvx_status cpu_group_norm_stats(cvx_ctx *ctx, const cvx_group_norm_stats_
     int64_t groups = a->sums->dim[2];
     void *scratch;
 
-    CVX_RETURN_IF(cvx_cpu_scratch(ctx, &scratch, (size_t)(ctx->threads * 2 * d[3]) * sizeof(double)));
+    CVX_RETURN_IF(
+        cvx_cpu_scratch(ctx, &scratch, (size_t)(ctx->threads * 2 * d[3]) * sizeof(double)));
 #pragma omp parallel for num_threads(ctx->threads) schedule(static)
     for (int64_t i = 0; i < d[0] * d[1]; i++) {
         double *sum = (double *)scratch + omp_get_thread_num() * 2 * d[3];
@@ -78,7 +79,8 @@ static cvx_status cpu_group_norm_stats(cvx_ctx *ctx, const cvx_group_norm_stats_
 }
 
 /* y = v·a + b, silu if asked, for one pixel of c channels. */
-INLINE void scale_pixel(float *y, const float *x, const float *a, const float *b, int64_t c, bool silu)
+INLINE void scale_pixel(float *y, const float *x, const float *a, const float *b, int64_t c,
+                        bool silu)
 {
     int64_t i = 0;
 
@@ -161,8 +163,8 @@ static void norm_row_pixels(const cvx_group_norm_apply_args *p, int64_t t, int64
     for (int64_t i = 0; i < d[2]; i++) {
         if (zy != NULL && i * wz / d[2] != last) {
             last = i * wz / d[2];
-            condition(a, b, ab, ab + d[3], zy + last * p->zy->stride[2], zb + last * p->zb->stride[2],
-                      d[3]);
+            condition(a, b, ab, ab + d[3], zy + last * p->zy->stride[2],
+                      zb + last * p->zb->stride[2], d[3]);
         }
         char *to = y + i * ys[2] * size;
         if (p->y->dtype == CVX_BF16X3) {

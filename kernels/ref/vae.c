@@ -1,5 +1,5 @@
-/* The VAE's ops, the definition: causal convolutions over bordered inputs, group norm, time pooling, and
- * the copies and blends around them. */
+/* The VAE's ops, the definition: causal convolutions over bordered inputs, group norm, time
+ * pooling, and the copies and blends around them. */
 #include <math.h>
 
 #include "kernels/ref/ref.h"
@@ -35,7 +35,8 @@ cvx_status cvx_ref_pack_conv(cvx_ctx *ctx, const cvx_pack_args *a)
 }
 
 /* sum[0 .. n) += x·w of one input pixel and one tap, for output channels o0 .. o0 + n. */
-static void add_tap(double *sum, const cvx_tensor *w, const float *x, int64_t tap, int64_t o0, int64_t n)
+static void add_tap(double *sum, const cvx_tensor *w, const float *x, int64_t tap, int64_t o0,
+                    int64_t n)
 {
     int64_t taps = w->dim[2] * w->dim[3] * w->dim[4], cin = w->dim[1];
 
@@ -55,7 +56,8 @@ static void add_tap(double *sum, const cvx_tensor *w, const float *x, int64_t ta
 }
 
 /* Output channels o0 .. o0 + n of one pixel. */
-static void conv_pixel(const cvx_conv3d_args *a, int64_t t, int64_t r, int64_t c, int64_t o0, int64_t n)
+static void conv_pixel(const cvx_conv3d_args *a, int64_t t, int64_t r, int64_t c, int64_t o0,
+                       int64_t n)
 {
     const int64_t *w = a->w->dim;
     double sum[64];
@@ -69,7 +71,8 @@ static void conv_pixel(const cvx_conv3d_args *a, int64_t t, int64_t r, int64_t c
             int64_t row = a->up2 ? (r + dr + 1) / 2 : r * a->stride + dr;
             for (int64_t dc = 0; dc < w[4]; dc++) {
                 int64_t col = a->up2 ? (c + dc + 1) / 2 : c * a->stride + dc;
-                add_tap(sum, a->w, pixel(a->x, frame, row, col), (dt * w[3] + dr) * w[4] + dc, o0, n);
+                add_tap(sum, a->w, pixel(a->x, frame, row, col), (dt * w[3] + dr) * w[4] + dc, o0,
+                        n);
             }
         }
     }
@@ -209,7 +212,8 @@ cvx_status cvx_ref_avg_pool_time(cvx_ctx *ctx, const cvx_avg_pool_time_args *a)
 static void copy_split(const cvx_strided_copy_args *a)
 {
     const int64_t *n = a->y->dim, *xs = a->x->stride, *ys = a->y->stride;
-    int64_t xsize = (int64_t)cvx_dtype_size(a->x->dtype), ysize = (int64_t)cvx_dtype_size(a->y->dtype);
+    int64_t xsize = (int64_t)cvx_dtype_size(a->x->dtype),
+            ysize = (int64_t)cvx_dtype_size(a->y->dtype);
 
     for (int64_t i = 0; i < n[0] * n[1] * n[2]; i++) {
         int64_t t = i / n[2] / n[1], r = i / n[2] % n[1], c = i % n[2];

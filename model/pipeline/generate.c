@@ -37,6 +37,18 @@ static bool leads(const session *s)
     return s->mesh->replica->rank == 0;
 }
 
+/* The manifest and the saved latents: a place that cannot be written is known before the work. */
+static cvx_status check_side_file(const char *path)
+{
+    if (path == NULL || strcmp(path, "none") == 0) {
+        return CVX_OK;
+    }
+    if (cvx_is_dir(path)) {
+        return cvx_fail(CVX_EIO, "cannot write %s: it is a folder", path);
+    }
+    return cvx_output_check_folder(path);
+}
+
 static cvx_status session_open(session *s)
 {
     const cvx_request *r = s->request;
@@ -50,6 +62,8 @@ static cvx_status session_open(session *s)
     CVX_RETURN_IF(cvx_job_resolve(&s->job, &s->ckpt, r, video_frames));
     if (s->mesh->world->rank == 0) {
         CVX_RETURN_IF(cvx_output_check(r->output, s->job.width, s->job.height, s->job.fps));
+        CVX_RETURN_IF(check_side_file(r->save_latents));
+        CVX_RETURN_IF(check_side_file(r->manifest));
     }
     if (s->job.note[0] != 0) {
         cvx_progress_note(&s->progress, "%s", s->job.note);
@@ -79,9 +93,10 @@ static void keep_latents(void *payload, int64_t i, const cvx_tensor *latents)
     if (s->last.data == NULL) {
         s->last = *latents;
         s->last.data = malloc((size_t)cvx_numel(latents) * sizeof(float));
-        CVX_ASSERT(s->last.data != NULL);
     }
-    memcpy(s->last.data, latents->data, (size_t)cvx_numel(latents) * sizeof(float));
+    if (s->last.data != NULL) { /* deliver() reports it */
+        memcpy(s->last.data, latents->data, (size_t)cvx_numel(latents) * sizeof(float));
+    }
 }
 
 static cvx_status save_latents(session *s, const char *path)
@@ -158,6 +173,9 @@ static cvx_status deliver(session *s, const cvx_output *o, int64_t k, const cvx_
     double mean = 0;
     cvx_status st = CVX_OK;
 
+    if (s->last.data == NULL) {
+        return cvx_fail(CVX_ENOMEM, "%s: no memory to keep the latents", r->output);
+    }
     CVX_TRY(st, numbered(s, path, r->output, k), done);
     if (r->save_latents != NULL) {
         CVX_TRY(st, numbered(s, latents, r->save_latents, k), done);
@@ -171,7 +189,7 @@ static cvx_status deliver(session *s, const cvx_output *o, int64_t k, const cvx_
     if (s->report != NULL) {
         fprintf(s->report, "%s: %lld frames of %lldx%lld at %g fps, seed %lld", path,
                 (long long)o->n, (long long)o->w, (long long)o->h, s->job.fps,
-                (long long)(r->seed + k));
+                (long long)((uint64_t)r->seed + (uint64_t)k));
         fprintf(s->report, scores != NULL ? ", CLIP score %.2f\n" : "\n", mean);
     }
 done:

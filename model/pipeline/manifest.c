@@ -101,7 +101,7 @@ static json_t *resolved_request(const cvx_ctx *ctx, const cvx_job *job, int64_t 
     r.height = job->height;
     r.width = job->width;
     r.fps = job->fps;
-    r.seed += k;
+    r.seed = (int64_t)((uint64_t)r.seed + (uint64_t)k); /* wraps, as the generator's does */
     r.num_videos_per_prompt = 1;
     r.max_sequence_length = job->text_len;
     r.scheduler = job->sched.kind == CVX_SCHED_DPM ? "dpm" : "ddim";
@@ -202,6 +202,9 @@ cvx_status cvx_manifest_verify(const json_t *doc, const json_t *hashes, const ch
     const char *key;
     json_t *v;
 
+    if (json_object_size(want) == 0) {
+        return cvx_fail(CVX_EFORMAT, "%s: no \"sha256\" of the files it was made with", path);
+    }
     json_object_foreach((json_t *)want, key, v)
     {
         const char *now = json_string_value(json_object_get(hashes, key));

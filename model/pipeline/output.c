@@ -62,7 +62,7 @@ bool cvx_output_is_tensor(const char *path)
     return n > m && strcmp(path + n - m, ".safetensors") == 0;
 }
 
-cvx_status cvx_output_check(const char *path, int64_t w, int64_t h, double fps)
+cvx_status cvx_output_check_folder(const char *path)
 {
     char dir[CVX_PATH_MAX];
 
@@ -87,6 +87,12 @@ cvx_status cvx_output_check(const char *path, int64_t w, int64_t h, double fps)
     if (access(dir, W_OK | X_OK) != 0) {
         return cvx_fail(CVX_EIO, "cannot write %s: no permission in %s", path, dir);
     }
+    return CVX_OK;
+}
+
+cvx_status cvx_output_check(const char *path, int64_t w, int64_t h, double fps)
+{
+    CVX_RETURN_IF(cvx_output_check_folder(path));
     if (cvx_output_is_tensor(path)) {
         return CVX_OK;
     }

@@ -23,6 +23,9 @@ cvx_status cvx_output_frames(void *payload, const float *rgb, int64_t first, int
 /* Whether the path's extension asks for f32 frames (.safetensors). */
 bool cvx_output_is_tensor(const char *path);
 
+/* CVX_EIO unless the folder that `path` lies in is there and may be written: before the work. */
+cvx_status cvx_output_check_folder(const char *path) CVX_CHECK;
+
 /* Refuses names, sizes and rates that write would refuse, and folders that are not there, before the work. */
 cvx_status cvx_output_check(const char *path, int64_t w, int64_t h, double fps) CVX_CHECK;
 

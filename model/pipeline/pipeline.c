@@ -551,7 +551,7 @@ cvx_status cvx_pipeline_run(cvx_pipeline *p, const cvx_job *job, int64_t video_i
     } else {
         r.hooks = &none;
     }
-    cvx_rng_seed(&r.rng, (uint64_t)(job->request->seed + video_index));
+    cvx_rng_seed(&r.rng, (uint64_t)job->request->seed + (uint64_t)video_index);
     CVX_TRY(st, open_sched(&sched, job), done);
     if (p->ctx->measure) {
         cvx_arena_open_measure(&r.arena, "job");

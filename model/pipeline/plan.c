@@ -98,6 +98,11 @@ cvx_status cvx_plan_make(cvx_plan *out, const cvx_ctx *ctx, const cvx_checkpoint
     return CVX_OK;
 }
 
+static const char *tiling(const cvx_request *r)
+{
+    return r->enable_tiling ? " --enable-tiling" : "";
+}
+
 /* Whether the job with these changes would run and fit. */
 static bool fits(const cvx_plan *plan, const cvx_ctx *ctx, const cvx_checkpoint *ckpt,
                  const cvx_job *job, const cvx_request *changed)
@@ -109,6 +114,41 @@ static bool fits(const cvx_plan *plan, const cvx_ctx *ctx, const cvx_checkpoint 
                CVX_OK &&
            cvx_plan_make(&p, ctx, ckpt, &j, plan->options.mesh, false) == CVX_OK &&
            p.needed_bytes <= plan->available_bytes;
+}
+
+/* As fits, in tiles or, where this size has no aligned ones, in one piece; *changed says which. */
+static bool fits_somehow(const cvx_plan *plan, const cvx_ctx *ctx, const cvx_checkpoint *ckpt,
+                         const cvx_job *job, cvx_request *changed)
+{
+    changed->enable_tiling = true;
+    if (fits(plan, ctx, ckpt, job, changed)) {
+        return true;
+    }
+    changed->enable_tiling = job->request->enable_tiling;
+    return !changed->enable_tiling && fits(plan, ctx, ckpt, job, changed);
+}
+
+/* The greatest 8k + 1 frames below *changed's that fit; 9 frames and false if not even these do. */
+static bool fewer_frames(const cvx_plan *plan, const cvx_ctx *ctx, const cvx_checkpoint *ckpt,
+                         const cvx_job *job, cvx_request *changed)
+{
+    int64_t low = 1, high = (changed->num_frames - 2) / 8; /* k; low is known to fit */
+
+    changed->num_frames = 9;
+    if (!fits_somehow(plan, ctx, ckpt, job, changed)) {
+        return false;
+    }
+    while (low < high) {
+        int64_t mid = low + (high - low + 1) / 2;
+        changed->num_frames = 8 * mid + 1;
+        if (fits_somehow(plan, ctx, ckpt, job, changed)) {
+            low = mid;
+        } else {
+            high = mid - 1;
+        }
+    }
+    changed->num_frames = 8 * low + 1;
+    return fits_somehow(plan, ctx, ckpt, job, changed);
 }
 
 cvx_status cvx_plan_admit(const cvx_plan *plan, const cvx_ctx *ctx, const cvx_checkpoint *ckpt,
@@ -125,27 +165,23 @@ cvx_status cvx_plan_admit(const cvx_plan *plan, const cvx_ctx *ctx, const cvx_ch
     r.height = job->height;
     r.width = job->width;
     r.offload = "model";
-    r.enable_tiling = true;
-    bool found = fits(plan, ctx, ckpt, job, &r);
+    bool found = fits_somehow(plan, ctx, ckpt, job, &r);
     if (found) {
-        snprintf(hint, sizeof hint, "--offload model --enable-tiling fits");
+        snprintf(hint, sizeof hint, "--offload model%s fits", tiling(&r));
     }
-    while (!found && r.num_frames > 9) {
-        r.num_frames = (r.num_frames - 2) / 8 * 8 + 1;
-        found = fits(plan, ctx, ckpt, job, &r);
-        snprintf(hint, sizeof hint,
-                 "the nearest that fits is --num-frames %lld --offload model "
-                 "--enable-tiling",
-                 (long long)r.num_frames);
+    if (!found && r.num_frames > 9) {
+        found = fewer_frames(plan, ctx, ckpt, job, &r);
+        snprintf(hint, sizeof hint, "the nearest that fits is --num-frames %lld --offload model%s",
+                 (long long)r.num_frames, tiling(&r));
     }
     while (!found && r.height > 64 && r.width > 64) {
         r.height = r.height * 3 / 4 / 16 * 16;
         r.width = r.width * 3 / 4 / 16 * 16;
-        found = fits(plan, ctx, ckpt, job, &r);
+        found = fits_somehow(plan, ctx, ckpt, job, &r);
         snprintf(hint, sizeof hint,
                  "the nearest that fits is --num-frames %lld --height %lld --width "
-                 "%lld --offload model --enable-tiling",
-                 (long long)r.num_frames, (long long)r.height, (long long)r.width);
+                 "%lld --offload model%s",
+                 (long long)r.num_frames, (long long)r.height, (long long)r.width, tiling(&r));
     }
     if (!found) {
         snprintf(hint, sizeof hint, "no smaller size of this checkpoint fits either");

@@ -191,16 +191,23 @@ json_t *cvx_request_json(const cvx_request *r)
     return obj;
 }
 
+static cvx_status set_text(cvx_request *r, const char *key, const char *text, const char *what)
+{
+    cvx_status st = cvx_opts_set(cvx_request_opts, r, key, text);
+    return st == CVX_OK ? st : cvx_fail_prefix(CVX_EFORMAT, "%.200s", what);
+}
+
 /* One JSON value through the option's own text parser, so that its checks hold here too. */
 static cvx_status set_json(cvx_request *r, const char *key, const json_t *v, const char *what)
 {
     char text[64];
 
     if (json_is_string(v)) {
-        return cvx_opts_set(cvx_request_opts, r, key, json_string_value(v));
+        return set_text(r, key, json_string_value(v), what);
     }
     const cvx_opt *o = cvx_opts_find(cvx_request_opts, key);
-    if (o != NULL && (o->type == CVX_OPT_STR || o->type == CVX_OPT_CHOICE)) {
+    if (o != NULL && (o->type == CVX_OPT_STR || o->type == CVX_OPT_CHOICE ||
+                      o->type == CVX_OPT_LIST)) { /* kept by address: text below would be gone */
         return cvx_fail(CVX_EFORMAT, "%s: \"%s\" must be a string", what, key);
     }
     if (json_is_integer(v)) {
@@ -213,7 +220,7 @@ static cvx_status set_json(cvx_request *r, const char *key, const json_t *v, con
         return cvx_fail(CVX_EFORMAT, "%s: \"%s\" must be a string, a number or true/false", what,
                         key);
     }
-    return cvx_opts_set(cvx_request_opts, r, key, text);
+    return set_text(r, key, text, what);
 }
 
 cvx_status cvx_request_from_json(cvx_request *r, const json_t *obj, const char *what)
@@ -226,7 +233,8 @@ cvx_status cvx_request_from_json(cvx_request *r, const json_t *obj, const char *
         if (json_is_null(v)) {
             continue;
         }
-        if (!json_is_array(v)) {
+        const cvx_opt *o = cvx_opts_find(cvx_request_opts, key);
+        if (!json_is_array(v) || o == NULL || o->type != CVX_OPT_LIST) {
             CVX_RETURN_IF(set_json(r, key, v, what));
             continue;
         }

@@ -1,8 +1,9 @@
 /* One coder (encoder or decoder) run over the chunks of a video.
  *
- * Activations are [t, h, w, c]. Only whole layers' results stand in memory; what a 3x3x3 convolution
- * reads is normalized frame by frame into a ring with zero borders, in which the two frames before the
- * first are the last two of the previous chunk (or the first frame again, at the start of the video). */
+ * Activations are [t, h, w, c]. Only whole layers' results stand in memory; what a 3x3x3
+ * convolution reads is normalized frame by frame into a ring with zero borders, in which the two
+ * frames before the first are the last two of the previous chunk (or the first frame again, at the
+ * start of the video). */
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,9 +19,10 @@ typedef struct run {
     const coding *job;
     cvx_ctx *ctx;
     pool pool;
-    cvx_tensor *cache; /* [2, h + 2, w + 2, c] per causal convolution; data NULL before its first use */
-    bool first, last;  /* chunk */
-    cvx_tensor z;      /* the chunk's latents [t, h, w, c]: spatial norm reads them; decoder only */
+    cvx_tensor
+        *cache; /* [2, h + 2, w + 2, c] per causal convolution; data NULL before its first use */
+    bool first, last; /* chunk */
+    cvx_tensor z;     /* the chunk's latents [t, h, w, c]: spatial norm reads them; decoder only */
 } run;
 
 /* An activation with `lo` border pixels above and left of it and `hi` below and right. */
@@ -110,8 +112,8 @@ static cvx_status map_latents(run *r, cvx_tensor *out, int end, const conv *c)
     const int64_t *z = r->z.dim;
 
     CVX_RETURN_IF(POOL_ALLOC(&r->pool, out, end, CVX_F32, z[0], z[1], z[2], c->w.dim[0]));
-    return cvx_op_conv3d(r->ctx, &(cvx_conv3d_args){.y = out, .x = &r->z, .w = &c->w, .b = &c->b,
-                                                    .stride = 1});
+    return cvx_op_conv3d(
+        r->ctx, &(cvx_conv3d_args){.y = out, .x = &r->z, .w = &c->w, .b = &c->b, .stride = 1});
 }
 
 /* Statistics of x over the chunk; everything is allocated at `end`. */
@@ -136,24 +138,31 @@ static cvx_status prepare_norm(run *r, ready *out, int end, const norm *n, const
     }
     size_t mark = r->pool.used[end];
     CVX_RETURN_IF(POOL_ALLOC(&r->pool, &sums, end, CVX_F64, d[0], d[1], groups, 2));
-    CVX_RETURN_IF(cvx_op_group_norm_stats(r->ctx, &(cvx_group_norm_stats_args){.sums = &sums, .x = x}));
+    CVX_RETURN_IF(
+        cvx_op_group_norm_stats(r->ctx, &(cvx_group_norm_stats_args){.sums = &sums, .x = x}));
     CVX_RETURN_IF(cvx_op_group_norm_finish(
-        r->ctx, &(cvx_group_norm_finish_args){.stats = &out->stats, .sums = &sums,
-                                              .count = cvx_numel(x) / groups, .eps = n->eps}));
+        r->ctx,
+        &(cvx_group_norm_finish_args){
+            .stats = &out->stats, .sums = &sums, .count = cvx_numel(x) / groups, .eps = n->eps}));
     r->pool.used[end] = mark;
     return CVX_OK;
 }
 
 /* y = silu(norm(x)) for frame t of the chunk. */
-static cvx_status apply_norm(run *r, const ready *n, const cvx_tensor *y, const cvx_tensor *x, int64_t t)
+static cvx_status apply_norm(run *r, const ready *n, const cvx_tensor *y, const cvx_tensor *x,
+                             int64_t t)
 {
-    return cvx_op_group_norm_apply(
-        r->ctx,
-        &(cvx_group_norm_apply_args){.y = y, .x = x, .stats = &n->stats, .gamma = &n->n->gamma,
-                                     .beta = &n->n->beta, .zy = n->n->spatial ? &n->zy : NULL,
-                                     .zb = n->n->spatial ? &n->zb : NULL,
-                                     .tmap = n->tmap + t,
-                                     .h_full = n->height, .silu = true});
+    return cvx_op_group_norm_apply(r->ctx,
+                                   &(cvx_group_norm_apply_args){.y = y,
+                                                                .x = x,
+                                                                .stats = &n->stats,
+                                                                .gamma = &n->n->gamma,
+                                                                .beta = &n->n->beta,
+                                                                .zy = n->n->spatial ? &n->zy : NULL,
+                                                                .zb = n->n->spatial ? &n->zb : NULL,
+                                                                .tmap = n->tmap + t,
+                                                                .h_full = n->height,
+                                                                .silu = true});
 }
 
 /* --- causal convolutions --- */
@@ -218,10 +227,10 @@ static cvx_status save_cache(run *r, const ring *g, int id, int64_t t)
     return CVX_OK;
 }
 
-/* y = conv(silu(norm(x))) (+ residual); without a norm y = conv(x). y may be the residual. Scratch is
- * taken at `end`, which must not be y's or x's top. */
-static cvx_status causal(run *r, const cvx_tensor *y, const cvx_tensor *x, const norm *n, const conv *c,
-                         const cvx_tensor *residual, int end)
+/* y = conv(silu(norm(x))) (+ residual); without a norm y = conv(x). y may be the residual. Scratch
+ * is taken at `end`, which must not be y's or x's top. */
+static cvx_status causal(run *r, const cvx_tensor *y, const cvx_tensor *x, const norm *n,
+                         const conv *c, const cvx_tensor *residual, int end)
 {
     int64_t t = x->dim[0], step;
     size_t mark = r->pool.used[end];
@@ -240,7 +249,8 @@ static cvx_status causal(run *r, const cvx_tensor *y, const cvx_tensor *x, const
         int64_t len = t - t0 < step ? t - t0 : step;
         for (int64_t i = t0; i < t0 + len; i++) {
             cvx_tensor from = cvx_slice(x, 0, i, 1), to = cvx_slice(&g.in, 0, (i + 2) % g.slots, 1);
-            CVX_RETURN_IF(n != NULL ? apply_norm(r, &rn, &to, &from, i) : copy_frames(r, &to, &from));
+            CVX_RETURN_IF(n != NULL ? apply_norm(r, &rn, &to, &from, i)
+                                    : copy_frames(r, &to, &from));
         }
         if (r->first && t0 == 0) {
             CVX_RETURN_IF(load_cache(r, &g, c->cache));
@@ -249,10 +259,14 @@ static cvx_status causal(run *r, const cvx_tensor *y, const cvx_tensor *x, const
         if (residual != NULL) {
             res = cvx_slice(residual, 0, t0, len);
         }
-        CVX_RETURN_IF(cvx_op_conv3d(r->ctx, &(cvx_conv3d_args){.y = &to, .x = &g.whole, .w = &c->w,
-                                                               .b = &c->b, .x0 = t0 % g.slots,
-                                                               .stride = 1,
-                                                               .residual = residual ? &res : NULL}));
+        CVX_RETURN_IF(
+            cvx_op_conv3d(r->ctx, &(cvx_conv3d_args){.y = &to,
+                                                     .x = &g.whole,
+                                                     .w = &c->w,
+                                                     .b = &c->b,
+                                                     .x0 = t0 % g.slots,
+                                                     .stride = 1,
+                                                     .residual = residual ? &res : NULL}));
     }
     CVX_RETURN_IF(save_cache(r, &g, c->cache, t));
     r->pool.used[end] = mark;
@@ -280,8 +294,9 @@ static cvx_status shrink(run *r, act *x, const conv *c, int64_t cout, int lo, in
         /* from the end that y shares with x, so that no frame is overwritten before it is read */
         int64_t t = x->end == 0 ? i : d[0] - 1 - i;
         cvx_tensor from = cvx_slice(&x->t, 0, t, 1), to = cvx_slice(&y.whole, 0, t, 1);
-        CVX_RETURN_IF(cvx_op_conv3d(r->ctx, &(cvx_conv3d_args){.y = &tmp.t, .x = &from, .w = &c->w,
-                                                               .b = &c->b, .stride = 1}));
+        CVX_RETURN_IF(cvx_op_conv3d(
+            r->ctx,
+            &(cvx_conv3d_args){.y = &tmp.t, .x = &from, .w = &c->w, .b = &c->b, .stride = 1}));
         cvx_copy(r->ctx, &to, &tmp.whole);
     }
     r->pool.used[1 - x->end] = mark;
@@ -298,8 +313,11 @@ static cvx_status run_resnet(run *r, act *x, const resnet *n, int lo, int hi)
 
     if (n->cout > n->cin) {
         CVX_RETURN_IF(new_act(r, &y, other, lo, hi, d));
-        CVX_RETURN_IF(cvx_op_conv3d(r->ctx, &(cvx_conv3d_args){.y = &y.t, .x = &x->t, .w = &n->shortcut.w,
-                                                               .b = &n->shortcut.b, .stride = 1}));
+        CVX_RETURN_IF(cvx_op_conv3d(r->ctx, &(cvx_conv3d_args){.y = &y.t,
+                                                               .x = &x->t,
+                                                               .w = &n->shortcut.w,
+                                                               .b = &n->shortcut.b,
+                                                               .stride = 1}));
     }
     CVX_RETURN_IF(new_act(r, &h, other, 0, 0, d));
     CVX_RETURN_IF(causal(r, &h.t, &x->t, &n->n1, &n->c1, NULL, other));
@@ -315,20 +333,23 @@ static cvx_status run_resnet(run *r, act *x, const resnet *n, int lo, int hi)
     return CVX_OK;
 }
 
-/* Twice the height and width, and with `time` the frames doubled (all but the first of an odd number):
- * equal frames are convolved once and copied. */
+/* Twice the height and width, and with `time` the frames doubled (all but the first of an odd
+ * number): equal frames are convolved once and copied. */
 static cvx_status upsample(run *r, act *x, const block *b, int lo, int hi)
 {
     int64_t t = x->t.dim[0], n = b->time ? cvx_vae_time_up(t) : t;
     act y;
 
-    CVX_RETURN_IF(NEW_ACT(r, &y, 1 - x->end, lo, hi, n, 2 * x->t.dim[1], 2 * x->t.dim[2],
-                          x->t.dim[3]));
+    CVX_RETURN_IF(
+        NEW_ACT(r, &y, 1 - x->end, lo, hi, n, 2 * x->t.dim[1], 2 * x->t.dim[2], x->t.dim[3]));
     for (int64_t i = 0, at = 0; i < t; i++) {
         int64_t copies = n == t || (i == 0 && t % 2 == 1) ? 1 : 2;
         cvx_tensor from = cvx_slice(&x->whole, 0, i, 1), to = cvx_slice(&y.t, 0, at, 1);
-        CVX_RETURN_IF(cvx_op_conv3d(r->ctx, &(cvx_conv3d_args){.y = &to, .x = &from, .w = &b->sampler.w,
-                                                               .b = &b->sampler.b, .stride = 1,
+        CVX_RETURN_IF(cvx_op_conv3d(r->ctx, &(cvx_conv3d_args){.y = &to,
+                                                               .x = &from,
+                                                               .w = &b->sampler.w,
+                                                               .b = &b->sampler.b,
+                                                               .stride = 1,
                                                                .up2 = true}));
         if (copies == 2) {
             cvx_tensor a = slot(&y.whole, at), c = slot(&y.whole, at + 1);
@@ -341,7 +362,8 @@ static cvx_status upsample(run *r, act *x, const block *b, int lo, int hi)
     return CVX_OK;
 }
 
-/* Half the height and width; with `time` pairs of frames are averaged first. Without, x has a border. */
+/* Half the height and width; with `time` pairs of frames are averaged first. Without, x has a
+ * border. */
 static cvx_status downsample(run *r, act *x, const block *b, int lo, int hi)
 {
     const int64_t d[4] = {b->time ? cvx_vae_time_down(x->t.dim[0]) : x->t.dim[0], x->t.dim[1],
@@ -351,13 +373,16 @@ static cvx_status downsample(run *r, act *x, const block *b, int lo, int hi)
     if (b->time) {
         act p;
         CVX_RETURN_IF(new_act(r, &p, 1 - x->end, 0, 1, d));
-        CVX_RETURN_IF(cvx_op_avg_pool_time(r->ctx, &(cvx_avg_pool_time_args){.y = &p.t, .x = &x->t}));
+        CVX_RETURN_IF(
+            cvx_op_avg_pool_time(r->ctx, &(cvx_avg_pool_time_args){.y = &p.t, .x = &x->t}));
         drop_act(r, x);
         *x = p;
     }
     CVX_RETURN_IF(NEW_ACT(r, &y, 1 - x->end, lo, hi, d[0], d[1] / 2, d[2] / 2, d[3]));
-    CVX_RETURN_IF(cvx_op_conv3d(r->ctx, &(cvx_conv3d_args){.y = &y.t, .x = &x->whole,
-                                                           .w = &b->sampler.w, .b = &b->sampler.b,
+    CVX_RETURN_IF(cvx_op_conv3d(r->ctx, &(cvx_conv3d_args){.y = &y.t,
+                                                           .x = &x->whole,
+                                                           .w = &b->sampler.w,
+                                                           .b = &b->sampler.b,
                                                            .stride = 2}));
     drop_act(r, x);
     *x = y;
@@ -447,8 +472,9 @@ static cvx_status quantize(run *r, cvx_tensor *x, int end)
         return CVX_OK;
     }
     CVX_RETURN_IF(POOL_ALLOC(&r->pool, &y, end, CVX_F32, d[0], d[1], d[2], d[3]));
-    CVX_RETURN_IF(cvx_op_conv3d(r->ctx, &(cvx_conv3d_args){.y = &y, .x = x, .w = &m->quant.w,
-                                                           .b = &m->quant.b, .stride = 1}));
+    CVX_RETURN_IF(cvx_op_conv3d(
+        r->ctx,
+        &(cvx_conv3d_args){.y = &y, .x = x, .w = &m->quant.w, .b = &m->quant.b, .stride = 1}));
     *x = y;
     return CVX_OK;
 }
@@ -466,7 +492,8 @@ static cvx_status run_chunk(run *r, const cvx_tensor *x, int64_t first_out)
     CVX_RETURN_IF(POOL_ALLOC(&r->pool, &in, 0, CVX_F32, d[0], d[2], d[3], d[1]));
     cvx_tensor planes = in; /* as [t, c, h, w] */
     memcpy(planes.dim, d, 4 * sizeof *d);
-    planes.stride[1] = in.stride[3], planes.stride[2] = in.stride[1], planes.stride[3] = in.stride[2];
+    planes.stride[1] = in.stride[3], planes.stride[2] = in.stride[1],
+    planes.stride[3] = in.stride[2];
     CVX_RETURN_IF(copy_frames(r, &planes, x));
     if (m->decoder) {
         CVX_RETURN_IF(quantize(r, &in, 0));

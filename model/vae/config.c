@@ -19,9 +19,10 @@ static cvx_status read_blocks(cvx_vae_config *c, const json_t *j, const char *pa
     {
         int64_t n = json_is_integer(item) ? json_integer_value(item) : 0;
         if (n < 1 || n > 65536 || n % c->norm_num_groups != 0) {
-            return cvx_fail(CVX_EFORMAT, "%s: \"block_out_channels\"[%zu] must be a multiple of "
-                            "norm_num_groups (%lld) up to 65536", path, i,
-                            (long long)c->norm_num_groups);
+            return cvx_fail(CVX_EFORMAT,
+                            "%s: \"block_out_channels\"[%zu] must be a multiple of "
+                            "norm_num_groups (%lld) up to 65536",
+                            path, i, (long long)c->norm_num_groups);
         }
         c->block_out_channels[i] = n;
     }
@@ -39,8 +40,10 @@ static cvx_status check_types(const cvx_vae_config *c, const json_t *j, const ch
         return CVX_OK;
     }
     if (!json_is_array(list) || json_array_size(list) != (size_t)c->n_blocks) {
-        return cvx_fail(CVX_EFORMAT, "%s: \"%s\" must be a list of %d names, as many as "
-                        "block_out_channels", path, key, c->n_blocks);
+        return cvx_fail(CVX_EFORMAT,
+                        "%s: \"%s\" must be a list of %d names, as many as "
+                        "block_out_channels",
+                        path, key, c->n_blocks);
     }
     json_array_foreach(list, i, item)
     {
@@ -83,8 +86,10 @@ static cvx_status read_time(cvx_vae_config *c, const json_t *j, const char *path
     CVX_RETURN_IF(cvx_json_double(j, path, "temporal_compression_ratio", &ratio));
     r = ratio >= 1 && ratio <= 128 ? (int64_t)ratio : 0;
     if (r < 1 || (double)r != ratio || (r & (r - 1)) != 0 || r > 1LL << (c->n_blocks - 1)) {
-        return cvx_fail(CVX_EFORMAT, "%s: \"temporal_compression_ratio\" is %g; it must be a power of "
-                        "two up to %lld", path, ratio, 1LL << (c->n_blocks - 1));
+        return cvx_fail(CVX_EFORMAT,
+                        "%s: \"temporal_compression_ratio\" is %g; it must be a power of "
+                        "two up to %lld",
+                        path, ratio, 1LL << (c->n_blocks - 1));
     }
     c->temporal_compression_ratio = r;
     return CVX_OK;
@@ -106,16 +111,18 @@ static cvx_status read_config(cvx_vae_config *c, const json_t *j, const char *pa
     CVX_RETURN_IF(cvx_json_bool(j, path, "invert_scale_latents", &c->invert_scale_latents));
     CVX_RETURN_IF(cvx_json_str(j, path, "act_fn", &act));
     if (strcmp(act, "silu") != 0 && strcmp(act, "swish") != 0) {
-        return cvx_fail(CVX_EUNSUPPORTED, "%s: \"act_fn\" is \"%s\"; it must be \"silu\"", path, act);
+        return cvx_fail(CVX_EUNSUPPORTED, "%s: \"act_fn\" is \"%s\"; it must be \"silu\"", path,
+                        act);
     }
     if (!(c->norm_eps > 0) || !(c->scaling_factor > 0)) {
         return cvx_fail(CVX_EFORMAT, "%s: norm_eps and scaling_factor must be above 0", path);
     }
     if ((c->use_quant_conv || c->use_post_quant_conv) && c->latent_channels != c->out_channels) {
         /* diffusers makes these convolutions with out_channels, and fails in them otherwise */
-        return cvx_fail(CVX_EUNSUPPORTED, "%s: use_quant_conv and use_post_quant_conv need "
-                        "latent_channels = out_channels, here %lld and %lld", path,
-                        (long long)c->latent_channels, (long long)c->out_channels);
+        return cvx_fail(CVX_EUNSUPPORTED,
+                        "%s: use_quant_conv and use_post_quant_conv need "
+                        "latent_channels = out_channels, here %lld and %lld",
+                        path, (long long)c->latent_channels, (long long)c->out_channels);
     }
     return CVX_OK;
 }

@@ -42,8 +42,8 @@ static cvx_status load_causal(const loader *l, conv *out, const char *name, cons
 }
 
 /* Group norm (encoder) or spatial norm (decoder). */
-static cvx_status load_norm(const loader *l, norm *out, const char *name, const char *part, int64_t c,
-                            double eps)
+static cvx_status load_norm(const loader *l, norm *out, const char *name, const char *part,
+                            int64_t c, double eps)
 {
     const cvx_load *load = &l->v->load;
     char full[200], sub[240];
@@ -63,7 +63,8 @@ static cvx_status load_norm(const loader *l, norm *out, const char *name, const 
     return load_conv(l, &out->b, sub, c, zc, 1, 1, false);
 }
 
-static cvx_status load_resnet(const loader *l, resnet *out, const char *name, int64_t cin, int64_t cout)
+static cvx_status load_resnet(const loader *l, resnet *out, const char *name, int64_t cin,
+                              int64_t cout)
 {
     double eps = l->v->cfg.norm_eps;
     char full[200];
@@ -98,7 +99,8 @@ static cvx_status load_block(const loader *l, block *out, int i, int64_t cin)
     }
     for (int64_t j = 0; j < out->n_res; j++) {
         snprintf(name, sizeof name, "%s.%d.resnets.%lld", side, i, (long long)j);
-        CVX_RETURN_IF(load_resnet(l, &out->res[j], name, j == 0 ? cin : out->channels, out->channels));
+        CVX_RETURN_IF(
+            load_resnet(l, &out->res[j], name, j == 0 ? cin : out->channels, out->channels));
     }
     if (!out->sampled) {
         return CVX_OK;
@@ -135,8 +137,8 @@ cvx_status cvx_vae_load_coder(cvx_vae *v, coder *m, bool decoder)
     m->has_quant = decoder ? cfg->use_post_quant_conv : cfg->use_quant_conv;
     if (m->has_quant) {
         int64_t n = decoder ? m->cin : m->cout;
-        CVX_RETURN_IF(load_conv(&l, &m->quant, decoder ? "post_quant_conv" : "quant_conv", n, n, 1, 1,
-                                false));
+        CVX_RETURN_IF(load_conv(&l, &m->quant, decoder ? "post_quant_conv" : "quant_conv", n, n, 1,
+                                1, false));
     }
     return CVX_OK;
 }
@@ -148,8 +150,8 @@ cvx_status cvx_vae_pack_coder(cvx_vae *v, coder *m)
     for (conv *c = m->convs; c != NULL && !m->packed; c = c->next) {
         c->w = c->src;
         c->w.layout = c->layout;
-        CVX_RETURN_IF(cvx_arena_alloc(l->arena, &c->w.data,
-                                      cvx_packed_bytes(l->ctx, &c->src, c->layout)));
+        CVX_RETURN_IF(
+            cvx_arena_alloc(l->arena, &c->w.data, cvx_packed_bytes(l->ctx, &c->src, c->layout)));
         CVX_RETURN_IF(cvx_op_pack(l->ctx, &(cvx_pack_args){.dst = &c->w, .src = &c->src}));
         cvx_weights_release(l->weights, &c->src);
     }

@@ -34,7 +34,8 @@ typedef struct block {
 /* Encoder or decoder. */
 typedef struct coder {
     bool decoder, packed;
-    conv in, out, quant; /* quant: quant_conv after the encoder, post_quant_conv before the decoder */
+    conv in, out,
+        quant; /* quant: quant_conv after the encoder, post_quant_conv before the decoder */
     bool has_quant;
     resnet mid[2];
     block blocks[CVX_VAE_MAX_BLOCKS];
@@ -67,8 +68,8 @@ int64_t cvx_vae_chunks(int64_t frames, int64_t batch);
 void cvx_vae_chunk(int64_t frames, int64_t batch, int64_t i, int64_t *first, int64_t *len);
 #define CVX_VAE_LATENT_BATCH 2
 #define CVX_VAE_SAMPLE_BATCH 8
-/* No chunk has more frames than this on any level: 15 video frames, or 3 latent ones with the highest
- * compression that the config may ask for. */
+/* No chunk has more frames than this on any level: 15 video frames, or 3 latent ones with the
+ * highest compression that the config may ask for. */
 #define CVX_VAE_MAX_CHUNK 384
 
 /* Sends x [F, C, h, w] (any strides) through a coder, chunk by chunk. The result goes into `out`

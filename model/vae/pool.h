@@ -1,6 +1,6 @@
-/* Memory of one chunk, used from both ends: a layer's input lies at one end, its output grows from the
- * other, so that neither waits for the other to be freed. Over CVX_POOL_COUNTING there is no memory: such a
- * pool only counts. */
+/* Memory of one chunk, used from both ends: a layer's input lies at one end, its output grows from
+ * the other, so that neither waits for the other to be freed. Over CVX_POOL_COUNTING there is no
+ * memory: such a pool only counts. */
 #ifndef CVX_MODEL_VAE_POOL_H
 #define CVX_MODEL_VAE_POOL_H
 

@@ -29,7 +29,8 @@ void cvx_vae_chunk(int64_t frames, int64_t batch, int64_t i, int64_t *first, int
     *len = (end < frames ? end : frames) - start;
 }
 
-static int64_t whole(const cvx_vae_config *cfg, int64_t frames, int64_t batch, int64_t (*f)(int64_t))
+static int64_t whole(const cvx_vae_config *cfg, int64_t frames, int64_t batch,
+                     int64_t (*f)(int64_t))
 {
     int64_t first, len, sum = 0;
 
@@ -89,8 +90,8 @@ void cvx_vae_set_tap(cvx_vae *v, cvx_vae_tap tap, void *payload)
 
 /* --- tiles --- */
 
-/* Along one axis: a tile covers `tile` of the input, the next begins `stride` on; of its output `keep` are
- * kept, after `blend` were mixed with the tile before. */
+/* Along one axis: a tile covers `tile` of the input, the next begins `stride` on; of its output
+ * `keep` are kept, after `blend` were mixed with the tile before. */
 typedef struct axis {
     int64_t tile, stride, blend, keep;
     int64_t up, down; /* output length = input · up / down */
@@ -153,7 +154,8 @@ static bool is_tiled(const cvx_vae_config *cfg, const cvx_vae_tiling *t, int64_t
 }
 
 /* The aligned tile size nearest to `sample`, 0 if there is none. */
-static int64_t nearest_tile(const cvx_vae_config *cfg, int64_t sample, double overlap, int64_t pixels)
+static int64_t nearest_tile(const cvx_vae_config *cfg, int64_t sample, double overlap,
+                            int64_t pixels)
 {
     int64_t limit = pixels > sample ? pixels : sample;
 
@@ -185,12 +187,15 @@ cvx_status cvx_vae_check_tiling(const cvx_vae_config *cfg, const cvx_vae_tiling 
         }
         if (!both_aligned(cfg, p.sample[i], p.overlap[i], size[i])) {
             int64_t near = nearest_tile(cfg, p.sample[i], p.overlap[i], size[i]);
-            return near > 0 ? cvx_fail(CVX_EINVAL, "tiles of %s %lld do not meet at overlap %.4g; the "
-                                       "nearest that do: %lld", names[i], (long long)p.sample[i],
-                                       p.overlap[i], (long long)near)
-                            : cvx_fail(CVX_EINVAL, "tiles of %s %lld do not meet at overlap %.4g, and no "
-                                       "other size does: use another overlap factor", names[i],
-                                       (long long)p.sample[i], p.overlap[i]);
+            return near > 0
+                       ? cvx_fail(CVX_EINVAL,
+                                  "tiles of %s %lld do not meet at overlap %.4g; the "
+                                  "nearest that do: %lld",
+                                  names[i], (long long)p.sample[i], p.overlap[i], (long long)near)
+                       : cvx_fail(CVX_EINVAL,
+                                  "tiles of %s %lld do not meet at overlap %.4g, and no "
+                                  "other size does: use another overlap factor",
+                                  names[i], (long long)p.sample[i], p.overlap[i]);
         }
     }
     return CVX_OK;
@@ -198,8 +203,8 @@ cvx_status cvx_vae_check_tiling(const cvx_vae_config *cfg, const cvx_vae_tiling 
 
 /* What is kept of finished tiles for the seams of the next ones. */
 typedef struct seams {
-    cvx_tensor *above;  /* per column: last rows of the tile above */
-    cvx_tensor left;    /* last columns of the tile to the left */
+    cvx_tensor *above;       /* per column: last rows of the tile above */
+    cvx_tensor left;         /* last columns of the tile to the left */
     int64_t n_above, n_left; /* rows in above[], columns in left */
 } seams;
 
@@ -213,9 +218,10 @@ static cvx_status copy_view(cvx_ctx *ctx, const cvx_tensor *y, const cvx_tensor 
     return cvx_op_strided_copy(ctx, &(cvx_strided_copy_args){.y = y, .x = x});
 }
 
-/* Blends the first part of t along axis d (2 or 3) with the last part of `prev`, `blend` at most. */
-static cvx_status blend_seam(cvx_ctx *ctx, const cvx_tensor *t, const cvx_tensor *prev, int64_t prev_len,
-                             int d, int64_t blend)
+/* Blends the first part of t along axis d (2 or 3) with the last part of `prev`, `blend` at most.
+ */
+static cvx_status blend_seam(cvx_ctx *ctx, const cvx_tensor *t, const cvx_tensor *prev,
+                             int64_t prev_len, int d, int64_t blend)
 {
     int64_t n = least(least(prev_len, t->dim[d]), blend), other = 5 - d;
     cvx_tensor y = cvx_slice(t, d, 0, n), x = cvx_slice(prev, d, prev_len - n, n);
@@ -228,7 +234,8 @@ static cvx_status blend_seam(cvx_ctx *ctx, const cvx_tensor *t, const cvx_tensor
 }
 
 /* Keeps the last `n` along axis d of t. */
-static cvx_status keep_seam(cvx_ctx *ctx, const cvx_tensor *kept, const cvx_tensor *t, int d, int64_t n)
+static cvx_status keep_seam(cvx_ctx *ctx, const cvx_tensor *kept, const cvx_tensor *t, int d,
+                            int64_t n)
 {
     int64_t other = 5 - d;
     cvx_tensor x = cvx_slice(t, d, t->dim[d] - n, n), y = cvx_slice(kept, d, 0, n);
@@ -282,7 +289,8 @@ static cvx_status run_tiles(tiler *t)
     const int64_t *in = t->c.x->dim, *o = t->out.dim;
     cvx_arena *step = t->c.step;
     int64_t cols = (in[3] + h->stride - 1) / h->stride;
-    int64_t th = least(v->tile, in[2]) * v->up / v->down, tw = least(h->tile, in[3]) * h->up / h->down;
+    int64_t th = least(v->tile, in[2]) * v->up / v->down,
+            tw = least(h->tile, in[3]) * h->up / h->down;
     cvx_status st = CVX_OK;
 
     t->s.above = calloc((size_t)cols, sizeof *t->s.above);
@@ -292,7 +300,8 @@ static cvx_status run_tiles(tiler *t)
     CVX_TRY(st, CVX_ALLOC(step, &t->cur, CVX_F32, o[0] * o[1] * th * tw), done);
     CVX_TRY(st, CVX_ALLOC(step, &t->s.left, CVX_F32, o[0], o[1], th, least(h->blend, tw)), done);
     for (int64_t j = 0; j < cols; j++) {
-        CVX_TRY(st, CVX_ALLOC(step, &t->s.above[j], CVX_F32, o[0], o[1], least(v->blend, th), tw), done);
+        CVX_TRY(st, CVX_ALLOC(step, &t->s.above[j], CVX_F32, o[0], o[1], least(v->blend, th), tw),
+                done);
     }
     for (int64_t i = 0; i < in[2]; i += v->stride) {
         for (int64_t j = 0; j < cols; j++) {
@@ -322,7 +331,8 @@ cvx_status cvx_vae_decode(cvx_vae *v, cvx_arena *step, const cvx_tensor *latents
 {
     const int64_t *d = latents->dim;
     int64_t scale = cvx_vae_spatial(&v->cfg), h = d[2] * scale, w = d[3] * scale;
-    coding c = {.vae = v, .model = &v->dec, .step = step, .x = latents, .sink = sink, .payload = payload};
+    coding c = {
+        .vae = v, .model = &v->dec, .step = step, .x = latents, .sink = sink, .payload = payload};
     size_t mark = cvx_arena_mark(step);
     cvx_tensor video;
 
@@ -360,7 +370,8 @@ cvx_status cvx_vae_encode(cvx_vae *v, cvx_arena *step, const cvx_tensor *moments
                         (long long)d[3], (long long)d[2], (long long)scale);
     }
     if (moments->ndim != 4 || m[0] != 2 * v->cfg.latent_channels || d[1] != v->cfg.in_channels ||
-        m[1] != cvx_vae_latent_frames(&v->cfg, d[0]) || m[2] != d[2] / scale || m[3] != d[3] / scale) {
+        m[1] != cvx_vae_latent_frames(&v->cfg, d[0]) || m[2] != d[2] / scale ||
+        m[3] != d[3] / scale) {
         char a[128], b[128];
         return cvx_fail(CVX_EINTERNAL, "VAE encode: moments %s for a video %s",
                         cvx_tensor_describe(moments, a, sizeof a),

@@ -1,10 +1,11 @@
-/* AutoencoderKLCogVideoX (diffusers models/autoencoders/autoencoder_kl_cogvideox.py): the causal 3-D VAE
- * between video and latents.
+/* AutoencoderKLCogVideoX (diffusers models/autoencoders/autoencoder_kl_cogvideox.py): the causal
+ * 3-D VAE between video and latents.
  *
- * As in diffusers, frames go through in chunks (2 latent frames, or 8 video frames; the first chunk takes
- * the rest) with the last two inputs of every causal convolution carried over; a group norm's statistics
- * are those of a chunk. Within a chunk, what a convolution reads exists for a few frames only: they are
- * normalized into a small ring with their borders in place, and convolved from there. */
+ * As in diffusers, frames go through in chunks (2 latent frames, or 8 video frames; the first chunk
+ * takes the rest) with the last two inputs of every causal convolution carried over; a group norm's
+ * statistics are those of a chunk. Within a chunk, what a convolution reads exists for a few frames
+ * only: they are normalized into a small ring with their borders in place, and convolved from
+ * there. */
 #ifndef CVX_MODEL_VAE_VAE_H
 #define CVX_MODEL_VAE_VAE_H
 
@@ -27,8 +28,8 @@ cvx_status cvx_vae_config_load(cvx_vae_config *out, const char *dir) CVX_CHECK;
 
 /* Pixels per latent in height and width. */
 int64_t cvx_vae_spatial(const cvx_vae_config *cfg);
-/* Frames that decode makes of `latent_frames` (4L - 3 for odd L, 4L for even), and that encode makes
- * latents of `frames`. */
+/* Frames that decode makes of `latent_frames` (4L - 3 for odd L, 4L for even), and that encode
+ * makes latents of `frames`. */
 int64_t cvx_vae_video_frames(const cvx_vae_config *cfg, int64_t latent_frames);
 int64_t cvx_vae_latent_frames(const cvx_vae_config *cfg, int64_t frames);
 
@@ -39,15 +40,17 @@ typedef struct cvx_vae_tiling {
     double overlap_factor_height, overlap_factor_width;
 } cvx_vae_tiling;
 
-/* CVX_EINVAL, naming the nearest tile that works, if tiles of a video of h x w pixels would not meet: where
- * the tiles' stride is not the length that is kept of each, diffusers gives a picture of another size. */
+/* CVX_EINVAL, naming the nearest tile that works, if tiles of a video of h x w pixels would not
+ * meet: where the tiles' stride is not the length that is kept of each, diffusers gives a picture
+ * of another size. */
 cvx_status cvx_vae_check_tiling(const cvx_vae_config *cfg, const cvx_vae_tiling *tiling, int64_t h,
                                 int64_t w) CVX_CHECK;
 
 typedef struct cvx_vae cvx_vae;
 
-/* The tensors are borrowed from l->weights and l->arena, which must outlive the model. The convolutions
- * of the decoder and of the encoder are packed into l->arena when each is first used. */
+/* The tensors are borrowed from l->weights and l->arena, which must outlive the model. The
+ * convolutions of the decoder and of the encoder are packed into l->arena when each is first used.
+ */
 cvx_status cvx_vae_open(cvx_vae **out, const cvx_load *l, const cvx_vae_config *cfg) CVX_CHECK;
 void cvx_vae_close(cvx_vae *v); /* accepts NULL */
 
@@ -58,15 +61,15 @@ typedef cvx_status (*cvx_vae_sink)(void *payload, const float *rgb, int64_t firs
 typedef void (*cvx_vae_tap)(void *payload, const char *name, const cvx_tensor *t);
 void cvx_vae_set_tap(cvx_vae *v, cvx_vae_tap tap, void *payload);
 
-/* Decodes latents [F, latent_channels, h, w] f32, already divided by the scaling factor; frames go to the
- * sink in order, chunk by chunk (tiled: after the last tile). tiling may be NULL. In measure mode the sink
- * is not called. */
+/* Decodes latents [F, latent_channels, h, w] f32, already divided by the scaling factor; frames go
+ * to the sink in order, chunk by chunk (tiled: after the last tile). tiling may be NULL. In measure
+ * mode the sink is not called. */
 cvx_status cvx_vae_decode(cvx_vae *v, cvx_arena *step, const cvx_tensor *latents,
                           const cvx_vae_tiling *tiling, cvx_vae_sink sink, void *payload) CVX_CHECK;
 
-/* Encodes video [F, 3, H, W] f32 in -1..1 into the posterior's moments [2·latent_channels, F', h, w] f32:
- * first the means, then the log variances. tiling may be NULL. CVX_EINVAL if H or W is no multiple of
- * cvx_vae_spatial(). */
+/* Encodes video [F, 3, H, W] f32 in -1..1 into the posterior's moments [2·latent_channels, F', h,
+ * w] f32: first the means, then the log variances. tiling may be NULL. CVX_EINVAL if H or W is no
+ * multiple of cvx_vae_spatial(). */
 cvx_status cvx_vae_encode(cvx_vae *v, cvx_arena *step, const cvx_tensor *moments,
                           const cvx_tensor *video, const cvx_vae_tiling *tiling) CVX_CHECK;
 

@@ -5,7 +5,6 @@
 # used by the scripts that source this file
 # shellcheck disable=SC2034
 cvx=${1:?usage: NAME.sh path/to/cvx}
-full=${CVX_CHECK_FULL:-0}
 exec </dev/null # nothing here may wait for a terminal
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT

@@ -47,12 +47,17 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 
 static void prompt(const uint8_t *data, size_t size)
 {
-    char *text = strndup((const char *)data, size);
+    char *text =
+        calloc(size + 1, 1); /* not strndup: the input has no terminating NUL to be looked for */
     int32_t ids[77];
     cvx_t5_tokens t = {0};
     int64_t n;
     bool truncated;
 
+    if (text == NULL) {
+        return;
+    }
+    memcpy(text, data, size);
     if (cvx_t5_tokenizer_encode(t5, text, 32, ids, &t) == CVX_OK && (t.n < 1 || t.n > 32)) {
         abort();
     }

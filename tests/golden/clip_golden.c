@@ -105,7 +105,7 @@ static void pixel_values(void **state)
     fixture *f = *state;
     cvx_clip *models[2] = {f->shapes, f->tiny};
     cvx_weights *goldens[2] = {f->bf16, f->tiny_golden};
-    const int64_t frames[2] = {f->n, 10};
+    const int64_t frames[2] = {f->n, 10}, every[2] = {8, 1}; /* the golden keeps each 8th frame */
 
     for (int k = 0; k < 2; k++) {
         const cvx_clip_config *c = cvx_clip_get_config(models[k]);
@@ -115,9 +115,9 @@ static void pixel_values(void **state)
         cvx_clip_pixels_size(&c->image, f->w, f->h, &w, &h);
         assert_int_equal(w, c->image_size);
         assert_int_equal(h, c->image_size);
-        for (int64_t i = 0; i < frames[k]; i++) {
+        for (int64_t i = 0; i < frames[k]; i += every[k]) {
             OK(cvx_clip_preprocess(&c->image, out, f->rgb + i * f->h * f->w * 3, f->w, f->h));
-            same_pixels(goldens[k], "pixel_values", out, values, i * values);
+            same_pixels(goldens[k], "pixel_values", out, values, i / every[k] * values);
         }
         free(out);
     }

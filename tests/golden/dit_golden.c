@@ -157,7 +157,7 @@ static void shards(void **state)
     cvx_weights *w = NULL, *expect = NULL;
 
     (void)state;
-    open_model(&m, DATA "variants/tiny-2b/transformer", DATA "extra/sharded-2b-transformer");
+    open_model(&m, DATA "variants/tiny-2b/transformer", CVX_TEST_DATA "/sharded-2b");
     OK(cvx_weights_open(&w, DATA "variants/tiny-2b/golden.safetensors"));
     OK(cvx_weights_open(&expect, DATA "extra/sharded-2b-golden.safetensors"));
     first_call(&m, w, expect);

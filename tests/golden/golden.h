@@ -2,7 +2,6 @@
 #ifndef CVX_TESTS_GOLDEN_H
 #define CVX_TESTS_GOLDEN_H
 
-#include <cmocka.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -10,6 +9,8 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+
+#include <cmocka.h>
 
 #include "model/weights.h"
 

@@ -1,10 +1,11 @@
 /* The group of one does what the contract says, and the counters count. */
-#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+
+#include <cmocka.h>
 
 #include "parallel/comm.h"
 
