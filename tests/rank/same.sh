@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# The promise: the same bytes of frames and latents on any number of ranks, over every factorisation of
+# data x cfg x ulysses, for each variant, in f32 and bf16, whatever the number of threads.
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+
+# begin NAME ARGS...: one rank's file is the reference of the comparisons that follow.
+begin() {
+    name=$1
+    shift
+    args=("$@" --prompt "$prompt" --num-inference-steps 3 --manifest none --quiet)
+    "$cvx" generate "${args[@]}" --threads 2 --output "$tmp/one.safetensors"
+}
+
+# same RANKS MESH...: the flags of MESH on so many ranks.
+same() {
+    local n=$1
+    shift
+    mpi "$n" "$rank" "${args[@]}" --threads 1 "$@" --output "$tmp/many.safetensors" >"$tmp/log" 2>&1 || true
+    if cmp -s "$tmp/one.safetensors" "$tmp/many.safetensors"; then
+        ok "$name: $n ranks $*"
+    else
+        wrong "$name: $n ranks $*: other bytes ($(tail -n 1 "$tmp/log"))"
+    fi
+    rm -f "$tmp/many.safetensors"
+}
+
+begin "shapes f32" --model models/shapes
+for n in 1 2 3 5 8; do
+    same "$n"
+done
+same 4 --enable-cfg-parallel
+same 6 --enable-cfg-parallel --ulysses-degree 3
+begin "shapes bf16" --model models/shapes --dtype bf16
+same 3
+same 4 --enable-cfg-parallel
+for v in 2b 5b 1.5-5b; do
+    begin "$v" --model "tests/data/variants/tiny-$v" --height 64 --width 96 --num-frames 9
+    same 4
+    [ "$full" = 0 ] || for n in 2 3 5 8; do
+        same "$n"
+        [ $((n % 2)) = 1 ] || same "$n" --enable-cfg-parallel
+    done
+done
+for v in 5b-i2v 1.5-5b-i2v; do
+    begin "$v" --model "tests/data/variants/tiny-$v" --image tests/data/media/kind-rgb.png --num-frames 9
+    same 3
+    [ "$full" = 0 ] || for n in 2 4 5 8; do
+        same "$n"
+    done
+done
+finish
