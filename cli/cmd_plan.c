@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "cli/cli.h"
+#include "model/pipeline/arrange.h"
 #include "model/pipeline/generate.h"
 #include "model/pipeline/output.h"
 
@@ -75,6 +76,111 @@ static void print_json(const cvx_job *j, const cvx_ctx *ctx, const cvx_plan *p,
     json_decref(out);
 }
 
+static void print_candidates(const cvx_arrangements *l, int ranks)
+{
+    char text[160];
+
+    printf("%d ranks\n  %-44s %10s %10s %9s %10s %10s  %s\n", ranks, "mesh", "video s", "step s",
+           "exchange", "MiB a rank", "MiB sent", "bits");
+    for (int i = 0; i < l->n; i++) {
+        const cvx_arrangement *a = &l->item[i];
+        printf("%s %-44s %10.2f %10.4f %8.1f%% %10.0f %10.1f  %s%s\n", i == l->best ? "*" : " ",
+               cvx_degrees_describe(&a->degrees, text, sizeof text), a->seconds, a->step_seconds,
+               100 * a->exchange, (double)a->bytes / MIB, (double)a->sent / MIB,
+               a->exact ? "one rank's" : "own", a->fits ? "" : ", does not fit");
+    }
+    printf("* %s\n", l->reason);
+}
+
+static json_t *candidates_json(const cvx_arrangements *l, int ranks)
+{
+    json_t *list = json_array();
+
+    for (int i = 0; i < l->n; i++) {
+        const cvx_arrangement *a = &l->item[i];
+        json_t *mesh = json_object();
+        for (int d = 0; d < CVX_MESH_DIMS; d++) {
+            json_object_set_new(mesh, cvx_mesh_names[d], json_integer(a->degrees.n[d]));
+        }
+        json_array_append_new(list, json_pack("{s:o, s:f, s:f, s:f, s:I, s:I, s:b, s:b, s:b}",
+                                              "mesh", mesh, "seconds", a->seconds, "step_seconds",
+                                              a->step_seconds, "exchange_share", a->exchange,
+                                              "rank_bytes", (json_int_t)a->bytes, "sent_bytes",
+                                              (json_int_t)a->sent, "same_bits", a->exact, "fits",
+                                              a->fits, "chosen", i == l->best));
+    }
+    return json_pack("{s:i, s:s, s:o}", "ranks", ranks, "reason", l->reason, "candidates", list);
+}
+
+/* Scaling over a cluster: the chosen mesh of each power of two of ranks. */
+static cvx_status plan_scaling(const cvx_request *r, cvx_ctx *ctx, const cvx_checkpoint *c,
+                               const cvx_job *j, const cvx_cluster *cluster)
+{
+    const cvx_pipeline_options opt = {.lora = &r->lora};
+    cvx_degrees fixed = cvx_request_degrees(r);
+    json_t *list = json_array();
+    double one = 0;
+    char text[160];
+
+    for (int n = 1; n <= cluster->nodes * cluster->node_ranks; n *= 2) {
+        cvx_arrangements l = {0};
+        cvx_status st = cvx_arrange(&l, ctx, c, j, &opt, cluster, n, &fixed, true);
+        if (st != CVX_OK) {
+            json_decref(list);
+            return st;
+        }
+        const cvx_arrangement *a = &l.item[l.best];
+        one = n == 1 ? a->seconds : one;
+        if (r->json) {
+            json_array_append_new(list, candidates_json(&l, n));
+        } else if (n == 1) {
+            printf("%5s  %-44s %10s %10s %9s %10s %10s %10s\n", "ranks", "mesh", "video s",
+                   "step s", "exchange", "efficiency", "MiB a rank", "MiB sent");
+        }
+        if (!r->json) {
+            printf("%5d  %-44s %10.2f %10.4f %8.1f%% %9.0f%% %10.0f %10.1f%s\n", n,
+                   cvx_degrees_describe(&a->degrees, text, sizeof text), a->seconds,
+                   a->step_seconds, 100 * a->exchange, 100 * one / a->seconds / n,
+                   (double)a->bytes / MIB, (double)a->sent / MIB, a->fits ? "" : "  does not fit");
+        }
+        cvx_arrangements_free(&l);
+    }
+    if (r->json) {
+        json_dumpf(list, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
+        printf("\n");
+    }
+    json_decref(list);
+    return CVX_OK;
+}
+
+/* The meshes of --ranks, on the machines of --cluster or on ones like this. */
+static cvx_status plan_ranks(const cvx_request *r, cvx_ctx *ctx, const cvx_checkpoint *c,
+                             const cvx_job *j)
+{
+    const cvx_pipeline_options opt = {.lora = &r->lora, .pack = r->cluster == NULL};
+    cvx_degrees fixed = cvx_request_degrees(r);
+    cvx_cluster cluster;
+    cvx_arrangements l = {0};
+
+    CVX_RETURN_IF(r->cluster != NULL
+                      ? cvx_cluster_load(&cluster, r->cluster)
+                      : cvx_cluster_here(&cluster, ctx, (int)r->ranks, (int)r->ranks));
+    if (r->ranks == 0) {
+        return plan_scaling(r, ctx, c, j, &cluster);
+    }
+    CVX_RETURN_IF(cvx_arrange(&l, ctx, c, j, &opt, &cluster, (int)r->ranks, &fixed, true));
+    if (r->json) {
+        json_t *out = candidates_json(&l, (int)r->ranks);
+        json_dumpf(out, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
+        printf("\n");
+        json_decref(out);
+    } else {
+        print_candidates(&l, (int)r->ranks);
+    }
+    cvx_arrangements_free(&l);
+    return CVX_OK;
+}
+
 static cvx_status plan(cvx_request *r)
 {
     cvx_checkpoint c;
@@ -98,6 +204,10 @@ static cvx_status plan(cvx_request *r)
     }
     CVX_RETURN_IF(cvx_job_resolve(&j, &c, r, video_frames));
     CVX_RETURN_IF(cvx_request_ctx(&ctx, r));
+    if (r->ranks > 0 || r->cluster != NULL) {
+        st = plan_ranks(r, ctx, &c, &j);
+        goto done;
+    }
     CVX_TRY(st, cvx_mesh_self(&mesh), done);
     CVX_TRY(st, cvx_plan_make(&p, ctx, &c, &j, mesh, cvx_output_is_tensor(r->output)), done);
     CVX_TRY(st, cvx_plan_rates(ctx, rate), done);
@@ -131,7 +241,9 @@ const cvx_command cvx_cmd_plan = {
     .details =
         "Takes the options of cvx generate. Memory comes from a walk through the job with nothing "
         "computed; time from short runs of the main kernels on this machine. Exit code 5 if the "
-        "job does not fit, with the nearest that does.",
+        "job does not fit, with the nearest that does. With --ranks N: the meshes of N ranks, the one "
+        "that cvx-rank would take marked; with --cluster FILE: on the machines that the file "
+        "describes, and without --ranks for every power of two of its GPUs.",
     .opts = cvx_request_opts,
     .run = run,
 };

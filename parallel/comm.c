@@ -35,8 +35,7 @@ cvx_status cvx_comm_allgatherv(cvx_comm *c, const void *send, int64_t send_bytes
                                const int64_t *recv_bytes, const int64_t *recv_at)
 {
     double t = now();
-    cvx_status st =
-        c->measure ? CVX_OK : c->ops->allgatherv(c, send, send_bytes, recv, recv_bytes, recv_at);
+    cvx_status st = c->ops->allgatherv(c, send, send_bytes, recv, recv_bytes, recv_at);
     return count(c, CVX_COMM_ALLGATHER, send_bytes * (c->size - 1), t, st);
 }
 
@@ -45,9 +44,7 @@ cvx_status cvx_comm_alltoallv(cvx_comm *c, const void *send, const int64_t *send
                               const int64_t *recv_at)
 {
     double t = now();
-    cvx_status st =
-        c->measure ? CVX_OK
-                   : c->ops->alltoallv(c, send, send_bytes, send_at, recv, recv_bytes, recv_at);
+    cvx_status st = c->ops->alltoallv(c, send, send_bytes, send_at, recv, recv_bytes, recv_at);
     return count(c, CVX_COMM_ALLTOALL, to_others(c, send_bytes), t, st);
 }
 
@@ -55,30 +52,31 @@ cvx_status cvx_comm_reduce_scatterv_f32(cvx_comm *c, const float *send, float *r
                                         const int64_t *counts)
 {
     double t = now();
-    cvx_status st = c->measure ? CVX_OK : c->ops->reduce_scatterv_f32(c, send, recv, counts);
+    cvx_status st = c->ops->reduce_scatterv_f32(c, send, recv, counts);
     return count(c, CVX_COMM_REDUCE_SCATTER, 4 * to_others(c, counts), t, st);
 }
 
 cvx_status cvx_comm_allreduce_f32(cvx_comm *c, float *buf, int64_t n)
 {
     double t = now();
-    cvx_status st = c->measure ? CVX_OK : c->ops->allreduce_f32(c, buf, n);
-    return count(c, CVX_COMM_ALLREDUCE, 4 * n * (c->size - 1), t, st);
+    cvx_status st = c->ops->allreduce_f32(c, buf, n);
+    /* everyone gets his shard of the summands, and gives everyone his shard of the sum */
+    cvx_shard own = cvx_shard_of(n, c->size, c->rank);
+    return count(c, CVX_COMM_ALLREDUCE, 4 * (n - own.len + own.len * (c->size - 1)), t, st);
 }
 
 cvx_status cvx_comm_sendrecv(cvx_comm *c, const void *send, int64_t send_bytes, int to, void *recv,
                              int64_t recv_bytes, int from)
 {
     double t = now();
-    cvx_status st =
-        c->measure ? CVX_OK : c->ops->sendrecv(c, send, send_bytes, to, recv, recv_bytes, from);
+    cvx_status st = c->ops->sendrecv(c, send, send_bytes, to, recv, recv_bytes, from);
     return count(c, CVX_COMM_SENDRECV, to >= 0 && to != c->rank ? send_bytes : 0, t, st);
 }
 
 cvx_status cvx_comm_broadcast(cvx_comm *c, void *buf, int64_t bytes, int root)
 {
     double t = now();
-    cvx_status st = c->measure ? CVX_OK : c->ops->broadcast(c, buf, bytes, root);
+    cvx_status st = c->ops->broadcast(c, buf, bytes, root);
     return count(c, CVX_COMM_BROADCAST, c->rank == root ? bytes * (c->size - 1) : 0, t, st);
 }
 
@@ -99,9 +97,7 @@ cvx_status cvx_comm_agree(cvx_comm *c, cvx_status own)
 
 cvx_status cvx_comm_split(cvx_comm *c, int colour, int key, cvx_comm **out)
 {
-    CVX_RETURN_IF(c->ops->split(c, colour, key, out));
-    (*out)->measure = c->measure;
-    return CVX_OK;
+    return c->ops->split(c, colour, key, out);
 }
 
 void cvx_comm_close(cvx_comm *c)

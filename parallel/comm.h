@@ -23,7 +23,7 @@ typedef enum cvx_comm_kind {
 } cvx_comm_kind;
 
 typedef struct cvx_comm_stat {
-    int64_t calls, bytes_sent; /* bytes that left this rank for another one */
+    int64_t calls, bytes_sent; /* bytes that left this rank for another one: docs/parallelism.md */
     double seconds;
 } cvx_comm_stat;
 
@@ -53,13 +53,15 @@ typedef struct cvx_comm_ops {
 struct cvx_comm {
     const cvx_comm_ops *ops;
     int rank, size;
-    bool measure; /* count only */
     void *impl;
     cvx_comm_stat stat[CVX_COMM_KINDS];
 };
 
 /* The group of one. */
 cvx_status cvx_comm_self(cvx_comm **out) CVX_CHECK;
+/* Rank `rank` of a group of `size` that does not exist: every call counts and moves nothing. This is how a job
+ * is measured on a mesh without its ranks. It cannot be split. */
+cvx_status cvx_comm_dry(cvx_comm **out, int rank, int size) CVX_CHECK;
 /* Not collective for `self`. Accepts NULL. */
 void cvx_comm_close(cvx_comm *c);
 
@@ -86,5 +88,16 @@ cvx_status cvx_comm_split(cvx_comm *c, int colour, int key, cvx_comm **out) CVX_
 /* The step boundary: every rank brings its status and gets the same answer: CVX_OK if all are, its own
  * error if it failed, else CVX_EPEER. */
 cvx_status cvx_comm_agree(cvx_comm *c, cvx_status own) CVX_CHECK;
+
+/* The `rank`-th of `size` even contiguous shards of 0 .. total: no shard is more than one longer than
+ * another, and any total goes (also less than size: then some are empty). */
+typedef struct cvx_shard {
+    int64_t start, len;
+} cvx_shard;
+static inline cvx_shard cvx_shard_of(int64_t total, int size, int rank)
+{
+    int64_t a = total * rank / size, b = total * (rank + 1) / size;
+    return (cvx_shard){a, b - a};
+}
 
 #endif

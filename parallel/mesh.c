@@ -2,7 +2,9 @@
 
 #include <stdlib.h>
 
-const char *const cvx_mesh_names[CVX_MESH_DIMS] = {"data", "cfg", "ring", "ulysses", "tensor"};
+const char *const cvx_mesh_names[CVX_MESH_COMMS] = {"data",     "cfg",     "ring",
+                                                    "ulysses",  "tensor",  "sequence",
+                                                    "branches", "replica", "world"};
 
 int cvx_mesh_size(const cvx_degrees *d)
 {
@@ -21,54 +23,95 @@ void cvx_mesh_place(const cvx_degrees *d, int rank, int out[CVX_MESH_DIMS])
     }
 }
 
-/* The communicator of the ranks that differ only along the dimensions of `mask` (bit i: dimension i): the
- * others' places make the colour, theirs the order. */
-static cvx_status split(cvx_mesh *m, unsigned mask, cvx_comm **out)
-{
-    int colour = 0, key = 0;
-
-    for (int i = 0; i < CVX_MESH_DIMS; i++) {
-        if (mask & 1u << i) {
-            key = key * m->degrees.n[i] + m->at[i];
-        } else {
-            colour = colour * m->degrees.n[i] + m->at[i];
-        }
-    }
-    return cvx_comm_split(m->world, colour, key, out);
-}
-
-cvx_status cvx_mesh_open(cvx_mesh **out, cvx_comm *world, const cvx_degrees *degrees)
+unsigned cvx_mesh_mask(int i)
 {
     const unsigned seq = 1u << CVX_MESH_RING | 1u << CVX_MESH_ULYSSES;
     const unsigned all = (1u << CVX_MESH_DIMS) - 1;
+
+    return i < CVX_MESH_DIMS        ? 1u << i
+           : i == CVX_MESH_SEQUENCE ? seq
+           : i == CVX_MESH_BRANCHES ? seq | 1u << CVX_MESH_CFG
+           : i == CVX_MESH_REPLICA  ? all & ~(1u << CVX_MESH_DATA)
+                                    : all;
+}
+
+static cvx_comm **slot(cvx_mesh *m, int i)
+{
+    return i < CVX_MESH_DIMS        ? &m->dim[i]
+           : i == CVX_MESH_SEQUENCE ? &m->sequence
+           : i == CVX_MESH_BRANCHES ? &m->branches
+           : i == CVX_MESH_REPLICA  ? &m->replica
+                                    : &m->world;
+}
+
+cvx_comm *cvx_mesh_comm(const cvx_mesh *m, int i)
+{
+    return *slot((cvx_mesh *)m, i);
+}
+
+/* The communicator of the ranks that differ only along the dimensions of its mask: the others' places make the
+ * colour, theirs the order. Without a world, one that only counts. */
+static cvx_status make_comm(cvx_mesh *m, int i)
+{
+    unsigned mask = cvx_mesh_mask(i);
+    int colour = 0, key = 0, size = 1;
+
+    for (int d = 0; d < CVX_MESH_DIMS; d++) {
+        if (mask & 1u << d) {
+            key = key * m->degrees.n[d] + m->at[d];
+            size *= m->degrees.n[d];
+        } else {
+            colour = colour * m->degrees.n[d] + m->at[d];
+        }
+    }
+    if (size == 1) {
+        return cvx_comm_self(slot(m, i));
+    }
+    return m->own_world ? cvx_comm_dry(slot(m, i), key, size)
+                        : cvx_comm_split(m->world, colour, key, slot(m, i));
+}
+
+/* world NULL: the mesh owns one of its own. */
+static cvx_status open_mesh(cvx_mesh **out, cvx_comm *world, const cvx_degrees *degrees, int rank)
+{
     cvx_status st = CVX_OK;
     cvx_mesh *m = calloc(1, sizeof *m);
 
     if (m == NULL) {
         return cvx_fail(CVX_ENOMEM, "no memory for a mesh");
     }
-    m->degrees = *degrees;
-    m->world = world;
-    if (cvx_mesh_size(degrees) != world->size) {
-        st = cvx_fail(CVX_EINVAL,
-                      "mesh data %d x cfg %d x ring %d x ulysses %d x tensor %d needs %d ranks, "
-                      "there are %d",
-                      degrees->n[0], degrees->n[1], degrees->n[2], degrees->n[3], degrees->n[4],
-                      cvx_mesh_size(degrees), world->size);
-        goto done;
+    *m = (cvx_mesh){
+        .degrees = *degrees, .world = world, .own_world = world == NULL, .node_ranks = 1};
+    cvx_mesh_place(degrees, rank, m->at);
+    if (world == NULL) {
+        CVX_TRY(st, cvx_comm_dry(&m->world, rank, cvx_mesh_size(degrees)), done);
     }
-    cvx_mesh_place(degrees, world->rank, m->at);
-    for (int i = 0; i < CVX_MESH_DIMS; i++) {
-        CVX_TRY(st, split(m, 1u << i, &m->dim[i]), done);
+    for (int i = 0; i < CVX_MESH_WORLD; i++) {
+        CVX_TRY(st, make_comm(m, i), done);
     }
-    CVX_TRY(st, split(m, seq, &m->sequence), done);
-    CVX_TRY(st, split(m, seq | 1u << CVX_MESH_CFG, &m->branches), done);
-    CVX_TRY(st, split(m, all & ~(1u << CVX_MESH_DATA), &m->replica), done);
     *out = m;
     m = NULL;
 done:
     cvx_mesh_close(m);
     return st;
+}
+
+cvx_status cvx_mesh_open(cvx_mesh **out, cvx_comm *world, const cvx_degrees *degrees)
+{
+    const int *n = degrees->n;
+
+    if (cvx_mesh_size(degrees) != world->size) {
+        return cvx_fail(CVX_EINVAL,
+                        "mesh data %d x cfg %d x ring %d x ulysses %d x tensor %d needs %d ranks, "
+                        "there are %d",
+                        n[0], n[1], n[2], n[3], n[4], cvx_mesh_size(degrees), world->size);
+    }
+    return open_mesh(out, world, degrees, world->rank);
+}
+
+cvx_status cvx_mesh_dry(cvx_mesh **out, const cvx_degrees *degrees, int rank)
+{
+    return open_mesh(out, NULL, degrees, rank);
 }
 
 cvx_status cvx_mesh_self(cvx_mesh **out)
@@ -101,37 +144,4 @@ void cvx_mesh_close(cvx_mesh *m)
         cvx_comm_close(m->world);
     }
     free(m);
-}
-
-void cvx_mesh_set_measure(const cvx_mesh *m, bool measure)
-{
-    for (int i = 0; i < CVX_MESH_DIMS; i++) {
-        m->dim[i]->measure = measure;
-    }
-    m->sequence->measure = measure;
-    m->branches->measure = measure;
-    m->replica->measure = measure;
-}
-
-static void add(cvx_comm_stat *to, const cvx_comm *c, cvx_comm_kind kind)
-{
-    if (c != NULL) {
-        to->calls += c->stat[kind].calls;
-        to->bytes_sent += c->stat[kind].bytes_sent;
-        to->seconds += c->stat[kind].seconds;
-    }
-}
-
-cvx_comm_stat cvx_mesh_stat(const cvx_mesh *m, cvx_comm_kind kind)
-{
-    cvx_comm_stat s = {0};
-
-    for (int i = 0; i < CVX_MESH_DIMS; i++) {
-        add(&s, m->dim[i], kind);
-    }
-    add(&s, m->sequence, kind);
-    add(&s, m->branches, kind);
-    add(&s, m->replica, kind);
-    add(&s, m->world, kind);
-    return s;
 }

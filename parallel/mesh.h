@@ -20,9 +20,6 @@ typedef enum cvx_mesh_dim {
     CVX_MESH_DIMS
 } cvx_mesh_dim;
 
-/* "data", "cfg", "ring", "ulysses", "tensor". */
-extern const char *const cvx_mesh_names[CVX_MESH_DIMS];
-
 typedef struct cvx_degrees {
     int n[CVX_MESH_DIMS];
 } cvx_degrees;
@@ -33,6 +30,7 @@ typedef struct cvx_mesh {
     int at[CVX_MESH_DIMS]; /* this rank's place along each dimension */
     cvx_comm *world;       /* every rank; borrowed, unless own_world */
     bool own_world;
+    int node_ranks; /* ranks of the job on this rank's machine, which share its memory and cores */
     cvx_comm *dim[CVX_MESH_DIMS]; /* the ranks that differ along one dimension only */
     cvx_comm *sequence;           /* ring x ulysses */
     cvx_comm *branches;           /* cfg x ring x ulysses: who exchanges velocities after a step */
@@ -52,21 +50,21 @@ cvx_status cvx_mesh_self(cvx_mesh **out) CVX_CHECK;
 /* Accepts NULL; world stays open (but for cvx_mesh_self's). */
 void cvx_mesh_close(cvx_mesh *m);
 
-/* Whether the mesh's communicators only count (measure mode) or also move data. */
-void cvx_mesh_set_measure(const cvx_mesh *m, bool measure);
+/* The mesh as rank `rank` would see it, of communicators that only count (cvx_comm_dry). */
+cvx_status cvx_mesh_dry(cvx_mesh **out, const cvx_degrees *degrees, int rank) CVX_CHECK;
 
-/* Total over the mesh's communicators of one kind of call (world included). */
-cvx_comm_stat cvx_mesh_stat(const cvx_mesh *m, cvx_comm_kind kind);
-
-/* The `rank`-th of `size` even contiguous shards of 0 .. total: no shard is more than one longer than
- * another, and any total goes (also less than size: then some are empty). */
-typedef struct cvx_shard {
-    int64_t start, len;
-} cvx_shard;
-static inline cvx_shard cvx_shard_of(int64_t total, int size, int rank)
-{
-    int64_t a = total * rank / size, b = total * (rank + 1) / size;
-    return (cvx_shard){a, b - a};
-}
+/* The mesh's communicators by number: the dimensions, then sequence, branches, replica, world. */
+enum {
+    CVX_MESH_SEQUENCE = CVX_MESH_DIMS,
+    CVX_MESH_BRANCHES,
+    CVX_MESH_REPLICA,
+    CVX_MESH_WORLD,
+    CVX_MESH_COMMS
+};
+/* Their names: "data" ... "tensor", "sequence", "branches", "replica", "world". */
+extern const char *const cvx_mesh_names[CVX_MESH_COMMS];
+cvx_comm *cvx_mesh_comm(const cvx_mesh *m, int i);
+/* Which dimensions vary within communicator i: bit d for dimension d. */
+unsigned cvx_mesh_mask(int i);
 
 #endif

@@ -93,7 +93,8 @@ static void make_absolute(json_t *request)
 }
 
 /* The request with its defaults filled in: what a replay sets. */
-static json_t *resolved_request(const cvx_ctx *ctx, const cvx_job *job, int64_t k, const char *path)
+static json_t *resolved_request(const cvx_ctx *ctx, const cvx_job *job, const cvx_degrees *mesh,
+                                int64_t k, const char *path)
 {
     cvx_request r = *job->request;
 
@@ -108,7 +109,13 @@ static json_t *resolved_request(const cvx_ctx *ctx, const cvx_job *job, int64_t 
     r.output = path;
     r.replay = NULL;
     r.manifest = NULL;
-    r.quiet = r.json = false;
+    r.quiet = r.json = r.stats = r.enable_cfg_parallel = false;
+    r.ranks = 0;
+    r.cluster = NULL;
+    for (int i = 0; i < CVX_MESH_DIMS; i++) { /* of the mesh only what changes bits */
+        bool keep = mesh->n[i] > 1 && (i == CVX_MESH_RING || i == CVX_MESH_TENSOR);
+        r.degree[i] = keep ? mesh->n[i] : 0;
+    }
     r.threads = ctx->threads;
     if (strncmp(ctx->ops->name, "cpu-", 4) == 0) {
         r.backend = "cpu";
@@ -148,7 +155,12 @@ json_t *cvx_manifest_make(const cvx_ctx *ctx, const cvx_checkpoint *c, const cvx
     json_object_set_new(m, "cvx_manifest", json_integer(1));
     json_object_set_new(m, "version", json_string(CVX_VERSION));
     json_object_set_new(m, "model", json_string(cvx_checkpoint_describe(c, what, sizeof what)));
-    json_object_set_new(m, "request", resolved_request(ctx, job, video_index, path));
+    const cvx_degrees *mesh = &plan->options.mesh->degrees;
+    json_object_set_new(m, "request", resolved_request(ctx, job, mesh, video_index, path));
+    json_object_set_new(m, "mesh",
+                        json_pack("{s:i, s:i, s:i, s:i, s:i}", "data", mesh->n[0], "cfg",
+                                  mesh->n[1], "ring", mesh->n[2], "ulysses", mesh->n[3], "tensor",
+                                  mesh->n[4]));
     json_object_set_new(m, "sha256", json_deep_copy(hashes));
     json_object_set_new(m, "backend", json_string(ctx->ops->name));
     json_object_set_new(m, "packed_weights", json_boolean(plan->options.pack));

@@ -140,14 +140,26 @@ typedef struct run {
     bool noisy;         /* latents already hold the start (V2V, --latents) */
 } run;
 
+/* Adds sign times what the counters of work and exchange show now. */
+static void add_counters(const run *r, cvx_stage_cost *c, int sign)
+{
+    for (int i = 0; i < CVX_OP_COUNT; i++) {
+        c->flops[i] += sign * r->p->ctx->stat[i].flops;
+    }
+    for (int i = 0; i < CVX_MESH_COMMS; i++) {
+        for (int k = 0; k < CVX_COMM_KINDS; k++) {
+            const cvx_comm_stat *now = &cvx_mesh_comm(r->p->opt.mesh, i)->stat[k];
+            c->comm[i][k].calls += sign * now->calls;
+            c->comm[i][k].bytes_sent += sign * now->bytes_sent;
+            c->comm[i][k].seconds += sign * now->seconds;
+        }
+    }
+}
+
 static cvx_status stage_begin(run *r, cvx_stage s, int64_t total)
 {
-    cvx_stage_cost *c = &r->cost[s];
-
-    *c = (cvx_stage_cost){0};
-    for (int i = 0; i < CVX_OP_COUNT; i++) {
-        c->flops[i] = -r->p->ctx->stat[i].flops;
-    }
+    r->cost[s] = (cvx_stage_cost){0};
+    add_counters(r, &r->cost[s], -1);
     r->step.peak = r->step.used;
     return cvx_progress_begin(&r->progress, cvx_stage_names[s], total);
 }
@@ -156,9 +168,7 @@ static void stage_end(run *r, cvx_stage s)
 {
     cvx_stage_cost *c = &r->cost[s];
 
-    for (int i = 0; i < CVX_OP_COUNT; i++) {
-        c->flops[i] += r->p->ctx->stat[i].flops;
-    }
+    add_counters(r, c, 1);
     for (int i = 0; i < PART_COUNT; i++) {
         const part *x = &r->p->parts[i];
         c->weights += x->arena.used;
@@ -455,13 +465,29 @@ static cvx_status denoise_step(run *r, denoise *d, const cvx_sched *sched, int64
     return cvx_op_sched_step(r->p->ctx, &a);
 }
 
+/* Adds the work and exchanges of `times` more steps like `one`. */
+static void extend(cvx_stage_cost *c, const cvx_stage_cost *one, int64_t times)
+{
+    for (int i = 0; i < CVX_OP_COUNT; i++) {
+        c->flops[i] += (double)times * one->flops[i];
+    }
+    for (int i = 0; i < CVX_MESH_COMMS; i++) {
+        for (int k = 0; k < CVX_COMM_KINDS; k++) {
+            c->comm[i][k].calls += times * one->comm[i][k].calls;
+            c->comm[i][k].bytes_sent += times * one->comm[i][k].bytes_sent;
+        }
+    }
+}
+
 static cvx_status stage_denoise(run *r, const cvx_sched *sched)
 {
     int64_t steps = cvx_sched_steps(sched), walk = r->p->ctx->measure ? 1 : steps;
+    cvx_stage_cost all = {0}; /* of the steps that were walked */
     denoise d;
 
     CVX_RETURN_IF(stage_begin(r, CVX_STAGE_DENOISE, steps));
     CVX_RETURN_IF(denoise_open(r, &d));
+    add_counters(r, &all, -1);
     for (int64_t i = 0; i < walk; i++) {
         /* the step boundary: a rank that failed takes the others with it, none waits for it */
         CVX_RETURN_IF(cvx_comm_agree(r->p->opt.mesh->replica, denoise_step(r, &d, sched, i)));
@@ -470,9 +496,10 @@ static cvx_status stage_denoise(run *r, const cvx_sched *sched)
         }
         CVX_RETURN_IF(cvx_progress_step(&r->progress, i + 1));
     }
+    add_counters(r, &all, 1);
     stage_end(r, CVX_STAGE_DENOISE);
-    for (int i = 0; r->p->ctx->measure && i < CVX_OP_COUNT; i++) {
-        r->cost[CVX_STAGE_DENOISE].flops[i] *= (double)steps;
+    if (r->p->ctx->measure) {
+        extend(&r->cost[CVX_STAGE_DENOISE], &all, steps - 1);
     }
     done_with(r, PART_DIT);
     return CVX_OK;
@@ -576,14 +603,19 @@ cvx_status cvx_pipeline_measure(const cvx_ctx *ctx, const cvx_checkpoint *ckpt,
 {
     cvx_ctx measuring = *ctx;
     cvx_pipeline *p = NULL;
+    cvx_mesh *dry = NULL;
+    cvx_pipeline_options options = *opt;
     const cvx_pipeline_hooks none = {0};
 
     measuring.measure = true;
     memset(measuring.stat, 0, sizeof measuring.stat);
-    CVX_RETURN_IF(cvx_pipeline_open(&p, &measuring, ckpt, opt));
-    cvx_mesh_set_measure(opt->mesh, true);
-    cvx_status st = cvx_pipeline_run(p, job, 0, &none, 0, 0, cost);
-    cvx_mesh_set_measure(opt->mesh, false);
+    CVX_RETURN_IF(cvx_mesh_dry(&dry, &opt->mesh->degrees, opt->mesh->world->rank));
+    options.mesh = dry;
+    cvx_status st = cvx_pipeline_open(&p, &measuring, ckpt, &options);
+    if (st == CVX_OK) {
+        st = cvx_pipeline_run(p, job, 0, &none, 0, 0, cost);
+    }
     cvx_pipeline_close(p);
+    cvx_mesh_close(dry);
     return st;
 }

@@ -28,6 +28,7 @@ typedef struct cvx_stage_cost {
     size_t mapped;  /* bytes of weight files that the open models read in place */
     size_t job, step;
     double flops[CVX_OP_COUNT];
+    cvx_comm_stat comm[CVX_MESH_COMMS][CVX_COMM_KINDS]; /* this rank's exchanges */
     double seconds;
 } cvx_stage_cost;
 
@@ -65,7 +66,7 @@ cvx_status cvx_pipeline_run(cvx_pipeline *p, const cvx_job *job, int64_t video_i
                             const cvx_pipeline_hooks *hooks, size_t job_bytes, size_t step_bytes,
                             cvx_stage_cost cost[CVX_STAGE_COUNT]) CVX_CHECK;
 
-/* A measured run of the job: what each stage will hold and do. */
+/* A measured run of the job: what each stage will hold and do on this rank of the mesh. Not collective. */
 cvx_status cvx_pipeline_measure(const cvx_ctx *ctx, const cvx_checkpoint *ckpt,
                                 const cvx_pipeline_options *opt, const cvx_job *job,
                                 cvx_stage_cost cost[CVX_STAGE_COUNT]) CVX_CHECK;

@@ -87,7 +87,7 @@ cvx_status cvx_plan_make(cvx_plan *out, const cvx_ctx *ctx, const cvx_checkpoint
                               .mesh = mesh},
                   .output_bytes = (size_t)(pixels * (keep_float ? 5 : 1)),
                   .base_bytes = cvx_memory_resident() + ENCODER_BYTES,
-                  .available_bytes = cvx_memory_available()};
+                  .available_bytes = cvx_memory_available() / (size_t)mesh->node_ranks};
 
     CVX_RETURN_IF(measure(&p, ctx, ckpt, job));
     if (p.needed_bytes > p.available_bytes / 10 * 8) {

@@ -5,6 +5,7 @@
 
 #include "base/json.h"
 #include "base/opts.h"
+#include "parallel/mesh.h"
 
 typedef struct cvx_request {
     const char *model, *prompt, *negative_prompt, *output;
@@ -23,7 +24,11 @@ typedef struct cvx_request {
     const char *offload; /* "none", "model", "sequential" */
     const char *clip_model, *backend, *isa, *replay, *manifest;
     int64_t threads;
-    bool quiet, json;
+    int64_t degree[CVX_MESH_DIMS]; /* 0: chosen; cfg's comes from enable_cfg_parallel */
+    bool enable_cfg_parallel;
+    int64_t ranks;       /* cvx plan: how many; elsewhere 0 or the number there is */
+    const char *cluster; /* file that describes the machines */
+    bool quiet, json, stats;
 } cvx_request;
 
 #define CVX_REQUEST_INIT                                                                           \
@@ -33,7 +38,7 @@ typedef struct cvx_request {
         .backend = "auto", .isa = "auto"                                                           \
     }
 
-/* The rows of the option table, for programs that add their own (cvx generate, cvx plan, cvx-rank). */
+/* The option table of cvx generate, cvx plan and cvx-rank. */
 extern const cvx_opt cvx_request_opts[];
 
 /* What can be said without opening the checkpoint: required fields, ranges, UTF-8 prompts, things that
