@@ -8,6 +8,7 @@
 #define MESSAGE_MAX 1024
 
 static _Thread_local char message[MESSAGE_MAX];
+static _Thread_local bool of_peer;
 
 /* One line of printable UTF-8: messages quote bytes of foreign files. */
 static void make_line(char *s)
@@ -49,7 +50,20 @@ cvx_status cvx_fail(cvx_status code, const char *fmt, ...)
     va_end(ap);
     make_line(text);
     memcpy(message, text, sizeof message);
+    of_peer = false;
     return code;
+}
+
+cvx_status cvx_fail_peer(cvx_status code, int rank)
+{
+    cvx_status st = cvx_fail(code, "rank %d failed: %s", rank, cvx_status_name(code));
+    of_peer = true;
+    return st;
+}
+
+bool cvx_error_is_peer(void)
+{
+    return of_peer;
 }
 
 cvx_status cvx_fail_prefix(cvx_status code, const char *fmt, ...)
@@ -78,7 +92,7 @@ const char *cvx_status_name(cvx_status code)
     case CVX_EFORMAT: return "bad file";
     case CVX_ENOMEM: return "out of memory";
     case CVX_EUNSUPPORTED: return "unsupported";
-    case CVX_EPEER: return "another rank failed";
+    case CVX_EPEER: return "another rank is gone";
     case CVX_ECANCELLED: return "cancelled";
     case CVX_EINTERNAL: return "internal error";
     }

@@ -18,7 +18,7 @@ typedef enum cvx_status {
     CVX_EFORMAT = -3,      /* a file's bytes are not what its format says */
     CVX_ENOMEM = -4,       /* memory, also "this job cannot fit" */
     CVX_EUNSUPPORTED = -5, /* well formed, but this build or machine has no way to do it */
-    CVX_EPEER = -6,        /* another rank failed */
+    CVX_EPEER = -6,        /* another rank is gone */
     CVX_ECANCELLED = -7,   /* the user or a signal asked to stop */
     CVX_EINTERNAL = -8,    /* a bug in cvx */
 } cvx_status;
@@ -36,6 +36,12 @@ const char *cvx_error(void);
 /* Like cvx_fail, puts "prefix: " before the present message and returns `code` unchanged: only for
  * context that the first place cannot know (which job of a batch, which rank). */
 cvx_status cvx_fail_prefix(cvx_status code, const char *fmt, ...) CVX_PRINTF(2, 3);
+
+/* Takes over another rank's failure: records "rank R failed: ..." and returns that rank's code. Programs print
+ * nothing for it, since rank R does. */
+cvx_status cvx_fail_peer(cvx_status code, int rank);
+/* Whether the thread's last message is from cvx_fail_peer. */
+bool cvx_error_is_peer(void);
 
 /* "invalid argument", "I/O error", ... */
 const char *cvx_status_name(cvx_status code);

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "kernels/waiting.h"
 
 const cvx_command *const cvx_commands[] = {&cvx_cmd_generate,
                                            &cvx_cmd_score,
@@ -51,21 +52,9 @@ static void print_help(FILE *f)
     fprintf(f, "\ncvx COMMAND --help tells a command's options.\n");
 }
 
-/* OpenMP threads that spin for long while they wait make everything several times slower as soon as another
- * process wants a core; threads that sleep at once double the time of a small model's step (a region lasts
- * 50 us, a wake-up as long). So they spin for some ten microseconds, then sleep. The runtime reads this
- * before main: a start without it is started again with it. */
-static void wait_briefly(char **argv)
-{
-    if (getenv("OMP_WAIT_POLICY") == NULL && getenv("GOMP_SPINCOUNT") == NULL) {
-        setenv("GOMP_SPINCOUNT", "5000", 1);
-        execv("/proc/self/exe", argv); /* where that fails, waiting is only slower */
-    }
-}
-
 int main(int argc, char **argv)
 {
-    wait_briefly(argv);
+    cvx_wait_briefly(argv, false);
     const char *want = argc > 1 ? argv[1] : "--help";
 
     if (strcmp(want, "--help") == 0 || strcmp(want, "-h") == 0 || strcmp(want, "help") == 0) {

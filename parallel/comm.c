@@ -83,16 +83,16 @@ cvx_status cvx_comm_broadcast(cvx_comm *c, void *buf, int64_t bytes, int root)
 cvx_status cvx_comm_agree(cvx_comm *c, cvx_status own)
 {
     double t = now();
-    int code = own;
-    cvx_status st = c->ops->agree(c, &code);
+    /* the least of these is an error if there is any (codes are negative), of the lowest rank that has it */
+    int mine = own * CVX_MAX_RANKS + c->rank, least = own == CVX_OK ? CVX_MAX_RANKS : mine;
+    cvx_status st = c->ops->agree(c, &least);
 
-    st = count(c, CVX_COMM_AGREE, 4 * (c->size - 1), t, st);
-    if (own != CVX_OK || st != CVX_OK) {
-        return own != CVX_OK ? own : st;
+    CVX_RETURN_IF(count(c, CVX_COMM_AGREE, 4 * (c->size - 1), t, st));
+    if (least == CVX_MAX_RANKS || least == mine) {
+        return own;
     }
-    return code == CVX_OK
-               ? CVX_OK
-               : cvx_fail(CVX_EPEER, "another rank failed: %s", cvx_status_name((cvx_status)code));
+    int code = (least - CVX_MAX_RANKS + 1) / CVX_MAX_RANKS; /* rounded down */
+    return cvx_fail_peer((cvx_status)code, least - code * CVX_MAX_RANKS);
 }
 
 cvx_status cvx_comm_split(cvx_comm *c, int colour, int key, cvx_comm **out)

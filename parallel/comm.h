@@ -45,7 +45,7 @@ typedef struct cvx_comm_ops {
     cvx_status (*sendrecv)(cvx_comm *c, const void *send, int64_t send_bytes, int to, void *recv,
                            int64_t recv_bytes, int from);
     cvx_status (*broadcast)(cvx_comm *c, void *buf, int64_t bytes, int root);
-    cvx_status (*agree)(cvx_comm *c, int *code);
+    cvx_status (*agree)(cvx_comm *c, int *least); /* in: own, out: the least of all ranks' */
     cvx_status (*split)(cvx_comm *c, int colour, int key, cvx_comm **out);
     void (*close)(cvx_comm *c);
 } cvx_comm_ops;
@@ -85,8 +85,8 @@ cvx_status cvx_comm_broadcast(cvx_comm *c, void *buf, int64_t bytes, int root) C
 /* A new communicator of the ranks that give the same colour (0 or more), ordered by key, then rank. The
  * caller closes it, before c. */
 cvx_status cvx_comm_split(cvx_comm *c, int colour, int key, cvx_comm **out) CVX_CHECK;
-/* The step boundary: every rank brings its status and gets the same answer: CVX_OK if all are, its own
- * error if it failed, else CVX_EPEER. */
+/* The step boundary: every rank brings its status. CVX_OK if all are; else every rank gets the same code, and all
+ * but the one whose it is (the lowest of those that have it) get its message by cvx_fail_peer. */
 cvx_status cvx_comm_agree(cvx_comm *c, cvx_status own) CVX_CHECK;
 
 /* The `rank`-th of `size` even contiguous shards of 0 .. total: no shard is more than one longer than

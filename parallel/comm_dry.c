@@ -48,9 +48,9 @@ static cvx_status broadcast(cvx_comm *c, void *buf, int64_t bytes, int root)
     return CVX_OK;
 }
 
-static cvx_status agree(cvx_comm *c, int *code)
+static cvx_status agree(cvx_comm *c, int *least)
 {
-    (void)c, (void)code;
+    (void)c, (void)least;
     return CVX_OK;
 }
 

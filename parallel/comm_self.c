@@ -72,10 +72,10 @@ static cvx_status broadcast(cvx_comm *c, void *buf, int64_t bytes, int root)
     return CVX_OK;
 }
 
-static cvx_status agree(cvx_comm *c, int *code)
+static cvx_status agree(cvx_comm *c, int *least)
 {
     (void)c;
-    (void)code;
+    (void)least;
     return CVX_OK;
 }
 

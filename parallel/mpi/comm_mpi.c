@@ -168,14 +168,9 @@ static cvx_status broadcast(cvx_comm *c, void *buf, int64_t bytes, int root)
     return CVX_OK;
 }
 
-static cvx_status agree(cvx_comm *c, int *code)
+static cvx_status agree(cvx_comm *c, int *least)
 {
-    int worst = *code;
-
-    /* error codes are negative: the least is an error if there is any */
-    CVX_RETURN_IF(check(MPI_Allreduce(code, &worst, 1, MPI_INT, MPI_MIN, comm_of(c)), "allreduce"));
-    *code = worst;
-    return CVX_OK;
+    return check(MPI_Allreduce(MPI_IN_PLACE, least, 1, MPI_INT, MPI_MIN, comm_of(c)), "allreduce");
 }
 
 static cvx_status wrap(cvx_comm **out, MPI_Comm comm);
@@ -251,15 +246,12 @@ _Noreturn void cvx_comm_mpi_abort(int code)
     abort();
 }
 
-cvx_status cvx_comm_mpi_local(cvx_comm *world, int *rank, int *size)
+cvx_status cvx_comm_mpi_node(cvx_comm *world, cvx_comm **out)
 {
-    MPI_Comm local;
+    MPI_Comm node;
 
     CVX_RETURN_IF(check(MPI_Comm_split_type(comm_of(world), MPI_COMM_TYPE_SHARED, world->rank,
-                                            MPI_INFO_NULL, &local),
+                                            MPI_INFO_NULL, &node),
                         "comm_split_type"));
-    MPI_Comm_rank(local, rank);
-    MPI_Comm_size(local, size);
-    MPI_Comm_free(&local);
-    return CVX_OK;
+    return wrap(out, node);
 }

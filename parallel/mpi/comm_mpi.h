@@ -11,7 +11,8 @@ void cvx_comm_mpi_finish(void);
 /* Ends every rank at once: for a failure inside a collective. */
 _Noreturn void cvx_comm_mpi_abort(int code);
 
-/* Ranks of this rank's host, and its place among them. Collective over world. */
-cvx_status cvx_comm_mpi_local(cvx_comm *world, int *rank, int *size) CVX_CHECK;
+/* The ranks of this rank's machine (which share memory), in the order of world; the caller closes it, before
+ * world. Collective over world. */
+cvx_status cvx_comm_mpi_node(cvx_comm *world, cvx_comm **out) CVX_CHECK;
 
 #endif

@@ -1,0 +1,118 @@
+#include "rankworker/place.h"
+
+#include <hwloc.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/waiting.h"
+#include "parallel/mpi/comm_mpi.h"
+
+/* CPUs that a binding is told about: beyond these, ranks count as sharing nothing. */
+#define CPUS 4096
+
+typedef struct binding {
+    uint64_t cpu[CPUS / 64];
+} binding;
+
+/* Physical cores of this process's binding, and its CPUs. */
+static cvx_status look(int *cores, binding *b)
+{
+    hwloc_topology_t t;
+    hwloc_cpuset_t set = hwloc_bitmap_alloc();
+    cvx_status st = CVX_OK;
+    int i;
+
+    memset(b, 0, sizeof *b);
+    if (set == NULL || hwloc_topology_init(&t) != 0) {
+        hwloc_bitmap_free(set);
+        return cvx_fail(CVX_ENOMEM, "no memory for the machine's topology");
+    }
+    if (hwloc_topology_load(t) != 0) {
+        st = cvx_fail(CVX_EIO, "hwloc cannot read the machine's topology");
+        goto done;
+    }
+    if (hwloc_get_cpubind(t, set, HWLOC_CPUBIND_PROCESS) != 0) {
+        hwloc_bitmap_copy(set, hwloc_topology_get_allowed_cpuset(t));
+    }
+    *cores = hwloc_get_nbobjs_inside_cpuset_by_type(t, set, HWLOC_OBJ_CORE);
+    if (*cores < 1) { /* part of a core, or no core is known */
+        int cpus = hwloc_bitmap_weight(set);
+        *cores = cpus > 1 ? cpus : 1;
+    }
+    hwloc_bitmap_foreach_begin(i, set) if (i < CPUS) b->cpu[i / 64] |= (uint64_t)1 << i % 64;
+    hwloc_bitmap_foreach_end();
+done:
+    hwloc_topology_destroy(t);
+    hwloc_bitmap_free(set);
+    return st;
+}
+
+static bool overlap(const binding *a, const binding *b)
+{
+    for (int i = 0; i < CPUS / 64; i++) {
+        if (a->cpu[i] & b->cpu[i]) {
+            return true;
+        }
+    }
+    return false;
+}
+
+cvx_status cvx_place_find(cvx_place *out, cvx_comm *world)
+{
+    cvx_place p = {0};
+    cvx_comm *node = NULL;
+    binding own, *all = NULL;
+    int64_t *bytes = NULL;
+    cvx_status st = CVX_OK;
+
+    CVX_RETURN_IF(cvx_comm_agree(world, look(&p.cores, &own)));
+    CVX_RETURN_IF(cvx_comm_mpi_node(world, &node));
+    p.node_ranks = node->size;
+    all = calloc((size_t)node->size, sizeof *all);
+    bytes = calloc(2 * (size_t)node->size, sizeof *bytes);
+    if (all == NULL || bytes == NULL) {
+        st = cvx_fail(CVX_ENOMEM, "no memory for the bindings of %d ranks", node->size);
+    }
+    CVX_TRY(st, cvx_comm_agree(node, st), done);
+    for (int i = 0; i < node->size; i++) {
+        bytes[i] = sizeof own;
+        bytes[node->size + i] = i * (int64_t)sizeof own;
+    }
+    CVX_TRY(st, cvx_comm_allgatherv(node, &own, sizeof own, all, bytes, bytes + node->size), done);
+    for (int i = 0; i < node->size; i++) {
+        p.sharers += i == node->rank || overlap(&own, &all[i]);
+    }
+    p.threads = p.cores / p.sharers > 1 ? p.cores / p.sharers : 1;
+    *out = p;
+done:
+    free(bytes);
+    free(all);
+    cvx_comm_close(node);
+    return st;
+}
+
+/* Ranks on this machine as launchers tell it: Open MPI, Slurm, MPICH. 1 if none does. */
+static int launched(void)
+{
+    static const char *const names[] = {"OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS",
+                                        "SLURM_NTASKS_PER_NODE", "SLURM_NTASKS"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const char *v = getenv(names[i]);
+        if (v != NULL && atoi(v) > 0) {
+            return atoi(v);
+        }
+    }
+    return 1;
+}
+
+void cvx_place_prepare(char **argv)
+{
+    binding unused;
+    int cores = 1;
+    bool crowded = look(&cores, &unused) == CVX_OK && launched() > cores;
+
+    if (crowded) {
+        setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
+    }
+    cvx_wait_briefly(argv, crowded);
+}
