@@ -258,6 +258,7 @@ cvx_status cvx_plan_rates(cvx_ctx *ctx, double rate[CVX_OP_COUNT])
         rate[trials[i].op] = best;
     }
 done:
+    ctx->backend = trial.backend; /* what the kernels keep is the context's, which frees it */
     cvx_arena_close(&a);
     return st;
 }
