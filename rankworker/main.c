@@ -35,10 +35,19 @@ static cvx_status bench(cvx_comm *world, const cvx_place *place, cvx_bench_optio
 {
     cvx_mesh *mesh = NULL;
     cvx_request *r = &o->request;
+    cvx_degrees d = CVX_DEGREES_ONE;
 
-    r->prompt = "";
     r->threads = r->threads > 0 ? r->threads : place->threads;
-    CVX_RETURN_IF(cvx_arrange_world(&mesh, r, world, place->node_ranks, NULL));
+    d.n[CVX_MESH_CFG] = r->enable_cfg_parallel ? 2 : 1;
+    for (int i = CVX_MESH_RING; i < CVX_MESH_DIMS; i++) {
+        d.n[i] = r->degree[i] > 0 ? (int)r->degree[i] : 1;
+    }
+    if (r->degree[CVX_MESH_ULYSSES] == 0) { /* what is left */
+        d.n[CVX_MESH_ULYSSES] =
+            world->size / cvx_mesh_size(&d) > 1 ? world->size / cvx_mesh_size(&d) : 1;
+    }
+    CVX_RETURN_IF(cvx_mesh_open(&mesh, world, &d));
+    mesh->node_ranks = place->node_ranks;
     cvx_status st = cvx_bench(o, what, mesh, stdout);
     cvx_mesh_close(mesh);
     return st;
