@@ -100,6 +100,22 @@ cvx_status cvx_comm_split(cvx_comm *c, int colour, int key, cvx_comm **out)
     return c->ops->split(c, colour, key, out);
 }
 
+cvx_status cvx_comm_first(cvx_comm *c, int n, cvx_comm **out)
+{
+    CVX_ASSERT(n >= 1 && n <= c->size);
+    return c->ops->first(c, n, out);
+}
+
+void cvx_comm_end_first(cvx_comm *c, cvx_comm *first)
+{
+    for (int k = 0; first != NULL && k < CVX_COMM_KINDS; k++) {
+        c->stat[k].calls += first->stat[k].calls;
+        c->stat[k].bytes_sent += first->stat[k].bytes_sent;
+        c->stat[k].seconds += first->stat[k].seconds;
+    }
+    cvx_comm_close(first);
+}
+
 void cvx_comm_close(cvx_comm *c)
 {
     if (c != NULL) {

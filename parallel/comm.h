@@ -47,6 +47,7 @@ typedef struct cvx_comm_ops {
     cvx_status (*broadcast)(cvx_comm *c, void *buf, int64_t bytes, int root);
     cvx_status (*agree)(cvx_comm *c, int *least); /* in: own, out: the least of all ranks' */
     cvx_status (*split)(cvx_comm *c, int colour, int key, cvx_comm **out);
+    cvx_status (*first)(cvx_comm *c, int n, cvx_comm **out);
     void (*close)(cvx_comm *c);
 } cvx_comm_ops;
 
@@ -85,6 +86,11 @@ cvx_status cvx_comm_broadcast(cvx_comm *c, void *buf, int64_t bytes, int root) C
 /* A new communicator of the ranks that give the same colour (0 or more), ordered by key, then rank. The
  * caller closes it, before c. */
 cvx_status cvx_comm_split(cvx_comm *c, int colour, int key, cvx_comm **out) CVX_CHECK;
+/* The communicator of the first n ranks (1 to size), in the same order; NULL on the others. Collective over c; ended by
+ * cvx_comm_end_first, which adds its counters to c's. */
+cvx_status cvx_comm_first(cvx_comm *c, int n, cvx_comm **out) CVX_CHECK;
+void cvx_comm_end_first(cvx_comm *c, cvx_comm *first); /* accepts first = NULL */
+
 /* The step boundary: every rank brings its status. CVX_OK if all are; else every rank gets the same code, and all
  * but the one whose it is (the lowest of those that have it) get its message by cvx_fail_peer. */
 cvx_status cvx_comm_agree(cvx_comm *c, cvx_status own) CVX_CHECK;

@@ -60,6 +60,12 @@ static cvx_status split(cvx_comm *c, int colour, int key, cvx_comm **out)
     return cvx_fail(CVX_EINTERNAL, "a dry communicator knows no other rank's colour");
 }
 
+static cvx_status first(cvx_comm *c, int n, cvx_comm **out)
+{
+    *out = NULL;
+    return c->rank < n ? cvx_comm_dry(out, c->rank, n) : CVX_OK;
+}
+
 static void close_dry(cvx_comm *c)
 {
     (void)c;
@@ -76,6 +82,7 @@ cvx_status cvx_comm_dry(cvx_comm **out, int rank, int size)
                                      .broadcast = broadcast,
                                      .agree = agree,
                                      .split = split,
+                                     .first = first,
                                      .close = close_dry};
     cvx_comm *c = calloc(1, sizeof *c);
 

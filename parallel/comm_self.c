@@ -87,6 +87,12 @@ static cvx_status split(cvx_comm *c, int colour, int key, cvx_comm **out)
     return cvx_comm_self(out);
 }
 
+static cvx_status first(cvx_comm *c, int n, cvx_comm **out)
+{
+    (void)c, (void)n;
+    return cvx_comm_self(out);
+}
+
 static void close_self(cvx_comm *c)
 {
     (void)c;
@@ -103,6 +109,7 @@ cvx_status cvx_comm_self(cvx_comm **out)
                                      .broadcast = broadcast,
                                      .agree = agree,
                                      .split = split,
+                                     .first = first,
                                      .close = close_self};
     cvx_comm *c = calloc(1, sizeof *c);
 

@@ -297,7 +297,7 @@ static cvx_status encode_pixels(run *r, const cvx_tensor *pixels, const cvx_tens
 
     CVX_RETURN_IF(CVX_ALLOC(&r->step, &moments, CVX_F32, 2 * c, f, o->dim[2], o->dim[3]));
     CVX_RETURN_IF(CVX_ALLOC(&r->step, &noise, CVX_F32, c, f, o->dim[2], o->dim[3]));
-    CVX_RETURN_IF(share(r, leads(r) ? encode_moments(r, pixels, &moments) : CVX_OK, &moments));
+    CVX_RETURN_IF(share(r, encode_moments(r, pixels, &moments), &moments));
     CVX_RETURN_IF(draw(r, &noise));
     if (!r->p->ctx->measure) {
         cvx_posterior_sample(out->data, moments.data, noise.data, c, f, hw, scale);
@@ -539,7 +539,7 @@ static cvx_status decode(run *r)
 static cvx_status stage_decode(run *r)
 {
     CVX_RETURN_IF(stage_begin(r, CVX_STAGE_DECODE, r->job->out_frames));
-    CVX_RETURN_IF(cvx_comm_agree(r->p->opt.mesh->replica, leads(r) ? decode(r) : CVX_OK));
+    CVX_RETURN_IF(cvx_comm_agree(r->p->opt.mesh->replica, decode(r)));
     stage_end(r, CVX_STAGE_DECODE);
     done_with(r, PART_VAE);
     return CVX_OK;

@@ -3,13 +3,17 @@
  * Activations are [t, h, w, c]. Only whole layers' results stand in memory; what a 3x3x3
  * convolution reads is normalized frame by frame into a ring with zero borders, in which the two
  * frames before the first are the last two of the previous chunk (or the first frame again, at the
- * start of the video). */
+ * start of the video).
+ *
+ * Over several ranks each holds a band of rows, on every level those of its latent rows, and nothing else changes: the
+ * border rows between bands come from the neighbours, the rows' sums of a group norm from all ranks. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "kernels/transfer.h"
 #include "model/vae/parts.h"
 #include "model/vae/pool.h"
+#include "parallel/halo.h"
 
 /* Frames of a ring beyond this many bytes are not kept: the more frames a call of conv3d has, the
  * less of its work is repeated at the seams, and the more memory the ring takes. */
@@ -18,6 +22,8 @@
 typedef struct run {
     const coding *job;
     cvx_ctx *ctx;
+    cvx_comm *comm;         /* the ranks that have rows */
+    int64_t rows, rows_all; /* latent rows of this rank's band, and of the picture */
     pool pool;
     cvx_tensor
         *cache; /* [2, h + 2, w + 2, c] per causal convolution; data NULL before its first use */
@@ -87,6 +93,31 @@ static void drop_act(run *r, const act *a)
     r->pool.used[a->end] = a->below;
 }
 
+/* Fills the borders of frames first .. first + n of `whole` from the neighbours' bands. Scratch is taken at `end`. */
+static cvx_status fill_halo(run *r, const cvx_tensor *whole, int64_t first, int64_t n, bool above,
+                            bool below, int end)
+{
+    const cvx_halo h = {.whole = *whole, .first = first, .n = n, .above = above, .below = below};
+    size_t mark = r->pool.used[end];
+    void *scratch = NULL;
+
+    if (r->comm->size == 1) {
+        return CVX_OK;
+    }
+    CVX_RETURN_IF(cvx_pool_alloc(&r->pool, &scratch, end, cvx_halo_bytes(&h)));
+    CVX_RETURN_IF(cvx_halo_exchange(r->ctx, r->comm, &h, scratch));
+    r->pool.used[end] = mark;
+    return CVX_OK;
+}
+
+/* The band of rank i where this rank's has `rows` rows. */
+static cvx_shard band(const run *r, int64_t rows, int i)
+{
+    int64_t scale = rows / r->rows; /* every level has whole latent rows */
+    cvx_shard s = cvx_shard_of(r->rows_all, r->comm->size, i);
+    return (cvx_shard){s.start * scale, s.len * scale};
+}
+
 static cvx_status copy_frames(run *r, const cvx_tensor *y, const cvx_tensor *x)
 {
     if (x->dtype == y->dtype && x->dtype != CVX_F32) {
@@ -116,12 +147,42 @@ static cvx_status map_latents(run *r, cvx_tensor *out, int end, const conv *c)
         r->ctx, &(cvx_conv3d_args){.y = out, .x = &r->z, .w = &c->w, .b = &c->b, .stride = 1});
 }
 
+/* all [t, rows of the picture, groups, 2] <- every rank's sums [t, rows of its band, groups, 2]. */
+static cvx_status gather_sums(run *r, cvx_tensor *all, int end, const cvx_tensor *sums)
+{
+    const int64_t *d = sums->dim;
+    int64_t row = d[2] * 2 * (int64_t)sizeof(double), bytes[CVX_MAX_RANKS], at[CVX_MAX_RANKS];
+    int64_t height = band(r, d[1], r->comm->size - 1).start + band(r, d[1], r->comm->size - 1).len;
+    cvx_tensor blocks;
+
+    CVX_RETURN_IF(POOL_ALLOC(&r->pool, all, end, CVX_F64, d[0], height, d[2], 2));
+    CVX_RETURN_IF(POOL_ALLOC(&r->pool, &blocks, end, CVX_F64, d[0], height, d[2], 2));
+    for (int i = 0; i < r->comm->size; i++) {
+        cvx_shard b = band(r, d[1], i);
+        bytes[i] = d[0] * b.len * row;
+        at[i] = d[0] * b.start * row;
+    }
+    CVX_RETURN_IF(
+        cvx_comm_allgatherv(r->comm, sums->data, bytes[r->comm->rank], blocks.data, bytes, at));
+    for (int i = 0; i < r->comm->size; i++) {
+        cvx_shard b = band(r, d[1], i);
+        for (int64_t t = 0; t < d[0]; t++) {
+            char *from = (char *)blocks.data + at[i] + t * b.len * row;
+            char *to = (char *)all->data + (t * height + b.start) * row;
+            cvx_tensor src = CVX_VIEW(from, CVX_U8, b.len * row),
+                       dst = CVX_VIEW(to, CVX_U8, b.len * row);
+            cvx_copy(r->ctx, &dst, &src);
+        }
+    }
+    return CVX_OK;
+}
+
 /* Statistics of x over the chunk; everything is allocated at `end`. */
 static cvx_status prepare_norm(run *r, ready *out, int end, const norm *n, const cvx_tensor *x)
 {
     const int64_t *d = x->dim;
     int64_t groups = r->job->vae->cfg.norm_num_groups, tz = r->z.dim[0];
-    cvx_tensor sums;
+    cvx_tensor sums, all;
 
     CVX_ASSERT(d[0] <= CVX_VAE_MAX_CHUNK);
     out->n = n;
@@ -140,10 +201,15 @@ static cvx_status prepare_norm(run *r, ready *out, int end, const norm *n, const
     CVX_RETURN_IF(POOL_ALLOC(&r->pool, &sums, end, CVX_F64, d[0], d[1], groups, 2));
     CVX_RETURN_IF(
         cvx_op_group_norm_stats(r->ctx, &(cvx_group_norm_stats_args){.sums = &sums, .x = x}));
+    all = sums;
+    if (r->comm->size > 1) {
+        CVX_RETURN_IF(gather_sums(r, &all, end, &sums));
+    }
     CVX_RETURN_IF(cvx_op_group_norm_finish(
-        r->ctx,
-        &(cvx_group_norm_finish_args){
-            .stats = &out->stats, .sums = &sums, .count = cvx_numel(x) / groups, .eps = n->eps}));
+        r->ctx, &(cvx_group_norm_finish_args){.stats = &out->stats,
+                                              .sums = &all,
+                                              .count = d[0] * all.dim[1] * d[2] * (d[3] / groups),
+                                              .eps = n->eps}));
     r->pool.used[end] = mark;
     return CVX_OK;
 }
@@ -182,7 +248,7 @@ static cvx_status open_ring(run *r, ring *out, int end, const cvx_tensor *x, cvx
 {
     const int64_t *d = x->dim;
     int64_t frame = (d[1] + 2) * (d[2] + 2) * d[3] * (int64_t)cvx_dtype_size(dtype);
-    int64_t slots = RING_BYTES / frame;
+    int64_t slots = RING_BYTES / r->comm->size / frame;
 
     slots = slots < 3 ? 3 : slots > d[0] + 2 ? d[0] + 2 : slots;
     *out = (ring){.slots = slots};
@@ -252,6 +318,7 @@ static cvx_status causal(run *r, const cvx_tensor *y, const cvx_tensor *x, const
             CVX_RETURN_IF(n != NULL ? apply_norm(r, &rn, &to, &from, i)
                                     : copy_frames(r, &to, &from));
         }
+        CVX_RETURN_IF(fill_halo(r, &g.whole, (t0 + 2) % g.slots, len, true, true, end));
         if (r->first && t0 == 0) {
             CVX_RETURN_IF(load_cache(r, &g, c->cache));
         }
@@ -342,6 +409,7 @@ static cvx_status upsample(run *r, act *x, const block *b, int lo, int hi)
 
     CVX_RETURN_IF(
         NEW_ACT(r, &y, 1 - x->end, lo, hi, n, 2 * x->t.dim[1], 2 * x->t.dim[2], x->t.dim[3]));
+    CVX_RETURN_IF(fill_halo(r, &x->whole, 0, t, true, true, 1 - x->end));
     for (int64_t i = 0, at = 0; i < t; i++) {
         int64_t copies = n == t || (i == 0 && t % 2 == 1) ? 1 : 2;
         cvx_tensor from = cvx_slice(&x->whole, 0, i, 1), to = cvx_slice(&y.t, 0, at, 1);
@@ -379,6 +447,7 @@ static cvx_status downsample(run *r, act *x, const block *b, int lo, int hi)
         *x = p;
     }
     CVX_RETURN_IF(NEW_ACT(r, &y, 1 - x->end, lo, hi, d[0], d[1] / 2, d[2] / 2, d[3]));
+    CVX_RETURN_IF(fill_halo(r, &x->whole, 0, x->whole.dim[0], false, true, 1 - x->end));
     CVX_RETURN_IF(cvx_op_conv3d(r->ctx, &(cvx_conv3d_args){.y = &y.t,
                                                            .x = &x->whole,
                                                            .w = &b->sampler.w,
@@ -442,23 +511,58 @@ static cvx_status run_blocks(run *r, act *x)
 
 /* --- a chunk --- */
 
+/* to [t, c, rows of the picture, w] on rank 0 <- every rank's planes [t, c, rows of its band, w]. */
+static cvx_status collect(run *r, const cvx_tensor *to, const cvx_tensor *planes, int end)
+{
+    const int64_t *d = planes->dim;
+    cvx_tensor part, place = *planes;
+
+    if (r->comm->rank > 0) {
+        return cvx_comm_sendrecv(r->comm, planes->data, 4 * cvx_numel(planes), 0, NULL, 0, -1);
+    }
+    for (int i = 0; i < r->comm->size; i++) {
+        cvx_shard b = band(r, d[2], i);
+        size_t mark = r->pool.used[end];
+        part = *planes;
+        if (i > 0) {
+            CVX_RETURN_IF(POOL_ALLOC(&r->pool, &part, end, CVX_F32, d[0], d[1], b.len, d[3]));
+            CVX_RETURN_IF(
+                cvx_comm_sendrecv(r->comm, NULL, 0, -1, part.data, 4 * cvx_numel(&part), i));
+        }
+        place = cvx_slice(to, 2, b.start, b.len);
+        CVX_RETURN_IF(copy_frames(r, &place, &part));
+        r->pool.used[end] = mark;
+    }
+    return CVX_OK;
+}
+
 /* The result y [t, h, w, c], frames `first` .. of the whole, to its place. */
 static cvx_status emit(run *r, const cvx_tensor *y, int64_t first, int end)
 {
     const coding *c = r->job;
-    cvx_tensor planes, to;
+    cvx_tensor planes, to = {0};
     cvx_tensor from = *y; /* as [t, c, h, w] */
+    int64_t height =
+        band(r, y->dim[1], r->comm->size - 1).start + band(r, y->dim[1], r->comm->size - 1).len;
 
     from.dim[1] = y->dim[3], from.dim[2] = y->dim[1], from.dim[3] = y->dim[2];
     from.stride[1] = y->stride[3], from.stride[2] = y->stride[1], from.stride[3] = y->stride[2];
+    if (r->comm->size > 1) { /* dense, to be sent */
+        CVX_RETURN_IF(POOL_ALLOC(&r->pool, &planes, end, CVX_F32, from.dim[0], from.dim[1],
+                                 from.dim[2], from.dim[3]));
+        CVX_RETURN_IF(copy_frames(r, &planes, &from));
+        from = planes;
+    }
     if (c->out != NULL) {
         to = cvx_slice(c->out, 0, first, from.dim[0]);
-        return copy_frames(r, &to, &from);
+    } else if (r->comm->rank == 0) {
+        CVX_RETURN_IF(
+            POOL_ALLOC(&r->pool, &to, end, CVX_F32, from.dim[0], from.dim[1], height, from.dim[3]));
     }
-    CVX_RETURN_IF(POOL_ALLOC(&r->pool, &planes, end, CVX_F32, from.dim[0], from.dim[1], from.dim[2],
-                             from.dim[3]));
-    CVX_RETURN_IF(copy_frames(r, &planes, &from));
-    return r->ctx->measure ? CVX_OK : c->sink(c->payload, planes.data, first, from.dim[0]);
+    CVX_RETURN_IF(collect(r, &to, &from, end));
+    return c->out != NULL || r->comm->rank > 0 || r->ctx->measure
+               ? CVX_OK
+               : c->sink(c->payload, to.data, first, from.dim[0]);
 }
 
 /* A 1x1x1 convolution of *x at `end`, if the model has one. */
@@ -479,10 +583,13 @@ static cvx_status quantize(run *r, cvx_tensor *x, int end)
     return CVX_OK;
 }
 
-/* x [t, c, h, w]: frames of the input. */
-static cvx_status run_chunk(run *r, const cvx_tensor *x, int64_t first_out)
+/* chunk [t, c, h, w]: frames of the input, all rows. */
+static cvx_status run_chunk(run *r, const cvx_tensor *chunk, int64_t first_out)
 {
     const coder *m = r->job->model;
+    int64_t scale = chunk->dim[2] / r->rows_all;
+    cvx_shard own = band(r, r->rows * scale, r->comm->rank);
+    cvx_tensor rows = cvx_slice(chunk, 2, own.start, own.len), *x = &rows;
     const int64_t *d = x->dim;
     cvx_tensor in, y;
     int lo = 0, hi = 0;
@@ -530,45 +637,70 @@ static int64_t frames_out(const coding *c, int64_t t)
     return t;
 }
 
-/* The pool's size: the first chunk is the longest, and is walked without computing. */
-static cvx_status size_pool(const coding *c, const cvx_tensor *chunk, size_t *out)
+/* The pool's size: the first chunk is the longest, and is walked without computing or sending. */
+static cvx_status size_pool(const run *real, const cvx_tensor *chunk, size_t *out)
 {
-    cvx_ctx ctx = *c->vae->load.ctx;
-    run dry = {.job = c, .ctx = &ctx, .pool = CVX_POOL_COUNTING, .first = true, .last = true};
+    cvx_ctx ctx = *real->ctx;
+    run dry = *real;
 
     ctx.measure = true;
-    CVX_RETURN_IF(run_chunk(&dry, chunk, 0));
+    dry.ctx = &ctx;
+    dry.pool = CVX_POOL_COUNTING;
+    dry.first = dry.last = true;
+    CVX_RETURN_IF(cvx_comm_dry(&dry.comm, real->comm->rank, real->comm->size));
+    cvx_status st = run_chunk(&dry, chunk, 0);
+    cvx_comm_close(dry.comm);
     *out = dry.pool.peak;
+    return st;
+}
+
+/* All chunks on the ranks that have rows. */
+static cvx_status run_chunks(run *r)
+{
+    const coding *c = r->job;
+    int64_t batch = c->model->decoder ? CVX_VAE_LATENT_BATCH : CVX_VAE_SAMPLE_BATCH;
+    int64_t n = cvx_vae_chunks(c->x->dim[0], batch), first, len, out = 0;
+
+    for (int64_t i = 0; i < n; i++) {
+        cvx_vae_chunk(c->x->dim[0], batch, i, &first, &len);
+        cvx_tensor x = cvx_slice(c->x, 0, first, len);
+        r->first = i == 0;
+        r->last = i == n - 1;
+        if (i == 0) {
+            CVX_RETURN_IF(size_pool(r, &x, &r->pool.size));
+            cvx_status st = cvx_arena_alloc(c->step, (void **)&r->pool.base, r->pool.size);
+            CVX_RETURN_IF(cvx_comm_agree(r->comm, st));
+        }
+        /* the sink's failure is rank 0's alone */
+        CVX_RETURN_IF(cvx_comm_agree(r->comm, run_chunk(r, &x, out)));
+        out += frames_out(c, len);
+    }
     return CVX_OK;
 }
 
 cvx_status cvx_vae_code(const coding *c)
 {
-    int64_t batch = c->model->decoder ? CVX_VAE_LATENT_BATCH : CVX_VAE_SAMPLE_BATCH;
-    int64_t n = cvx_vae_chunks(c->x->dim[0], batch), first, len, out = 0;
-    run r = {.job = c, .ctx = c->vae->load.ctx};
+    int64_t latent = c->x->dim[2] / (c->model->decoder ? 1 : cvx_vae_spatial(&c->vae->cfg));
+    int ranks = c->comm->size < latent ? c->comm->size : (int)latent;
+    run r = {.job = c, .ctx = c->vae->load.ctx, .rows_all = latent};
     size_t mark = cvx_arena_mark(c->step);
     cvx_status st = CVX_OK;
 
-    CVX_RETURN_IF(cvx_vae_pack_coder(c->vae, c->model));
+    CVX_RETURN_IF(cvx_comm_first(c->comm, ranks, &r.comm));
+    if (r.comm == NULL) { /* more ranks than latent rows: this one has none */
+        return CVX_OK;
+    }
+    r.rows = cvx_shard_of(latent, ranks, r.comm->rank).len;
+    st = cvx_vae_pack_coder(c->vae, c->model);
     r.cache = calloc((size_t)c->model->n_caches, sizeof *r.cache);
-    if (r.cache == NULL) {
-        return cvx_fail(CVX_ENOMEM, "no memory for the VAE's caches");
+    if (st == CVX_OK && r.cache == NULL) {
+        st = cvx_fail(CVX_ENOMEM, "no memory for the VAE's caches");
     }
-    for (int64_t i = 0; i < n; i++) {
-        cvx_vae_chunk(c->x->dim[0], batch, i, &first, &len);
-        cvx_tensor x = cvx_slice(c->x, 0, first, len);
-        r.first = i == 0;
-        r.last = i == n - 1;
-        if (i == 0) {
-            CVX_TRY(st, size_pool(c, &x, &r.pool.size), done);
-            CVX_TRY(st, cvx_arena_alloc(c->step, (void **)&r.pool.base, r.pool.size), done);
-        }
-        CVX_TRY(st, run_chunk(&r, &x, out), done);
-        out += frames_out(c, len);
-    }
+    CVX_TRY(st, cvx_comm_agree(r.comm, st), done);
+    st = run_chunks(&r);
 done:
     free(r.cache);
+    cvx_comm_end_first(c->comm, r.comm);
     cvx_arena_release(c->step, mark, false);
     return st;
 }

@@ -72,11 +72,13 @@ void cvx_vae_chunk(int64_t frames, int64_t batch, int64_t i, int64_t *first, int
  * highest compression that the config may ask for. */
 #define CVX_VAE_MAX_CHUNK 384
 
-/* Sends x [F, C, h, w] (any strides) through a coder, chunk by chunk. The result goes into `out`
- * [F', C', h', w'] (any strides) if it is given, else to the sink as planes. */
+/* Sends x [F, C, h, w] (any strides) through a coder, chunk by chunk. The ranks of `comm` each take a band of rows, as
+ * many as there are latent rows to take; every one has the whole of x. The result goes on rank 0 into `out`
+ * [F', C', h', w'] (any strides) if it is given, else to the sink as planes. Collective over comm. */
 typedef struct coding {
     cvx_vae *vae;
     coder *model;
+    cvx_comm *comm;
     cvx_arena *step;
     const cvx_tensor *x, *out;
     cvx_vae_sink sink;

@@ -246,68 +246,130 @@ static cvx_status keep_seam(cvx_ctx *ctx, const cvx_tensor *kept, const cvx_tens
 
 typedef struct tiler {
     coding c;       /* x: the whole input */
+    cvx_comm *deal; /* the ranks that the tiles are dealt to; c.comm is one rank's */
     axis axes[2];   /* height, width */
-    cvx_tensor out; /* [F', C', H', W'], any strides */
-    cvx_tensor cur; /* room for one tile's output, dense */
-    seams s;
+    int64_t cols, n;
+    cvx_tensor out;        /* [F', C', H', W'], any strides; on rank 0 */
+    cvx_tensor cur, other; /* room for one tile's output, dense: of this rank, of another one */
+    seams s;               /* on rank 0 */
 } tiler;
 
-/* The tile at row i, column j (input coordinates). */
-static cvx_status run_tile(tiler *t, int64_t i, int64_t j, int64_t col)
+/* Where tile k lies in the input, and its output's view of `room`. */
+static cvx_tensor tile_at(const tiler *t, int64_t k, const cvx_tensor *room, int64_t at[2],
+                          int64_t size[2])
+{
+    const axis *v = &t->axes[0], *h = &t->axes[1];
+    const int64_t *in = t->c.x->dim, *o = t->out.dim;
+
+    at[0] = k / t->cols * v->stride;
+    at[1] = k % t->cols * h->stride;
+    size[0] = least(v->tile, in[2] - at[0]);
+    size[1] = least(h->tile, in[3] - at[1]);
+    return CVX_VIEW(room->data, CVX_F32, o[0], o[1], size[0] * v->up / v->down,
+                    size[1] * h->up / h->down);
+}
+
+/* This rank computes tile k. */
+static cvx_status run_tile(tiler *t, int64_t k)
+{
+    int64_t at[2], size[2];
+    cvx_tensor out = tile_at(t, k, &t->cur, at, size), x = cvx_slice(t->c.x, 2, at[0], size[0]);
+    coding c = t->c;
+
+    x = cvx_slice(&x, 3, at[1], size[1]);
+    c.x = &x;
+    c.out = &out;
+    return cvx_vae_code(&c);
+}
+
+/* Tile k, in `room`, is blended with those above and to the left and put into its place. In the order of k. */
+static cvx_status place_tile(tiler *t, int64_t k, const cvx_tensor *room)
 {
     const axis *v = &t->axes[0], *h = &t->axes[1];
     cvx_ctx *ctx = t->c.vae->load.ctx;
-    const int64_t *in = t->c.x->dim, *o = t->out.dim;
-    int64_t th = least(v->tile, in[2] - i), tw = least(h->tile, in[3] - j);
-    cvx_tensor x = cvx_slice(t->c.x, 2, i, th), out;
-    coding c = t->c;
+    int64_t at[2], size[2], col = k % t->cols;
+    cvx_tensor out = tile_at(t, k, room, at, size);
 
-    x = cvx_slice(&x, 3, j, tw);
-    out = CVX_VIEW(t->cur.data, CVX_F32, o[0], o[1], th * v->up / v->down, tw * h->up / h->down);
-    c.x = &x;
-    c.out = &out;
-    CVX_RETURN_IF(cvx_vae_code(&c));
-    if (i > 0) {
+    if (at[0] > 0) {
+        if (col == 0) { /* every tile above is as high */
+            t->s.n_above = least(v->blend, v->tile * v->up / v->down);
+        }
         CVX_RETURN_IF(blend_seam(ctx, &out, &t->s.above[col], t->s.n_above, 2, v->blend));
     }
-    if (j > 0) {
+    if (at[1] > 0) {
         CVX_RETURN_IF(blend_seam(ctx, &out, &t->s.left, t->s.n_left, 3, h->blend));
     }
     CVX_RETURN_IF(keep_seam(ctx, &t->s.above[col], &out, 2, least(v->blend, out.dim[2])));
     t->s.n_left = least(h->blend, out.dim[3]);
     CVX_RETURN_IF(keep_seam(ctx, &t->s.left, &out, 3, t->s.n_left));
-    cvx_tensor to = cvx_slice(&t->out, 2, i * v->up / v->down, least(v->keep, out.dim[2]));
-    to = cvx_slice(&to, 3, j * h->up / h->down, least(h->keep, out.dim[3]));
+    cvx_tensor to = cvx_slice(&t->out, 2, at[0] * v->up / v->down, least(v->keep, out.dim[2]));
+    to = cvx_slice(&to, 3, at[1] * h->up / h->down, least(h->keep, out.dim[3]));
     out = cvx_slice(&out, 2, 0, to.dim[2]);
     out = cvx_slice(&out, 3, 0, to.dim[3]);
     return copy_view(ctx, &to, &out);
 }
 
-static cvx_status run_tiles(tiler *t)
+/* Tiles k0 .. k0 + ranks: rank r computes number k0 + r, rank 0 gets and places them. */
+static cvx_status run_deal(tiler *t, int64_t k0)
+{
+    cvx_comm *c = t->deal;
+    int64_t at[2], size[2], own = k0 + c->rank;
+
+    CVX_RETURN_IF(cvx_comm_agree(c, own < t->n ? run_tile(t, own) : CVX_OK));
+    if (c->rank > 0 && own < t->n) {
+        cvx_tensor out = tile_at(t, own, &t->cur, at, size);
+        return cvx_comm_sendrecv(c, out.data, 4 * cvx_numel(&out), 0, NULL, 0, -1);
+    }
+    for (int64_t k = k0; c->rank == 0 && k < k0 + c->size && k < t->n; k++) {
+        const cvx_tensor *room = k == k0 ? &t->cur : &t->other;
+        cvx_tensor out = tile_at(t, k, room, at, size);
+        if (k > k0) {
+            CVX_RETURN_IF(
+                cvx_comm_sendrecv(c, NULL, 0, -1, out.data, 4 * cvx_numel(&out), (int)(k - k0)));
+        }
+        CVX_RETURN_IF(place_tile(t, k, room));
+    }
+    return CVX_OK;
+}
+
+/* Rooms and seams, in the step arena. */
+static cvx_status open_tiles(tiler *t)
 {
     const axis *v = &t->axes[0], *h = &t->axes[1];
     const int64_t *in = t->c.x->dim, *o = t->out.dim;
     cvx_arena *step = t->c.step;
-    int64_t cols = (in[3] + h->stride - 1) / h->stride;
     int64_t th = least(v->tile, in[2]) * v->up / v->down,
             tw = least(h->tile, in[3]) * h->up / h->down;
+
+    CVX_RETURN_IF(CVX_ALLOC(step, &t->cur, CVX_F32, o[0] * o[1] * th * tw));
+    if (t->deal->rank > 0) {
+        return CVX_OK;
+    }
+    if (t->deal->size > 1) {
+        CVX_RETURN_IF(CVX_ALLOC(step, &t->other, CVX_F32, o[0] * o[1] * th * tw));
+    }
+    CVX_RETURN_IF(CVX_ALLOC(step, &t->s.left, CVX_F32, o[0], o[1], th, least(h->blend, tw)));
+    for (int64_t j = 0; j < t->cols; j++) {
+        CVX_RETURN_IF(
+            CVX_ALLOC(step, &t->s.above[j], CVX_F32, o[0], o[1], least(v->blend, th), tw));
+    }
+    return CVX_OK;
+}
+
+static cvx_status run_tiles(tiler *t)
+{
+    const axis *v = &t->axes[0], *h = &t->axes[1];
+    const int64_t *in = t->c.x->dim;
     cvx_status st = CVX_OK;
 
-    t->s.above = calloc((size_t)cols, sizeof *t->s.above);
-    if (t->s.above == NULL) {
-        return cvx_fail(CVX_ENOMEM, "no memory for %lld tiles", (long long)cols);
-    }
-    CVX_TRY(st, CVX_ALLOC(step, &t->cur, CVX_F32, o[0] * o[1] * th * tw), done);
-    CVX_TRY(st, CVX_ALLOC(step, &t->s.left, CVX_F32, o[0], o[1], th, least(h->blend, tw)), done);
-    for (int64_t j = 0; j < cols; j++) {
-        CVX_TRY(st, CVX_ALLOC(step, &t->s.above[j], CVX_F32, o[0], o[1], least(v->blend, th), tw),
-                done);
-    }
-    for (int64_t i = 0; i < in[2]; i += v->stride) {
-        for (int64_t j = 0; j < cols; j++) {
-            CVX_TRY(st, run_tile(t, i, j * h->stride, j), done);
-        }
-        t->s.n_above = least(v->blend, least(v->tile, in[2] - i) * v->up / v->down);
+    t->cols = (in[3] + h->stride - 1) / h->stride;
+    t->n = (in[2] + v->stride - 1) / v->stride * t->cols;
+    t->s.above = calloc((size_t)t->cols, sizeof *t->s.above);
+    st = t->s.above != NULL ? open_tiles(t)
+                            : cvx_fail(CVX_ENOMEM, "no memory for %lld tiles", (long long)t->n);
+    CVX_TRY(st, cvx_comm_agree(t->deal, st), done);
+    for (int64_t k = 0; k < t->n; k += t->deal->size) {
+        CVX_TRY(st, run_deal(t, k), done);
     }
 done:
     free(t->s.above);
@@ -318,12 +380,15 @@ static cvx_status code_tiled(const coding *c, const cvx_vae_tiling *tiling, cons
 {
     const cvx_vae_config *cfg = &c->vae->cfg;
     tile_plan p = plan_tiles(cfg, tiling);
-    tiler t = {.c = *c, .out = *out};
+    tiler t = {.c = *c, .deal = c->comm, .out = *out};
 
     for (int i = 0; i < 2; i++) {
         t.axes[i] = make_axis(cfg, p.sample[i], p.overlap[i], c->model->decoder);
     }
-    return run_tiles(&t);
+    CVX_RETURN_IF(cvx_comm_self(&t.c.comm));
+    cvx_status st = run_tiles(&t);
+    cvx_comm_close(t.c.comm);
+    return st;
 }
 
 cvx_status cvx_vae_decode(cvx_vae *v, cvx_arena *step, const cvx_tensor *latents,
@@ -331,10 +396,16 @@ cvx_status cvx_vae_decode(cvx_vae *v, cvx_arena *step, const cvx_tensor *latents
 {
     const int64_t *d = latents->dim;
     int64_t scale = cvx_vae_spatial(&v->cfg), h = d[2] * scale, w = d[3] * scale;
-    coding c = {
-        .vae = v, .model = &v->dec, .step = step, .x = latents, .sink = sink, .payload = payload};
+    coding c = {.vae = v,
+                .model = &v->dec,
+                .comm = v->load.mesh->replica,
+                .step = step,
+                .x = latents,
+                .sink = sink,
+                .payload = payload};
     size_t mark = cvx_arena_mark(step);
     cvx_tensor video;
+    bool first = c.comm->rank == 0;
 
     if (latents->ndim != 4 || d[1] != v->cfg.latent_channels || d[0] < 1 || d[2] < 1 || d[3] < 1) {
         char buf[128];
@@ -346,14 +417,18 @@ cvx_status cvx_vae_decode(cvx_vae *v, cvx_arena *step, const cvx_tensor *latents
         return cvx_vae_code(&c);
     }
     CVX_RETURN_IF(cvx_vae_check_tiling(&v->cfg, tiling, h, w));
-    CVX_RETURN_IF(CVX_ALLOC(step, &video, CVX_F32, cvx_vae_video_frames(&v->cfg, d[0]),
-                            v->cfg.out_channels, h, w));
+    video = CVX_VIEW(NULL, CVX_F32, cvx_vae_video_frames(&v->cfg, d[0]), v->cfg.out_channels, h, w);
+    cvx_status st = CVX_OK;
+    if (first) {
+        st = cvx_arena_alloc(step, &video.data, (size_t)(4 * cvx_numel(&video)));
+    }
+    CVX_RETURN_IF(cvx_comm_agree(c.comm, st));
     CVX_RETURN_IF(code_tiled(&c, tiling, &video));
-    if (!v->load.ctx->measure) {
-        CVX_RETURN_IF(sink(payload, video.data, 0, video.dim[0]));
+    if (first && !v->load.ctx->measure) {
+        st = sink(payload, video.data, 0, video.dim[0]);
     }
     cvx_arena_release(step, mark, false);
-    return CVX_OK;
+    return cvx_comm_agree(c.comm, st);
 }
 
 cvx_status cvx_vae_encode(cvx_vae *v, cvx_arena *step, const cvx_tensor *moments,
@@ -361,7 +436,8 @@ cvx_status cvx_vae_encode(cvx_vae *v, cvx_arena *step, const cvx_tensor *moments
 {
     const int64_t *d = video->dim, *m = moments->dim;
     int64_t scale = cvx_vae_spatial(&v->cfg);
-    coding c = {.vae = v, .model = &v->enc, .step = step, .x = video};
+    coding c = {
+        .vae = v, .model = &v->enc, .comm = v->load.mesh->replica, .step = step, .x = video};
     size_t mark = cvx_arena_mark(step);
     cvx_tensor out = *moments; /* as [F', C', h, w] */
 

@@ -61,6 +61,16 @@ typedef cvx_status (*cvx_vae_sink)(void *payload, const float *rgb, int64_t firs
 typedef void (*cvx_vae_tap)(void *payload, const char *name, const cvx_tensor *t);
 void cvx_vae_set_tap(cvx_vae *v, cvx_vae_tap tap, void *payload);
 
+/* Decode and encode are collective over the replica of the mesh that the model was opened with: every rank gives
+ * the same latents or video, rank 0 gets the result. Whole pictures are split into bands of latent rows (ranks
+ * beyond these idle), tiles are dealt to the ranks; the bits do not depend on how many there are.
+ *
+ * Bytes that rank r of n sends, with h(r) rows of its band, w columns, c channels at a level, t frames of a chunk: each
+ * causal convolution s·t·(w + 2)·c to each neighbour (s: 4 bytes, 6 for values split into bf16 parts, 2 in
+ * bf16), each upsampler 4·t·(w + 2)·c to each, each downsampler 4·t·(w + 1)·c to the one above, each group norm
+ * 16·t·h(r)·groups·(n - 1), the result of a chunk 4·t·channels·h(r)·w to rank 0; in tiles: each tile that is not
+ * rank 0's own, 4 bytes a value, to rank 0. */
+
 /* Decodes latents [F, latent_channels, h, w] f32, already divided by the scaling factor; frames go
  * to the sink in order, chunk by chunk (tiled: after the last tile). tiling may be NULL. In measure
  * mode the sink is not called. */

@@ -183,6 +183,16 @@ static cvx_status split(cvx_comm *c, int colour, int key, cvx_comm **out)
     return wrap(out, comm);
 }
 
+static cvx_status first(cvx_comm *c, int n, cvx_comm **out)
+{
+    MPI_Comm comm;
+
+    *out = NULL;
+    CVX_RETURN_IF(check(MPI_Comm_split(comm_of(c), c->rank < n ? 0 : MPI_UNDEFINED, c->rank, &comm),
+                        "comm_split"));
+    return c->rank < n ? wrap(out, comm) : CVX_OK;
+}
+
 static void close_mpi(cvx_comm *c)
 {
     impl *i = c->impl;
@@ -204,6 +214,7 @@ static cvx_status wrap(cvx_comm **out, MPI_Comm comm)
                                      .broadcast = broadcast,
                                      .agree = agree,
                                      .split = split,
+                                     .first = first,
                                      .close = close_mpi};
     cvx_comm *c = calloc(1, sizeof *c);
     impl *i = malloc(sizeof *i);

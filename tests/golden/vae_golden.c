@@ -13,6 +13,7 @@
 
 typedef struct fixture {
     cvx_ctx *ctx;
+    cvx_mesh *mesh;
     cvx_arena weights_arena, step;
     cvx_weights *weights, *golden;
     cvx_vae_config cfg;
@@ -31,8 +32,12 @@ static void open_fixture(fixture *f, const char *backend, const char *isa, const
     snprintf(path, sizeof path, DATA "variants/%s/vae", model);
     OK(cvx_vae_config_load(&f->cfg, path));
     OK(cvx_weights_open(&f->weights, path));
-    cvx_load load = {
-        .ctx = f->ctx, .arena = &f->weights_arena, .weights = f->weights, .pack = true};
+    OK(cvx_mesh_self(&f->mesh));
+    cvx_load load = {.ctx = f->ctx,
+                     .arena = &f->weights_arena,
+                     .weights = f->weights,
+                     .pack = true,
+                     .mesh = f->mesh};
     OK(cvx_vae_open(&f->vae, &load, &f->cfg));
     snprintf(path, sizeof path, DATA "%s", file);
     OK(cvx_weights_open(&f->golden, path));
@@ -46,6 +51,7 @@ static void close_fixture(fixture *f)
     cvx_arena_close(&f->weights_arena);
     cvx_arena_close(&f->step);
     cvx_ctx_close(f->ctx);
+    cvx_mesh_close(f->mesh);
 }
 
 /* [1, C, F, h, w] as the model takes it: [F, C, h, w], a view. */
