@@ -4,6 +4,9 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "base/beat.h"
+#include "base/fault.h"
+
 static double now(void)
 {
     struct timespec t;
@@ -11,10 +14,20 @@ static double now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+/* The clock before a collective. */
+static double begin(const cvx_comm *c)
+{
+    if (!c->measure) {
+        cvx_fault_at("collective");
+    }
+    return now();
+}
+
 static cvx_status count(cvx_comm *c, cvx_comm_kind kind, int64_t sent, double start, cvx_status st)
 {
     cvx_comm_stat *s = &c->stat[kind];
 
+    cvx_beat();
     s->calls++;
     s->bytes_sent += sent;
     s->seconds += now() - start;
@@ -34,7 +47,7 @@ static int64_t to_others(const cvx_comm *c, const int64_t *bytes)
 cvx_status cvx_comm_allgatherv(cvx_comm *c, const void *send, int64_t send_bytes, void *recv,
                                const int64_t *recv_bytes, const int64_t *recv_at)
 {
-    double t = now();
+    double t = begin(c);
     cvx_status st =
         c->measure ? CVX_OK : c->ops->allgatherv(c, send, send_bytes, recv, recv_bytes, recv_at);
     return count(c, CVX_COMM_ALLGATHER, send_bytes * (c->size - 1), t, st);
@@ -44,7 +57,7 @@ cvx_status cvx_comm_alltoallv(cvx_comm *c, const void *send, const int64_t *send
                               const int64_t *send_at, void *recv, const int64_t *recv_bytes,
                               const int64_t *recv_at)
 {
-    double t = now();
+    double t = begin(c);
     cvx_status st =
         c->measure ? CVX_OK
                    : c->ops->alltoallv(c, send, send_bytes, send_at, recv, recv_bytes, recv_at);
@@ -54,14 +67,14 @@ cvx_status cvx_comm_alltoallv(cvx_comm *c, const void *send, const int64_t *send
 cvx_status cvx_comm_reduce_scatterv_f32(cvx_comm *c, const float *send, float *recv,
                                         const int64_t *counts)
 {
-    double t = now();
+    double t = begin(c);
     cvx_status st = c->measure ? CVX_OK : c->ops->reduce_scatterv_f32(c, send, recv, counts);
     return count(c, CVX_COMM_REDUCE_SCATTER, 4 * to_others(c, counts), t, st);
 }
 
 cvx_status cvx_comm_allreduce_f32(cvx_comm *c, float *buf, int64_t n)
 {
-    double t = now();
+    double t = begin(c);
     cvx_status st = c->measure ? CVX_OK : c->ops->allreduce_f32(c, buf, n);
     return count(c, CVX_COMM_ALLREDUCE, 4 * n * (c->size - 1), t, st);
 }
@@ -69,7 +82,7 @@ cvx_status cvx_comm_allreduce_f32(cvx_comm *c, float *buf, int64_t n)
 cvx_status cvx_comm_sendrecv(cvx_comm *c, const void *send, int64_t send_bytes, int to, void *recv,
                              int64_t recv_bytes, int from)
 {
-    double t = now();
+    double t = begin(c);
     cvx_status st =
         c->measure ? CVX_OK : c->ops->sendrecv(c, send, send_bytes, to, recv, recv_bytes, from);
     return count(c, CVX_COMM_SENDRECV, to >= 0 && to != c->rank ? send_bytes : 0, t, st);
@@ -77,18 +90,23 @@ cvx_status cvx_comm_sendrecv(cvx_comm *c, const void *send, int64_t send_bytes, 
 
 cvx_status cvx_comm_broadcast(cvx_comm *c, void *buf, int64_t bytes, int root)
 {
-    double t = now();
+    double t = begin(c);
     cvx_status st = c->measure ? CVX_OK : c->ops->broadcast(c, buf, bytes, root);
     return count(c, CVX_COMM_BROADCAST, c->rank == root ? bytes * (c->size - 1) : 0, t, st);
 }
 
+cvx_status cvx_comm_least(cvx_comm *c, int *value)
+{
+    double t = begin(c);
+    cvx_status st = c->measure ? CVX_OK : c->ops->agree(c, value);
+    return count(c, CVX_COMM_AGREE, 4 * (c->size - 1), t, st);
+}
+
 cvx_status cvx_comm_agree(cvx_comm *c, cvx_status own)
 {
-    double t = now();
     int code = own;
-    cvx_status st = c->ops->agree(c, &code);
+    cvx_status st = cvx_comm_least(c, &code);
 
-    st = count(c, CVX_COMM_AGREE, 4 * (c->size - 1), t, st);
     if (own != CVX_OK || st != CVX_OK) {
         return own != CVX_OK ? own : st;
     }

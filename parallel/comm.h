@@ -86,5 +86,8 @@ cvx_status cvx_comm_split(cvx_comm *c, int colour, int key, cvx_comm **out) CVX_
 /* The step boundary: every rank brings its status and gets the same answer: CVX_OK if all are, its own
  * error if it failed, else CVX_EPEER. */
 cvx_status cvx_comm_agree(cvx_comm *c, cvx_status own) CVX_CHECK;
+/* *value becomes the least that any rank brings. Counted as an agreement, which it costs as much as; in
+ * measure mode the rank's own value stays. */
+cvx_status cvx_comm_least(cvx_comm *c, int *value) CVX_CHECK;
 
 #endif
