@@ -55,7 +55,8 @@ typedef struct sign {
 
 typedef struct start {
     const cvx_supervise *opt;
-    char dir[CVX_PATH_MAX]; /* of this start alone */
+    char dir[CVX_PATH_MAX];   /* of this start alone */
+    char beats[CVX_PATH_MAX]; /* in it: the ranks' signs of life */
     int64_t ranks;
     pid_t launcher;
     sign signs[RANKS_MAX];
@@ -185,7 +186,7 @@ static bool look_at(start *s, const char *name, double passed)
     int before = s->n_signs;
     sign *g = find_sign(s, name);
 
-    if (g == NULL || cvx_path_join(path, s->dir, name) != CVX_OK ||
+    if (g == NULL || cvx_path_join(path, s->beats, name) != CVX_OK ||
         cvx_beat_read(&r, path) != CVX_OK) {
         return false;
     }
@@ -201,7 +202,7 @@ static void look(start *s)
     double now = cvx_now(), passed = now - s->looked;
     bool progress = false;
     int here = 0;
-    DIR *d = opendir(s->dir);
+    DIR *d = opendir(s->beats);
 
     /* a pause of the supervisor itself is no silence of the ranks */
     passed = passed < 1 ? passed : 1;
@@ -211,7 +212,7 @@ static void look(start *s)
         s->signs[i].here = false;
     }
     for (struct dirent *e; d != NULL && (e = readdir(d)) != NULL;) {
-        if (e->d_name[0] != '.' && e->d_type != DT_DIR) {
+        if (e->d_name[0] != '.') {
             progress |= look_at(s, e->d_name, passed);
         }
     }
@@ -307,7 +308,7 @@ static _Noreturn void become_launcher(const start *s, const char *program, char 
         memcpy(argv + n, args, n_args * sizeof *argv);
         setsid();
         prctl(PR_SET_PDEATHSIG, SIGTERM); /* without a supervisor nothing is left behind */
-        setenv(CVX_BEAT_DIR, s->dir, 1);
+        setenv(CVX_BEAT_DIR, s->beats, 1);
         place_shared_memory(s);
         execvp(argv[0], argv);
     }
@@ -360,7 +361,8 @@ static ending watch(start *s, int *code, char *why, size_t size)
 
 static cvx_status launch(start *s, const char *program, char **args)
 {
-    CVX_RETURN_IF(cvx_mkdirs(s->dir));
+    CVX_RETURN_IF(cvx_path_join(s->beats, s->dir, "beats"));
+    CVX_RETURN_IF(cvx_mkdirs(s->beats));
     s->looked = cvx_now();
     s->launcher = fork();
     if (s->launcher == 0) {

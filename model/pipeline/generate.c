@@ -396,6 +396,44 @@ static bool lacked_memory(const video *v, cvx_status st)
            least == -1;
 }
 
+/* Whether tiles of this size (0: the default) meet in this video. */
+static bool tiles_meet(const video *v, int64_t h, int64_t w)
+{
+    const cvx_job *j = v->job;
+    cvx_vae_tiling t = j->tiling;
+
+    t.enabled = true;
+    t.sample_min_height = h;
+    t.sample_min_width = w;
+    return cvx_vae_check_tiling(&v->g->ckpt.vae, &t, j->height, j->width) == CVX_OK;
+}
+
+/* Tiles for a job that asked for none: the default ones, or else about half the picture each way. */
+static bool choose_tiles(const video *v, cvx_request *r)
+{
+    const int64_t size[2] = {v->job->height / 16, v->job->width / 16}; /* in steps of 16 pixels */
+    int64_t n = size[0] > size[1] ? size[0] : size[1];
+
+    r->enable_tiling = true;
+    if (tiles_meet(v, r->tile_sample_min_height, r->tile_sample_min_width)) {
+        return true;
+    }
+    for (int64_t i = 0; i < n * n; i++) { /* downwards from half; then what is left above */
+        int64_t at[2] = {i / n, i % n}, tile[2];
+        for (int k = 0; k < 2; k++) {
+            int64_t half = size[k] / 2;
+            tile[k] = 16 * (at[k] < half ? half - at[k] : at[k] + 1);
+        }
+        if (tile[0] <= v->job->height && tile[1] <= v->job->width &&
+            tiles_meet(v, tile[0], tile[1])) {
+            r->tile_sample_min_height = tile[0];
+            r->tile_sample_min_width = tile[1];
+            return true;
+        }
+    }
+    return false;
+}
+
 static cvx_status plan_tiled(video *v, const cvx_request *r, cvx_job *job, cvx_plan *plan)
 {
     int64_t frames = r->video != NULL ? v->job->num_frames : 0;
@@ -412,14 +450,13 @@ static cvx_status make_tiled(video *v, cvx_status st)
     cvx_request r = *v->job->request;
     cvx_job job;
     cvx_plan plan;
+    char why[1024];
 
-    if (r.enable_tiling || !lacked_memory(v, st)) {
-        return st;
+    snprintf(why, sizeof why, "%s", cvx_error());
+    if (r.enable_tiling || !lacked_memory(v, st) || !choose_tiles(v, &r)) {
+        return cvx_fail(st, "%s", why);
     }
-    cvx_progress_note(&g->progress, "%s; decoding once more from the last latents, in tiles%s",
-                      cvx_error(),
-                      r.checkpoint_dir != NULL ? " (their checkpoint stays until it is done)" : "");
-    r.enable_tiling = true;
+    cvx_progress_note(&g->progress, "%s; decoding once more from the last latents, in tiles", why);
     r.num_frames = v->job->num_frames;
     CVX_RETURN_IF(cvx_comm_agree(g->opt.mesh->replica, plan_tiled(v, &r, &job, &plan)));
     v->job = &job;

@@ -212,6 +212,8 @@ static void forget(json_t *request, bool tiling)
     }
     if (tiling) {
         json_object_del(request, "enable-tiling");
+        json_object_del(request, "tile-sample-min-height");
+        json_object_del(request, "tile-sample-min-width");
     }
 }
 
