@@ -16,7 +16,7 @@ typedef struct batch {
     char *text;
     size_t len;
     int64_t jobs, failed; /* of all groups; of this group */
-    cvx_status first;     /* of this group's failures */
+    cvx_status worst;     /* of this group's failures: the least code */
 } batch;
 
 cvx_status cvx_batch_line(cvx_request *r, json_t **doc, const char *text, size_t len,
@@ -68,7 +68,9 @@ static cvx_status tell_failure(batch *b, int64_t line, cvx_status st)
         }
         fflush(b->errors);
     }
-    b->first = b->failed == 0 ? st : b->first;
+    if (st != CVX_EPEER && st < b->worst) {
+        b->worst = st;
+    }
     b->failed++;
     return CVX_OK;
 }
@@ -137,7 +139,7 @@ static cvx_status run_lines(batch *b)
 static cvx_status conclude(batch *b, cvx_status st)
 {
     const cvx_mesh *m = b->mesh;
-    int worst = st != CVX_OK ? st : b->failed > 0 && b->first != CVX_EPEER ? b->first : CVX_OK;
+    int worst = st != CVX_OK ? st : b->worst;
     float failed = m->replica->rank == 0 ? (float)b->failed : 0;
 
     CVX_RETURN_IF(cvx_comm_least(m->world, &worst));

@@ -54,7 +54,12 @@ cvx_status cvx_resume_describe(json_t **out, const cvx_ctx *ctx, const cvx_job *
 {
     const cvx_request *q = job->request;
     json_t *j = json_object();
+    cvx_status st = add_files(j, q, hashes); /* another model first: its defaults differ too */
 
+    if (st != CVX_OK) {
+        json_decref(j);
+        return st;
+    }
     json_object_set_new(j, "prompt", json_string(q->prompt));
     if (job->guided) {
         json_object_set_new(j, "negative-prompt", json_string(q->negative_prompt));
@@ -82,11 +87,6 @@ cvx_status cvx_resume_describe(json_t **out, const cvx_ctx *ctx, const cvx_job *
         add_tiles(j, &job->tiling);
     }
     json_object_set_new(j, "version of cvx", json_string(CVX_VERSION));
-    cvx_status st = add_files(j, q, hashes);
-    if (st != CVX_OK) {
-        json_decref(j);
-        return st;
-    }
     *out = j;
     return CVX_OK;
 }
