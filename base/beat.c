@@ -15,7 +15,7 @@
 #define BEATS_A_SECOND 5
 
 static struct {
-    _Atomic uint64_t work;
+    _Atomic uint64_t work, ticks;
     _Atomic int64_t rank;
     _Atomic bool ending;
     bool started;
@@ -29,24 +29,27 @@ void cvx_beat(void)
     atomic_fetch_add_explicit(&beat.work, 1, memory_order_relaxed);
 }
 
+static bool write_record(void)
+{
+    cvx_beat_record r = {
+        .ticks = ++beat.ticks, .work = beat.work, .rank = beat.rank, .pid = (int64_t)getpid()};
+    return pwrite(beat.fd, &r, sizeof r, 0) == (ssize_t)sizeof r;
+}
+
 void cvx_beat_rank(int rank)
 {
     beat.rank = rank;
-}
-
-static bool write_record(uint64_t ticks)
-{
-    cvx_beat_record r = {
-        .ticks = ticks, .work = beat.work, .rank = beat.rank, .pid = (int64_t)getpid()};
-    return pwrite(beat.fd, &r, sizeof r, 0) == (ssize_t)sizeof r;
+    if (beat.started) {
+        write_record();
+    }
 }
 
 static void *run(void *arg)
 {
     const struct timespec pause = {.tv_nsec = 1000000000 / BEATS_A_SECOND};
 
-    for (uint64_t ticks = 1; !beat.ending; ticks++) {
-        write_record(ticks); /* a lost record is made good by the next */
+    while (!beat.ending) {
+        write_record(); /* a lost record is made good by the next */
         nanosleep(&pause, NULL);
     }
     return arg;
@@ -61,7 +64,7 @@ cvx_status cvx_beat_start(const char *dir)
     snprintf(name, sizeof name, "%s-%ld", host, (long)getpid());
     CVX_RETURN_IF(cvx_path_join(beat.path, dir, name));
     beat.fd = open(beat.path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
-    if (beat.fd < 0 || !write_record(0)) {
+    if (beat.fd < 0 || !write_record()) {
         return cvx_fail(CVX_EIO, "cannot write %s: %s", beat.path, strerror(errno));
     }
     sigfillset(&all); /* signals go to the threads that wait for them */

@@ -233,8 +233,12 @@ static bool hangs(const start *s, char *why, size_t size)
     for (int i = 0; i < s->n_signs; i++) {
         const sign *g = &s->signs[i];
         if (g->here && g->silent >= limit) {
-            snprintf(why, size, "rank %lld (%s) gave no sign of life for %.0f s",
-                     (long long)g->last.rank, g->name, g->silent);
+            char rank[32] = "a rank that was still starting";
+            if (g->last.rank >= 0) {
+                snprintf(rank, sizeof rank, "rank %lld", (long long)g->last.rank);
+            }
+            snprintf(why, size, "%s (%s) gave no sign of life for %.0f s", rank, g->name,
+                     g->silent);
             return true;
         }
     }

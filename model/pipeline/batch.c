@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "base/file.h"
-#include "base/stop.h"
 
 #define BATCH_MAX_BYTES ((size_t)256 << 20)
 
@@ -88,18 +87,6 @@ static cvx_status run_line(batch *b, const char *text, size_t len, int64_t line)
     return st;
 }
 
-/* Between two jobs: whether a rank of the group was asked to stop. */
-static cvx_status check_stop(const batch *b)
-{
-    int stop = cvx_stop_asked() ? -1 : 0;
-
-    CVX_RETURN_IF(cvx_comm_least(b->mesh->replica, &stop));
-    return stop == 0 ? CVX_OK
-           : b->defaults->checkpoint_dir != NULL
-               ? cvx_fail(CVX_EREQUEUE, "stopped by a signal: the same command does what is left")
-               : cvx_fail(CVX_ECANCELLED, "stopped by a signal");
-}
-
 static bool stops(cvx_status st)
 {
     return st == CVX_EREQUEUE || st == CVX_ECANCELLED;
@@ -123,7 +110,6 @@ static cvx_status run_lines(batch *b)
         if (b->jobs++ % m->degrees.n[CVX_MESH_DATA] != m->at[CVX_MESH_DATA]) {
             continue;
         }
-        CVX_RETURN_IF(check_stop(b));
         cvx_status st = run_line(b, text, len, line);
         if (stops(st)) {
             return st;

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/fault.h"
+#include "base/stop.h"
 #include "model/clip/score.h"
 #include "model/pipeline/manifest.h"
 #include "model/pipeline/output.h"
@@ -465,6 +466,21 @@ static cvx_status make_tiled(video *v, cvx_status st)
     return make_video(v);
 }
 
+/* Removes what a killed run of this job left half-written. */
+static void clean_places(const cvx_generator *g, const char *path, int64_t k)
+{
+    char name[CVX_PATH_MAX + 8], latents[CVX_PATH_MAX];
+
+    cvx_writer_clean(path);
+    if (manifest_path(g->request, name, path)) {
+        cvx_writer_clean(name);
+    }
+    if (g->request->save_latents != NULL &&
+        numbered(g, latents, g->request->save_latents, k) == CVX_OK) {
+        cvx_writer_clean(latents);
+    }
+}
+
 /* The leader's buffers and checkpoints; the others need none. */
 static cvx_status open_video(video *v)
 {
@@ -478,6 +494,10 @@ static cvx_status open_video(video *v)
         return CVX_OK;
     }
     CVX_RETURN_IF(numbered(g, path, r->output, v->k));
+    if (r->checkpoint_dir !=
+        NULL) { /* a run that may have been killed before, also while it wrote */
+        clean_places(g, path, v->k);
+    }
     CVX_RETURN_IF(cvx_output_open(&v->output, j->out_frames, j->height, j->width,
                                   cvx_output_is_tensor(r->output)));
     CVX_RETURN_IF(cvx_resume_describe(&what, g->ctx, j, v->k, g->hashes));
@@ -521,21 +541,37 @@ static bool is_done(const cvx_generator *g, int64_t k)
     return same;
 }
 
+typedef enum turn { MAKE = 0, SKIP = -1, STOP = -2 } turn;
+
+/* What the group does about video k: a wish to stop that came to any of its ranks goes before all else. */
+static cvx_status next_turn(const cvx_generator *g, int64_t k, bool skip_done, turn *out)
+{
+    int least = cvx_stop_asked() ? STOP : skip_done && leads(g) && is_done(g, k) ? SKIP : MAKE;
+
+    CVX_RETURN_IF(cvx_comm_least(g->opt.mesh->replica, &least));
+    *out = (turn)least;
+    return CVX_OK;
+}
+
 static cvx_status run_request(cvx_generator *g, const json_t *replayed, bool skip_done)
 {
     const cvx_mesh *m = g->opt.mesh;
+    const cvx_request *r = g->request;
 
     CVX_RETURN_IF(cvx_comm_agree(everyone(g), prepare(g, replayed)));
-    for (int64_t k = 0; k < g->request->num_videos_per_prompt; k++) {
-        int done = 0;
+    for (int64_t k = 0; k < r->num_videos_per_prompt; k++) {
+        turn what = MAKE;
         if (!g->opt.group_alone && k % m->degrees.n[CVX_MESH_DATA] != m->at[CVX_MESH_DATA]) {
             continue;
         }
-        if (skip_done) {
-            done = leads(g) && is_done(g, k) ? -1 : 0;
-            CVX_RETURN_IF(cvx_comm_least(m->replica, &done));
+        CVX_RETURN_IF(next_turn(g, k, skip_done, &what));
+        if (what == STOP) {
+            return r->checkpoint_dir != NULL
+                       ? cvx_fail(CVX_EREQUEUE,
+                                  "stopped by a signal: the same command does what is left")
+                       : cvx_fail(CVX_ECANCELLED, "stopped by a signal");
         }
-        if (done == 0) {
+        if (what == MAKE) {
             CVX_RETURN_IF(one_video(g, k));
         }
     }
@@ -559,6 +595,8 @@ cvx_status cvx_generator_run(cvx_generator *g, const cvx_request *r, bool skip_d
         replay.checkpoint_every = r->checkpoint_every;
         g->request = &replay;
     }
+    /* of several videos an earlier run may have made some */
+    skip_done |= g->request->checkpoint_dir != NULL && g->request->num_videos_per_prompt > 1;
     st = run_request(g, doc, skip_done);
 done:
     close_request(g);

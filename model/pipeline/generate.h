@@ -29,7 +29,8 @@ void cvx_generator_close(cvx_generator *g); /* accepts NULL */
  * With --checkpoint-dir the denoising loop leaves checkpoints there and begins at the newest one; they go when the
  * video is complete. A decoder that lacks memory is tried once more in tiles, from the last latents.
  *
- * skip_done: a video whose output and manifest are there and agree with the request is not made again. */
+ * skip_done: a video whose output and manifest are there and agree with the request is not made again. So it is with
+ * --checkpoint-dir for a request of several videos. */
 cvx_status cvx_generator_run(cvx_generator *g, const cvx_request *r, bool skip_done) CVX_CHECK;
 
 /* open, run, close. Collective over the mesh. */
