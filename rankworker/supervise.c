@@ -383,15 +383,46 @@ static bool is_final(int code)
     return code == 0 || (code >= 2 && code <= 6) || code == 8 || code == 70 || code == 75;
 }
 
+#define RUN_PREFIX "cvx-run-"
+
+/* Folders of supervisors that were killed themselves: their number is no process of this machine any more. */
+static void remove_stale(const char *dir)
+{
+    DIR *d = opendir(dir);
+
+    for (struct dirent *e; d != NULL && (e = readdir(d)) != NULL;) {
+        char path[CVX_PATH_MAX], *end;
+        struct stat sb;
+        size_t n = strlen(RUN_PREFIX);
+        if (strncmp(e->d_name, RUN_PREFIX, n) != 0 ||
+            cvx_path_join(path, dir, e->d_name) != CVX_OK) {
+            continue;
+        }
+        long pid = strtol(e->d_name + n, &end, 10);
+        if (pid > 1 && *end == '-' && kill((pid_t)pid, 0) != 0 && errno == ESRCH &&
+            lstat(path, &sb) == 0 && S_ISDIR(sb.st_mode) && sb.st_uid == getuid()) {
+            remove_tree(path);
+        }
+    }
+    if (d != NULL) {
+        closedir(d);
+    }
+}
+
 static cvx_status make_base(const cvx_supervise *o, char base[CVX_PATH_MAX])
 {
+    const char *dir = o->run_dir != NULL              ? o->run_dir
+                      : access("/dev/shm", W_OK) == 0 ? "/dev/shm"
+                                                      : "/tmp";
+    char name[64];
+
     if (o->run_dir != NULL) {
         CVX_RETURN_IF(cvx_mkdirs(o->run_dir));
-        snprintf(base, CVX_PATH_MAX, "%s/cvx-run-XXXXXX", o->run_dir);
-    } else {
-        snprintf(base, CVX_PATH_MAX, "%s/cvx-run-XXXXXX",
-                 access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
+    } else { /* a folder that several hosts see has their process numbers */
+        remove_stale(dir);
     }
+    snprintf(name, sizeof name, RUN_PREFIX "%ld-XXXXXX", (long)getpid());
+    CVX_RETURN_IF(cvx_path_join(base, dir, name));
     return mkdtemp(base) != NULL ? CVX_OK
                                  : cvx_fail(CVX_EIO, "cannot create %s: %s", base, strerror(errno));
 }

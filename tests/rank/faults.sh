@@ -61,6 +61,18 @@ if [ "$full" = 1 ]; then
     supervised "stopped in the decoder" stop:0:frames:1 3 "gave no sign of life" --hang-timeout 2
 fi
 
+# several videos in two groups: those that are complete stay, the others go on; what a killed write left goes
+several=("${args[@]/none/$tmp/unused}" --num-videos-per-prompt 4 --output "$tmp/v.safetensors")
+"$cvx" generate "${several[@]}" --output "$tmp/w.safetensors"
+touch "$tmp/v-3.safetensors.part-99"
+expect "several videos" env CVX_FAULT=kill:3:step:9 timeout 200 "$rank" --supervise 4 "${several[@]}" \
+    --data-parallel-degree 2
+says "several videos: one goes on" "going on after step 2 of 6 from .*v-3.safetensors-"
+for k in 0 1 2 3; do
+    expect "several videos: bytes of $k" cmp "$tmp/w-$k.safetensors" "$tmp/v-$k.safetensors"
+done
+equal "several videos: nothing is left" "" "$(left)"
+
 # A launcher that dies leaves its ranks behind: they go too. It kills the real one when the first checkpoint is there.
 cat >"$tmp/launcher" <<'END'
 #!/usr/bin/env bash
