@@ -49,7 +49,7 @@ if [ "$full" = 1 ]; then
     for i in 1 2 3 4 5 6; do
         supervised "killed in step $i" "kill:$((RANDOM % 4)):step:$i" 4 "$died"
     done
-    for i in 1 10 25 40 100 150; do
+    for i in 1 10 25 40 55 70; do
         supervised "killed in collective $i" "kill:$((RANDOM % 4)):collective:$i" 4 "$died"
     done
     supervised "killed before the decoder" kill:3:decode:1 4 "$died"
