@@ -9,7 +9,7 @@
 static int my_rank;
 
 typedef struct fault {
-    enum { UNREAD = 0, NONE, SIGNAL, NOMEM } kind;
+    enum { UNREAD = 0, NONE, SIGNAL, HANG, NOMEM } kind;
     int signal, rank;
     long left; /* times that the point is still passed before it strikes */
     char point[16];
@@ -19,9 +19,9 @@ static fault read_fault(void)
 {
     static const struct {
         const char *name;
-        int signal;
-    } kinds[] = {
-        {"kill", SIGKILL}, {"stop", SIGSTOP}, {"term", SIGTERM}, {"usr1", SIGUSR1}, {"nomem", 0}};
+        int kind, signal;
+    } kinds[] = {{"kill", SIGNAL, SIGKILL}, {"stop", SIGNAL, SIGSTOP}, {"term", SIGNAL, SIGTERM},
+                 {"usr1", SIGNAL, SIGUSR1}, {"hang", HANG, 0},         {"nomem", NOMEM, 0}};
     const char *text = getenv("CVX_FAULT");
     char kind[16];
     fault f = {.kind = NONE};
@@ -32,7 +32,7 @@ static fault read_fault(void)
     }
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         if (strcmp(kind, kinds[i].name) == 0) {
-            f.kind = kinds[i].signal != 0 ? SIGNAL : NOMEM;
+            f.kind = kinds[i].kind;
             f.signal = kinds[i].signal;
         }
     }
@@ -56,6 +56,9 @@ cvx_status cvx_fault(const char *point)
     }
     if (f.kind == NOMEM) {
         return cvx_fail(CVX_ENOMEM, "no memory (CVX_FAULT, at %s)", point);
+    }
+    while (f.kind == HANG) {
+        pause();
     }
     kill(getpid(), f.signal);
     return CVX_OK;

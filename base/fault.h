@@ -3,8 +3,8 @@
  *
  *     CVX_FAULT=KIND:RANK:POINT:COUNT          kill:1:step:3
  *
- * KIND: kill (SIGKILL), stop (SIGSTOP), term (SIGTERM), usr1 (SIGUSR1), nomem (the place fails with
- * CVX_ENOMEM, where it can fail). COUNT: 1 is the first time. Points:
+ * KIND: kill (SIGKILL), stop (SIGSTOP), term (SIGTERM), usr1 (SIGUSR1), hang (the place waits for ever), nomem
+ * (the place fails with CVX_ENOMEM, where it can fail). COUNT: 1 is the first time. Points:
  *
  *     encode      before the prompt is encoded
  *     step        before a denoising step

@@ -13,8 +13,10 @@ before=$(ls /dev/shm)
 left() {
     pgrep -f -- "$tmp/many.safetensors" || true
     local f
-    for f in $(comm -13 <(echo "$before") <(ls /dev/shm)); do # those in use are others'
-        grep -qs "/$f" /proc/[0-9]*/maps || echo "$f"
+    for f in $(comm -13 <(echo "$before") <(ls /dev/shm)); do
+        # those in use, or gone in a moment, are others'
+        grep -qs "/$f" /proc/[0-9]*/maps || { sleep 2 && [ -e "/dev/shm/$f" ] &&
+            ! grep -qs "/$f" /proc/[0-9]*/maps && echo "$f"; } || true
     done
     find "$tmp" -name '*.part-*'
     ls "$dir"
@@ -45,6 +47,7 @@ supervised "killed in a collective" kill:2:collective:70 3 "$died"
 supervised "killed in the decoder" kill:0:frames:1 2 "going on after step 6 of 6"
 supervised "killed in the write of a checkpoint" kill:0:checkpoint:2 2 "going on after step 2 of 6"
 supervised "stopped in step 3" stop:1:step:3 3 "rank 1 .* gave no sign of life for 2 s: start 2 of" --hang-timeout 2
+supervised "waiting for ever in step 2" hang:0:step:2 2 "no rank made progress for 2 s: start 2 of" --hang-timeout 2
 if [ "$full" = 1 ]; then
     for i in 1 2 3 4 5 6; do
         supervised "killed in step $i" "kill:$((RANDOM % 4)):step:$i" 4 "$died"

@@ -80,7 +80,10 @@ fi
 
 # one rank is enough for the rest, and cvx generate is the same code
 begin "one" --model models/shapes --num-inference-steps 5
+# they are called through others, with and without arguments
+# shellcheck disable=SC2317,SC2119,SC2120
 one() { "$cvx" generate "${args[@]}" "$@"; }
+# shellcheck disable=SC2317,SC2119
 halt() { CVX_FAULT="term:0:step:${1:?}" one; }
 stopped "stop in step 4" 75 halt 4
 refused() {
@@ -123,6 +126,7 @@ if mkdir "$tmp/full" && mount -t tmpfs -o size=16k tmpfs "$tmp/full" 2>"$tmp/mou
 fi
 
 # a decoder without memory is tried again in tiles, from the last latents
+# shellcheck disable=SC2317
 again() { CVX_FAULT=nomem:1:decode:1 mpi 2 "$rank" "${args[@]}"; }
 expect "no memory to decode" again
 says "is told" "decoding once more from the last latents, in tiles"
