@@ -1,7 +1,9 @@
 #include "base/file.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -186,6 +188,57 @@ void cvx_writer_abort(cvx_writer *w)
         unlink(w->tmp);
     }
     w->tmp[0] = 0;
+}
+
+static int remove_one(const char *path, const struct stat *sb, int type, struct FTW *ftw)
+{
+    (void)sb;
+    (void)type;
+    (void)ftw;
+    return remove(path);
+}
+
+/* Removes "DIR/BASE.part-NUMBER". */
+static void clean_in(const char *dir, const char *base)
+{
+    char victim[CVX_PATH_MAX];
+    size_t n = strlen(base);
+    DIR *d = opendir(dir);
+
+    for (struct dirent *e; d != NULL && (e = readdir(d)) != NULL;) {
+        const char *rest = e->d_name + n;
+        if (strncmp(e->d_name, base, n) == 0 && strncmp(rest, ".part-", 6) == 0 && rest[6] != 0 &&
+            strspn(rest + 6, "0123456789") == strlen(rest + 6) &&
+            cvx_path_join(victim, dir, e->d_name) == CVX_OK) {
+            nftw(victim, remove_one, 16, FTW_DEPTH | FTW_PHYS); /* frames are a folder */
+        }
+    }
+    if (d != NULL) {
+        closedir(d);
+    }
+}
+
+void cvx_writer_clean(const char *path)
+{
+    char dir[CVX_PATH_MAX];
+
+    if (snprintf(dir, sizeof dir, "%s", path) >= (int)sizeof dir) {
+        return;
+    }
+    if (cvx_is_dir(path)) { /* frames for a folder that was there gather inside it */
+        clean_in(path, "");
+    }
+    size_t n = strlen(dir);
+    while (n > 1 && dir[n - 1] == '/') {
+        dir[--n] = 0;
+    }
+    char *slash = strrchr(dir, '/');
+    if (slash == NULL) {
+        clean_in(".", dir);
+    } else {
+        *slash = 0;
+        clean_in(dir[0] != 0 ? dir : "/", slash + 1);
+    }
 }
 
 cvx_status cvx_file_write(const char *path, const void *data, size_t len)

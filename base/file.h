@@ -42,6 +42,9 @@ cvx_status cvx_writer_open(cvx_writer *w, const char *path) CVX_CHECK;
 cvx_status cvx_writer_commit(cvx_writer *w) CVX_CHECK;
 void cvx_writer_abort(cvx_writer *w);
 
+/* Removes temporaries of `path` that writers left which were killed. For whoever alone writes `path`. */
+void cvx_writer_clean(const char *path);
+
 /* The whole of `data` into `path` through a cvx_writer. */
 cvx_status cvx_file_write(const char *path, const void *data, size_t len) CVX_CHECK;
 

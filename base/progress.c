@@ -6,6 +6,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/beat.h"
+
 #define BAR_WIDTH 30
 
 double cvx_now(void)
@@ -23,6 +25,7 @@ static cvx_status tell(cvx_progress *p, int kind, int64_t done, const char *text
                    .total = p->total,
                    .seconds = cvx_now() - p->start,
                    .text = text};
+    cvx_beat();
     return p->fn == NULL ? CVX_OK : p->fn(p->payload, &e);
 }
 

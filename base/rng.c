@@ -18,6 +18,58 @@ void cvx_rng_seed(cvx_rng *r, uint64_t seed)
     }
 }
 
+static unsigned char *put(unsigned char *p, uint64_t v, int n)
+{
+    for (int i = 0; i < n; i++) {
+        *p++ = (unsigned char)(v >> 8 * i);
+    }
+    return p;
+}
+
+static const unsigned char *get(const unsigned char *p, uint64_t *v, int n)
+{
+    *v = 0;
+    for (int i = 0; i < n; i++) {
+        *v |= (uint64_t)*p++ << 8 * i;
+    }
+    return p;
+}
+
+void cvx_rng_save(const cvx_rng *r, unsigned char out[CVX_RNG_BYTES])
+{
+    uint64_t normal;
+
+    memcpy(&normal, &r->normal, sizeof normal);
+    for (int i = 0; i < N; i++) {
+        out = put(out, r->state[i], 4);
+    }
+    out = put(out, (uint64_t)r->next, 4);
+    out = put(out, r->has_normal, 4);
+    put(out, normal, 8);
+}
+
+cvx_status cvx_rng_load(cvx_rng *r, const unsigned char in[CVX_RNG_BYTES])
+{
+    cvx_rng g;
+    uint64_t v, next, has_normal, normal;
+
+    for (int i = 0; i < N; i++) {
+        in = get(in, &v, 4);
+        g.state[i] = (uint32_t)v;
+    }
+    in = get(in, &next, 4);
+    in = get(in, &has_normal, 4);
+    get(in, &normal, 8);
+    if (next > N || has_normal > 1) {
+        return cvx_fail(CVX_EFORMAT, "generator state: %lld words used of %d", (long long)next, N);
+    }
+    g.next = (int)next;
+    g.has_normal = has_normal != 0;
+    memcpy(&g.normal, &normal, sizeof normal);
+    *r = g;
+    return CVX_OK;
+}
+
 static void refill(cvx_rng *r)
 {
     uint32_t *s = r->state;

@@ -16,6 +16,12 @@ typedef struct cvx_rng {
 /* torch.Generator("cpu").manual_seed(seed); negative seeds wrap as torch's do. */
 void cvx_rng_seed(cvx_rng *r, uint64_t seed);
 
+/* The generator's state as bytes of a fixed layout, the same on every machine; and back. CVX_EFORMAT if the
+ * bytes are no state. */
+#define CVX_RNG_BYTES (4 * 624 + 4 + 4 + 8)
+void cvx_rng_save(const cvx_rng *r, unsigned char out[CVX_RNG_BYTES]);
+cvx_status cvx_rng_load(cvx_rng *r, const unsigned char in[CVX_RNG_BYTES]) CVX_CHECK;
+
 /* The next 32 random bits. */
 uint32_t cvx_rng_u32(cvx_rng *r);
 

@@ -95,6 +95,7 @@ const char *cvx_status_name(cvx_status code)
     case CVX_EPEER: return "another rank is gone";
     case CVX_ECANCELLED: return "cancelled";
     case CVX_EINTERNAL: return "internal error";
+    case CVX_EREQUEUE: return "stopped, to be started again";
     }
     return "unknown status";
 }
@@ -110,6 +111,7 @@ int cvx_status_exit(cvx_status code)
     case CVX_EUNSUPPORTED: return 6;
     case CVX_EPEER: return 7;
     case CVX_ECANCELLED: return 8;
+    case CVX_EREQUEUE: return 75;
     case CVX_EINTERNAL: break;
     }
     return 70;

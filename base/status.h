@@ -21,6 +21,7 @@ typedef enum cvx_status {
     CVX_EPEER = -6,        /* another rank is gone */
     CVX_ECANCELLED = -7,   /* the user or a signal asked to stop */
     CVX_EINTERNAL = -8,    /* a bug in cvx */
+    CVX_EREQUEUE = -9, /* stopped by a signal, with what is done kept: the same command goes on */
 } cvx_status;
 
 #define CVX_CHECK __attribute__((warn_unused_result))
@@ -47,7 +48,8 @@ bool cvx_error_is_peer(void);
 const char *cvx_status_name(cvx_status code);
 
 /* Process exit code of a status: 0 ok, 2 CVX_EINVAL, 3 CVX_EIO, 4 CVX_EFORMAT, 5 CVX_ENOMEM,
- * 6 CVX_EUNSUPPORTED, 7 CVX_EPEER, 8 CVX_ECANCELLED, 70 CVX_EINTERNAL. */
+ * 6 CVX_EUNSUPPORTED, 7 CVX_EPEER, 8 CVX_ECANCELLED, 70 CVX_EINTERNAL, 75 CVX_EREQUEUE (sysexits' EX_TEMPFAIL: run
+ * the same command again). */
 int cvx_status_exit(cvx_status code);
 
 /* status = expr; on failure jump to label. */

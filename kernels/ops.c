@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/beat.h"
 #include "base/progress.h"
 #include "kernels/cpu/cpu.h"
 
@@ -526,6 +527,7 @@ static double flops_blend(const cvx_blend_args *a)
         double start = cvx_now();                                                                  \
         cvx_status st = ctx->ops->op(ctx, a);                                                      \
         s->seconds += cvx_now() - start;                                                           \
+        cvx_beat();                                                                                \
         return st;                                                                                 \
     }
 #include "kernels/ops.def"

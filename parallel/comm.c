@@ -4,6 +4,9 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "base/beat.h"
+#include "base/fault.h"
+
 static double now(void)
 {
     struct timespec t;
@@ -11,10 +14,20 @@ static double now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+/* The clock before a collective. */
+static double begin(const cvx_comm *c)
+{
+    if (!c->dry) {
+        cvx_fault_at("collective");
+    }
+    return now();
+}
+
 static cvx_status count(cvx_comm *c, cvx_comm_kind kind, int64_t sent, double start, cvx_status st)
 {
     cvx_comm_stat *s = &c->stat[kind];
 
+    cvx_beat();
     s->calls++;
     s->bytes_sent += sent;
     s->seconds += now() - start;
@@ -34,7 +47,7 @@ static int64_t to_others(const cvx_comm *c, const int64_t *bytes)
 cvx_status cvx_comm_allgatherv(cvx_comm *c, const void *send, int64_t send_bytes, void *recv,
                                const int64_t *recv_bytes, const int64_t *recv_at)
 {
-    double t = now();
+    double t = begin(c);
     cvx_status st = c->ops->allgatherv(c, send, send_bytes, recv, recv_bytes, recv_at);
     return count(c, CVX_COMM_ALLGATHER, send_bytes * (c->size - 1), t, st);
 }
@@ -43,7 +56,7 @@ cvx_status cvx_comm_alltoallv(cvx_comm *c, const void *send, const int64_t *send
                               const int64_t *send_at, void *recv, const int64_t *recv_bytes,
                               const int64_t *recv_at)
 {
-    double t = now();
+    double t = begin(c);
     cvx_status st = c->ops->alltoallv(c, send, send_bytes, send_at, recv, recv_bytes, recv_at);
     return count(c, CVX_COMM_ALLTOALL, to_others(c, send_bytes), t, st);
 }
@@ -51,14 +64,14 @@ cvx_status cvx_comm_alltoallv(cvx_comm *c, const void *send, const int64_t *send
 cvx_status cvx_comm_reduce_scatterv_f32(cvx_comm *c, const float *send, float *recv,
                                         const int64_t *counts)
 {
-    double t = now();
+    double t = begin(c);
     cvx_status st = c->ops->reduce_scatterv_f32(c, send, recv, counts);
     return count(c, CVX_COMM_REDUCE_SCATTER, 4 * to_others(c, counts), t, st);
 }
 
 cvx_status cvx_comm_allreduce_f32(cvx_comm *c, float *buf, int64_t n)
 {
-    double t = now();
+    double t = begin(c);
     cvx_status st = c->ops->allreduce_f32(c, buf, n);
     /* everyone gets his shard of the summands, and gives everyone his shard of the sum */
     cvx_shard own = cvx_shard_of(n, c->size, c->rank);
@@ -68,31 +81,45 @@ cvx_status cvx_comm_allreduce_f32(cvx_comm *c, float *buf, int64_t n)
 cvx_status cvx_comm_sendrecv(cvx_comm *c, const void *send, int64_t send_bytes, int to, void *recv,
                              int64_t recv_bytes, int from)
 {
-    double t = now();
+    double t = begin(c);
     cvx_status st = c->ops->sendrecv(c, send, send_bytes, to, recv, recv_bytes, from);
     return count(c, CVX_COMM_SENDRECV, to >= 0 && to != c->rank ? send_bytes : 0, t, st);
 }
 
 cvx_status cvx_comm_broadcast(cvx_comm *c, void *buf, int64_t bytes, int root)
 {
-    double t = now();
+    double t = begin(c);
     cvx_status st = c->ops->broadcast(c, buf, bytes, root);
     return count(c, CVX_COMM_BROADCAST, c->rank == root ? bytes * (c->size - 1) : 0, t, st);
 }
 
-cvx_status cvx_comm_agree(cvx_comm *c, cvx_status own)
+cvx_status cvx_comm_least(cvx_comm *c, int *value)
 {
-    double t = now();
-    /* the least of these is an error if there is any (codes are negative), of the lowest rank that has it */
-    int mine = own * CVX_MAX_RANKS + c->rank, least = own == CVX_OK ? CVX_MAX_RANKS : mine;
-    cvx_status st = c->ops->agree(c, &least);
+    double t = begin(c);
+    cvx_status st = c->ops->agree(c, value);
+    return count(c, CVX_COMM_AGREE, 4 * (c->size - 1), t, st);
+}
 
-    CVX_RETURN_IF(count(c, CVX_COMM_AGREE, 4 * (c->size - 1), t, st));
-    if (least == CVX_MAX_RANKS || least == mine) {
+cvx_status cvx_comm_agree_wish(cvx_comm *c, cvx_status own, bool *wish)
+{
+    /* Codes are negative: the least of these is a failure if there is any, of the lowest rank that has the worst;
+     * then a wish, then nothing. */
+    int mine = own * CVX_MAX_RANKS + c->rank;
+    int least = own != CVX_OK ? mine : *wish ? 0 : CVX_MAX_RANKS;
+
+    CVX_RETURN_IF(cvx_comm_least(c, &least));
+    *wish = least == 0;
+    if (least >= 0 || least == mine) {
         return own;
     }
     int code = (least - CVX_MAX_RANKS + 1) / CVX_MAX_RANKS; /* rounded down */
     return cvx_fail_peer((cvx_status)code, least - code * CVX_MAX_RANKS);
+}
+
+cvx_status cvx_comm_agree(cvx_comm *c, cvx_status own)
+{
+    bool wish = false;
+    return cvx_comm_agree_wish(c, own, &wish);
 }
 
 cvx_status cvx_comm_split(cvx_comm *c, int colour, int key, cvx_comm **out)

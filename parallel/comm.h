@@ -54,6 +54,7 @@ typedef struct cvx_comm_ops {
 struct cvx_comm {
     const cvx_comm_ops *ops;
     int rank, size;
+    bool dry; /* counts only */
     void *impl;
     cvx_comm_stat stat[CVX_COMM_KINDS];
 };
@@ -94,6 +95,11 @@ void cvx_comm_end_first(cvx_comm *c, cvx_comm *first); /* accepts first = NULL *
 /* The step boundary: every rank brings its status. CVX_OK if all are; else every rank gets the same code, and all
  * but the one whose it is (the lowest of those that have it) get its message by cvx_fail_peer. */
 cvx_status cvx_comm_agree(cvx_comm *c, cvx_status own) CVX_CHECK;
+/* The same; if none failed, *wish becomes true on every rank if it was on any. */
+cvx_status cvx_comm_agree_wish(cvx_comm *c, cvx_status own, bool *wish) CVX_CHECK;
+/* *value becomes the least that any rank brings. Counted as an agreement, which it costs as much as; in
+ * measure mode the rank's own value stays. */
+cvx_status cvx_comm_least(cvx_comm *c, int *value) CVX_CHECK;
 
 /* The `rank`-th of `size` even contiguous shards of 0 .. total: no shard is more than one longer than
  * another, and any total goes (also less than size: then some are empty). */

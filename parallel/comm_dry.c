@@ -93,6 +93,7 @@ cvx_status cvx_comm_dry(cvx_comm **out, int rank, int size)
     c->ops = &ops;
     c->rank = rank;
     c->size = size;
+    c->dry = true;
     *out = c;
     return CVX_OK;
 }

@@ -1,28 +1,66 @@
 /* cvx-rank: `mpirun -n 8 cvx-rank --model DIR --prompt TEXT --output FILE`: cvx generate on N MPI ranks. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "base/beat.h"
+#include "base/fault.h"
+#include "base/stop.h"
 #include "model/pipeline/arrange.h"
+#include "model/pipeline/batch.h"
 #include "model/pipeline/bench.h"
-#include "model/pipeline/generate.h"
 #include "parallel/mpi/comm_mpi.h"
 #include "rankworker/place.h"
 #include "rankworker/stats.h"
+#include "rankworker/supervise.h"
 
-static cvx_status generate(cvx_comm *world, const cvx_place *place, cvx_request *r)
+typedef struct options {
+    cvx_request request; /* first: the request's table speaks of it */
+    cvx_supervise supervise;
+} options;
+
+static size_t count(const cvx_opt *opts)
+{
+    size_t n = 0;
+
+    while (opts[n].name != NULL) {
+        n++;
+    }
+    return n;
+}
+
+/* The request's options, then the supervisor's. Caller frees. */
+static cvx_opt *make_table(void)
+{
+    const size_t n = count(cvx_request_opts), supervise = count(cvx_supervise_opts);
+    cvx_opt *t = calloc(n + supervise + 1, sizeof *t);
+
+    if (t != NULL) {
+        memcpy(t, cvx_request_opts, n * sizeof *t);
+        memcpy(t + n, cvx_supervise_opts, supervise * sizeof *t);
+        for (size_t i = n; i < n + supervise; i++) {
+            t[i].offset += offsetof(options, supervise);
+        }
+    }
+    return t;
+}
+
+static cvx_status work(cvx_comm *world, const cvx_place *place, cvx_request *r)
 {
     cvx_mesh *mesh = NULL;
+    cvx_event_fn fn = r->json ? cvx_events_json : r->quiet ? cvx_events_quiet : cvx_events_bars;
+    FILE *report = r->json || r->quiet ? NULL : stdout, *events = r->json ? stdout : stderr;
     bool first = world->rank == 0;
-    cvx_event_fn fn = !first     ? NULL
-                      : r->json  ? cvx_events_json
-                      : r->quiet ? cvx_events_quiet
-                                 : cvx_events_bars;
-    FILE *to = r->json ? stdout : stderr;
-    cvx_progress notes = {.fn = fn, .payload = to};
+    cvx_progress notes = {.fn = first ? fn : NULL, .payload = events};
 
     r->threads = r->threads > 0 ? r->threads : place->threads;
     CVX_RETURN_IF(cvx_arrange_world(&mesh, r, world, place->node_ranks, &notes));
-    cvx_status st = cvx_generate(r, mesh, fn, to, r->json || r->quiet ? NULL : stdout);
+    if (!first) { /* the first rank of another data group has notes of its own */
+        fn = mesh->replica->rank == 0 && !r->json ? cvx_events_quiet : NULL;
+    }
+    cvx_status st = r->batch != NULL ? cvx_batch(r, mesh, fn, events, report, stderr)
+                                     : cvx_generate(r, mesh, fn, events, report);
     if (st == CVX_OK && r->stats) {
         st = cvx_stats_print(mesh, stdout, r->json);
     }
@@ -53,49 +91,174 @@ static cvx_status bench(cvx_comm *world, const cvx_place *place, cvx_bench_optio
     return st;
 }
 
-/* Every rank reads the same arguments; the first one tells what is wrong with them. */
-static cvx_status run(cvx_comm *world, int argc, char **argv)
+/* Tells a failure once, and gives every rank the exit code of its cause: the launcher passes on any rank's. What can
+ * only be one rank's own trouble is told before the others are asked, in case they no longer answer. */
+static cvx_status conclude(cvx_comm *world, cvx_status st)
 {
-    static const cvx_command generates = {.name = "cvx-rank",
-                                          .args = "",
-                                          .opts = cvx_request_opts,
-                                          .summary = "cvx generate on the ranks of an MPI job."};
+    bool own = st != CVX_OK && !cvx_error_is_peer(), told = false;
+    int first = own ? world->rank : CVX_MAX_RANKS, worst = st;
+
+    if (own && (world->rank == 0 || st == CVX_EIO || st == CVX_ENOMEM || st == CVX_EINTERNAL)) {
+        fprintf(stderr, "cvx-rank %d: %s\n", world->rank, cvx_error());
+        told = true;
+    }
+    if (cvx_comm_least(world, &first) != CVX_OK || cvx_comm_least(world, &worst) != CVX_OK) {
+        return st == CVX_OK ? CVX_EPEER : st;
+    }
+    if (own && !told && first == world->rank) {
+        fprintf(stderr, "cvx-rank %d: %s\n", world->rank, cvx_error());
+    }
+    return (cvx_status)worst;
+}
+
+/* Every rank reads the same arguments; the first one tells what is wrong with them. */
+static cvx_status run(cvx_comm *world, const cvx_command *cmd, options *o, int argc, char **argv)
+{
     static const cvx_command benches = {.name = "cvx-rank bench",
                                         .args = "dit|vae",
                                         .opts = cvx_bench_opts,
                                         .summary = "cvx bench on the ranks of an MPI job."};
     bool benching = argc > 1 && strcmp(argv[1], "bench") == 0, help = false;
-    cvx_bench_options o = CVX_BENCH_INIT;
+    cvx_bench_options b = CVX_BENCH_INIT;
     cvx_place place;
     const char *pos[1];
-    int n;
+    int n = 0;
 
-    CVX_RETURN_IF(
-        cvx_comm_agree(world, cvx_opts_parse(benching ? &benches : &generates, &o, argc - benching,
-                                             argv + benching, pos, benching, &n, &help)));
+    if (world->rank > 0 && freopen("/dev/null", "w", stdout) == NULL) { /* the first one speaks */
+        return cvx_fail(CVX_EIO, "cannot open /dev/null");
+    }
+    cvx_status st = benching ? cvx_opts_parse(&benches, &b, argc - 1, argv + 1, pos, 1, &n, &help)
+                             : cvx_opts_parse(cmd, o, argc, argv, NULL, 0, &n, &help);
+    if (st == CVX_OK && benching && n == 0 && !help) {
+        st = cvx_fail(CVX_EINVAL, "bench: dit or vae is needed");
+    }
+    CVX_RETURN_IF(cvx_comm_agree(world, st));
     if (help) {
         return CVX_OK;
     }
-    if (benching && n == 0) {
-        return cvx_comm_agree(world, cvx_fail(CVX_EINVAL, "bench: dit or vae is needed"));
-    }
     CVX_RETURN_IF(cvx_place_find(&place, world));
-    return benching ? bench(world, &place, &o, pos[0]) : generate(world, &place, &o.request);
+    return benching ? bench(world, &place, &b, pos[0]) : work(world, &place, &o->request);
+}
+
+static int run_rank(const cvx_command *cmd, options *o, int argc, char **argv)
+{
+    const char *beats = getenv(CVX_BEAT_DIR);
+    cvx_comm *world = NULL;
+    cvx_status st = beats != NULL ? cvx_beat_start(beats) : CVX_OK;
+
+    if (st == CVX_OK) {
+        st = cvx_comm_mpi_open(&world, &argc, &argv);
+    }
+    if (st != CVX_OK) {
+        fprintf(stderr, "cvx-rank: %s\n", cvx_error());
+        return cvx_status_exit(st);
+    }
+    cvx_beat_rank(world->rank);
+    cvx_fault_rank(world->rank);
+    cvx_stop_install();
+    st = conclude(world, run(world, cmd, o, argc, argv));
+    cvx_comm_close(world);
+    cvx_comm_mpi_finish();
+    cvx_beat_stop();
+    return cvx_status_exit(st);
+}
+
+/* Whether the arguments ask for a supervisor. */
+static bool asks_supervisor(int argc, char **argv)
+{
+    for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) {
+        if (strncmp(argv[i], "--supervise", 11) == 0 && (argv[i][11] == 0 || argv[i][11] == '=')) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The arguments without the supervisor's own, for the ranks. Caller frees; NULL without memory. */
+static char **rank_args(const cvx_opt *table, int argc, char **argv)
+{
+    char **out = calloc((size_t)argc + 1, sizeof *out);
+    int n = 0;
+
+    for (int i = 1; out != NULL && i < argc; i++) {
+        char name[64];
+        size_t len = strcspn(argv[i], "=");
+        bool option = strncmp(argv[i], "--", 2) == 0 && len > 2 && len < sizeof name;
+        snprintf(name, sizeof name, "%.*s", option ? (int)len - 2 : 0, argv[i] + (option ? 2 : 0));
+        const cvx_opt *o = option ? cvx_opts_find(table, name) : NULL;
+        bool mine = option && cvx_opts_find(cvx_supervise_opts, name) != NULL;
+        bool two = o != NULL && argv[i][len] == 0 && o->type != CVX_OPT_FLAG &&
+                   !(o->type == CVX_OPT_CHOICE && o->meta != NULL);
+        for (int k = 0; !mine && k < 1 + two && i + k < argc; k++) {
+            if (strcmp(argv[i], "--") != 0) {
+                out[n++] = argv[i + k];
+            }
+        }
+        i += two;
+    }
+    return out;
+}
+
+static int run_supervisor(const cvx_command *cmd, options *o, int argc, char **argv)
+{
+    const char *pos[1];
+    int n, code = 0;
+    bool help = false;
+    char self[CVX_PATH_MAX] = "";
+    char **args = rank_args(cmd->opts, argc, argv);
+    cvx_status st = args == NULL || readlink("/proc/self/exe", self, sizeof self - 1) < 0
+                        ? cvx_fail(CVX_ENOMEM, "cannot tell the ranks' arguments")
+                        : CVX_OK;
+
+    /* `--supervise N -- FLAGS`: what comes after the dashes is read as options too */
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--") == 0) {
+            memmove(argv + i, argv + i + 1, (size_t)(argc - i) * sizeof *argv);
+            argc--;
+            break;
+        }
+    }
+    if (st == CVX_OK) {
+        st = cvx_opts_parse(cmd, o, argc, argv, pos, 0, &n, &help);
+    }
+    if (st == CVX_OK && !help) {
+        code = cvx_supervise_run(&o->supervise, self, args, &st);
+    }
+    if (st != CVX_OK) {
+        fprintf(stderr, "cvx-rank supervisor: %s\n", cvx_error());
+        code = code != 0 ? code : cvx_status_exit(st);
+    }
+    free(args);
+    return code;
 }
 
 int main(int argc, char **argv)
 {
-    cvx_comm *world = NULL;
-
-    cvx_place_prepare(argv);
-    cvx_status st = cvx_comm_mpi_open(&world, &argc, &argv);
-    if (st == CVX_OK) {
-        st = run(world, argc, argv);
+    options o = {.request = CVX_REQUEST_INIT, .supervise = CVX_SUPERVISE_INIT};
+    cvx_opt *table = make_table();
+    const cvx_command cmd = {
+        .name = "cvx-rank",
+        .args = "",
+        .opts = table,
+        .summary = "cvx generate on the ranks of an MPI job.",
+        .details =
+            "mpirun -n 8 cvx-rank FLAGS, srun --mpi=pmix cvx-rank FLAGS, or cvx-rank --supervise 8 "
+            "FLAGS, which starts mpirun itself and starts it again from the last checkpoint when a "
+            "rank dies or hangs.\n\n"
+            "SIGTERM or SIGUSR1 to any rank ends the work after the running step, with a checkpoint "
+            "where --checkpoint-dir is given. (mpirun passes SIGUSR1 on to its ranks; a SIGTERM it "
+            "turns into their death within seconds.)\n\n"
+            "Exit codes as of cvx generate (75: run the same command again), and 7: another rank "
+            "is gone, or the supervisor gave up."};
+    if (table == NULL) {
+        fprintf(stderr, "cvx-rank: no memory\n");
+        return cvx_status_exit(CVX_ENOMEM);
     }
-    if (st != CVX_OK && !cvx_error_is_peer()) {
-        fprintf(stderr, "cvx-rank: %s\n", cvx_error());
+    if (!asks_supervisor(argc, argv)) {
+        cvx_place_prepare(argv);
     }
-    cvx_comm_close(world);
-    cvx_comm_mpi_finish();
-    return cvx_status_exit(st);
+    int code = asks_supervisor(argc, argv) ? run_supervisor(&cmd, &o, argc, argv)
+                                           : run_rank(&cmd, &o, argc, argv);
+    free(table);
+    return code;
 }

@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/fault.h"
+#include "base/stop.h"
 #include "model/clip/score.h"
 #include "model/pipeline/manifest.h"
 #include "model/pipeline/output.h"
@@ -16,25 +18,155 @@ cvx_status cvx_request_ctx(cvx_ctx **out, const cvx_request *r)
                                 .compute = strcmp(r->dtype, "bf16") == 0 ? CVX_BF16 : CVX_F32});
 }
 
-/* What stays the same over the videos of a request. */
-typedef struct session {
-    const cvx_request *request;
-    const cvx_mesh *mesh;
+struct cvx_generator {
+    cvx_generator_options opt;
+    cvx_progress progress;
+
+    /* while `key` stays the same, these stay open */
+    json_t *key;
     cvx_checkpoint ckpt;
     cvx_ctx *ctx;
+    cvx_pipeline *pipeline;
+    cvx_pipeline_options options; /* of the pipeline */
+    cvx_opt_list lora;            /* its LoRAs; the strings are key's */
+    size_t base_bytes;            /* resident before the first model was opened */
+
+    /* of the present request */
+    const cvx_request *request;
     cvx_job job;
     cvx_plan plan;
-    cvx_pipeline *pipeline;
     json_t *hashes;
-    cvx_progress progress;
-    FILE *report;
     cvx_tensor last; /* latents after the last step, owned copy [F, C, h, w] */
-} session;
+};
+
+/* One video on its way: its job and plan are the request's, or those of the second try in tiles. */
+typedef struct video {
+    cvx_generator *g;
+    const cvx_job *job;
+    const cvx_plan *plan;
+    bool retiled;
+    int64_t k;
+    cvx_output output; /* on the rank that writes it */
+    cvx_resume resume;
+    cvx_stage_cost cost[CVX_STAGE_COUNT];
+} video;
 
 /* Rank 0 of a data group writes what the group made. */
-static bool leads(const session *s)
+static bool leads(const cvx_generator *g)
 {
-    return s->mesh->replica->rank == 0;
+    return g->opt.mesh->replica->rank == 0;
+}
+
+/* The ranks that work on the same request. */
+static cvx_comm *everyone(const cvx_generator *g)
+{
+    return g->opt.group_alone ? g->opt.mesh->replica : g->opt.mesh->world;
+}
+
+cvx_status cvx_generator_open(cvx_generator **out, const cvx_generator_options *opt)
+{
+    cvx_generator *g = calloc(1, sizeof *g);
+
+    if (g == NULL) {
+        return cvx_fail(CVX_ENOMEM, "no memory for a generator");
+    }
+    g->opt = *opt;
+    g->progress = (cvx_progress){.fn = opt->event, .payload = opt->payload};
+    *out = g;
+    return CVX_OK;
+}
+
+static void close_model(cvx_generator *g)
+{
+    cvx_pipeline_close(g->pipeline);
+    cvx_ctx_close(g->ctx);
+    json_decref(g->key);
+    g->pipeline = NULL;
+    g->ctx = NULL;
+    g->key = NULL;
+}
+
+static void close_request(cvx_generator *g)
+{
+    json_decref(g->hashes);
+    free(g->last.data);
+    g->hashes = NULL;
+    g->last = (cvx_tensor){0};
+}
+
+void cvx_generator_close(cvx_generator *g)
+{
+    if (g != NULL) {
+        close_request(g);
+        close_model(g);
+        free(g);
+    }
+}
+
+/* What decides which weights are open, and in which form. */
+static json_t *model_key(const cvx_request *r)
+{
+    json_t *lora = json_array();
+
+    for (int i = 0; i < r->lora.n; i++) {
+        json_array_append_new(lora, json_string(r->lora.item[i]));
+    }
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:o}", "model", r->model, "dtype", r->dtype,
+                     "backend", r->backend, "isa", r->isa, "offload", r->offload, "threads",
+                     (json_int_t)r->threads, "lora", lora);
+}
+
+static cvx_status open_model(cvx_generator *g)
+{
+    json_t *key = model_key(g->request);
+
+    if (g->key != NULL && json_equal(key, g->key)) {
+        json_decref(key);
+        return CVX_OK;
+    }
+    close_model(g);
+    g->key = key;
+    const json_t *lora = json_object_get(key, "lora");
+    g->lora.n = (int)json_array_size(lora);
+    for (int i = 0; i < g->lora.n; i++) {
+        g->lora.item[i] = json_string_value(json_array_get(lora, (size_t)i));
+    }
+    CVX_RETURN_IF(cvx_checkpoint_open(&g->ckpt, g->request->model));
+    return cvx_request_ctx(&g->ctx, g->request);
+}
+
+/* The plan of a job. What open models hold already is taken off what is needed and added to what is available;
+ * where the plan wants weights in another form than they are open in, they are opened anew. */
+static cvx_status make_plan(cvx_generator *g, const cvx_job *job, cvx_plan *plan)
+{
+    bool keep_float = cvx_output_is_tensor(g->request->output);
+
+    CVX_RETURN_IF(cvx_plan_make(plan, g->ctx, &g->ckpt, job, g->opt.mesh, keep_float));
+    if (g->pipeline != NULL) {
+        size_t held = plan->base_bytes > g->base_bytes ? plan->base_bytes - g->base_bytes : 0;
+        plan->base_bytes -= held;
+        plan->needed_bytes -= held;
+        plan->peak_bytes -= held;
+        plan->available_bytes += held;
+        if (plan->options.pack == g->options.pack) {
+            return CVX_OK;
+        }
+        cvx_pipeline_close(g->pipeline);
+        g->pipeline = NULL;
+        CVX_RETURN_IF(cvx_plan_make(plan, g->ctx, &g->ckpt, job, g->opt.mesh, keep_float));
+    }
+    g->base_bytes = plan->base_bytes;
+    return CVX_OK;
+}
+
+static cvx_status open_pipeline(cvx_generator *g, const cvx_plan *plan)
+{
+    if (g->pipeline != NULL) {
+        return CVX_OK;
+    }
+    g->options = plan->options;
+    g->options.lora = &g->lora;
+    return cvx_pipeline_open(&g->pipeline, g->ctx, &g->ckpt, &g->options);
 }
 
 /* The manifest and the saved latents: a place that cannot be written is known before the work. */
@@ -49,113 +181,148 @@ static cvx_status check_side_file(const char *path)
     return cvx_output_check_folder(path);
 }
 
-static cvx_status session_open(session *s)
+static cvx_status check_places(const cvx_generator *g)
 {
-    const cvx_request *r = s->request;
+    const cvx_request *r = g->request;
+
+    if (!leads(g)) {
+        return CVX_OK;
+    }
+    CVX_RETURN_IF(cvx_output_check(r->output, g->job.width, g->job.height, g->job.fps));
+    CVX_RETURN_IF(check_side_file(r->save_latents));
+    return check_side_file(r->manifest);
+}
+
+/* Each rank's own preparations. */
+static cvx_status prepare(cvx_generator *g, const json_t *replayed)
+{
+    const cvx_request *r = g->request;
     int64_t video_frames = 0;
 
     CVX_RETURN_IF(cvx_request_check(r));
-    CVX_RETURN_IF(cvx_checkpoint_open(&s->ckpt, r->model));
+    CVX_RETURN_IF(open_model(g));
     if (r->video != NULL) {
         CVX_RETURN_IF(cvx_count_frames(r->video, &video_frames));
     }
-    CVX_RETURN_IF(cvx_job_resolve(&s->job, &s->ckpt, r, video_frames));
-    if (s->mesh->world->rank == 0) {
-        CVX_RETURN_IF(cvx_output_check(r->output, s->job.width, s->job.height, s->job.fps));
-        CVX_RETURN_IF(check_side_file(r->save_latents));
-        CVX_RETURN_IF(check_side_file(r->manifest));
+    CVX_RETURN_IF(cvx_job_resolve(&g->job, &g->ckpt, r, video_frames));
+    CVX_RETURN_IF(check_places(g));
+    if (g->job.note[0] != 0) {
+        cvx_progress_note(&g->progress, "%s", g->job.note);
     }
-    if (s->job.note[0] != 0) {
-        cvx_progress_note(&s->progress, "%s", s->job.note);
+    CVX_RETURN_IF(make_plan(g, &g->job, &g->plan));
+    CVX_RETURN_IF(cvx_plan_admit(&g->plan, g->ctx, &g->ckpt, &g->job));
+    CVX_RETURN_IF(open_pipeline(g, &g->plan));
+    if (!leads(g)) {
+        return CVX_OK;
     }
-    CVX_RETURN_IF(cvx_request_ctx(&s->ctx, r));
-    CVX_RETURN_IF(cvx_plan_make(&s->plan, s->ctx, &s->ckpt, &s->job, s->mesh,
-                                cvx_output_is_tensor(r->output)));
-    CVX_RETURN_IF(cvx_plan_admit(&s->plan, s->ctx, &s->ckpt, &s->job));
-    CVX_RETURN_IF(!leads(s) ? CVX_OK : cvx_manifest_hashes(&s->hashes, &s->ckpt, r));
-    return cvx_pipeline_open(&s->pipeline, s->ctx, &s->ckpt, &s->plan.options);
-}
-
-static void session_close(session *s)
-{
-    cvx_pipeline_close(s->pipeline);
-    cvx_ctx_close(s->ctx);
-    json_decref(s->hashes);
-    free(s->last.data);
+    CVX_RETURN_IF(cvx_manifest_hashes(&g->hashes, &g->ckpt, r));
+    return replayed == NULL ? CVX_OK : cvx_manifest_verify(replayed, g->hashes, r->replay);
 }
 
 /* Pipeline hook: keeps the latents of the last step seen. */
 static void keep_latents(void *payload, int64_t i, const cvx_tensor *latents)
 {
-    session *s = payload;
+    cvx_generator *g = ((video *)payload)->g;
     (void)i;
 
-    if (s->last.data == NULL) {
-        s->last = *latents;
-        s->last.data = malloc((size_t)cvx_numel(latents) * sizeof(float));
+    if (g->last.data == NULL) {
+        g->last = *latents;
+        g->last.data = malloc((size_t)cvx_numel(latents) * sizeof(float));
     }
-    if (s->last.data != NULL) { /* deliver() reports it */
-        memcpy(s->last.data, latents->data, (size_t)cvx_numel(latents) * sizeof(float));
+    if (g->last.data != NULL) { /* deliver() reports it */
+        memcpy(g->last.data, latents->data, (size_t)cvx_numel(latents) * sizeof(float));
     }
 }
 
-static cvx_status save_latents(session *s, const char *path)
+/* Pipeline hook: decoded frames. */
+static cvx_status keep_frames(void *payload, const float *rgb, int64_t first, int64_t n, int64_t h,
+                              int64_t w)
 {
-    const int64_t *d = s->last.dim;
-    cvx_tensor t = CVX_RESHAPE(&s->last, 1, d[0], d[1], d[2], d[3]);
+    if (first > 0) {
+        cvx_fault_at("frames");
+    }
+    return cvx_output_frames(&((video *)payload)->output, rgb, first, n, h, w);
+}
+
+/* Pipeline hook: memory may have gone to others since the job was admitted. Only what cannot be had is refused; a
+ * close fit is tried. */
+static cvx_status admit_decode(void *payload)
+{
+    const video *v = payload;
+    size_t need = v->plan->stage[CVX_STAGE_DECODE].step, have = cvx_memory_available();
+
+    return need <= have ? CVX_OK
+                        : cvx_fail(CVX_ENOMEM, "the decoder needs %zu MiB and %zu are available",
+                                   need >> 20, have >> 20);
+}
+
+static cvx_status save_latents(cvx_generator *g, const char *path)
+{
+    const int64_t *d = g->last.dim;
+    cvx_tensor t = CVX_RESHAPE(&g->last, 1, d[0], d[1], d[2], d[3]);
     static const char *const name = "latents";
 
     return cvx_safetensors_write(path, &t, &name, 1, NULL, 0);
 }
 
-static cvx_status score(session *s, const cvx_output *o, json_t **out, double *mean)
+static cvx_status score(cvx_generator *g, const cvx_output *o, json_t **out, double *mean)
 {
-    const cvx_request *r = s->request;
+    const cvx_request *r = g->request;
     cvx_clip_scores scores = {0};
     cvx_status st;
 
     if (r->clip_model == NULL) {
         return CVX_OK;
     }
-    CVX_RETURN_IF(cvx_progress_begin(&s->progress, "score", o->n));
-    st = cvx_clip_score_frames(&scores, s->ctx, r->clip_model, r->prompt, o->rgb, o->n, o->h, o->w,
-                               &s->progress);
+    CVX_RETURN_IF(cvx_progress_begin(&g->progress, "score", o->n));
+    st = cvx_clip_score_frames(&scores, g->ctx, r->clip_model, r->prompt, o->rgb, o->n, o->h, o->w,
+                               &g->progress);
     if (st == CVX_OK) {
         *out = cvx_clip_scores_json(&scores);
         *mean = scores.mean;
-        cvx_progress_end(&s->progress);
+        cvx_progress_end(&g->progress);
     }
     cvx_clip_scores_free(&scores);
     return st;
 }
 
-static cvx_status write_manifest(session *s, int64_t k, const char *path,
-                                 const cvx_stage_cost *cost, const json_t *scores)
+/* Where the manifest of the output at `path` lies; false if none is wanted. */
+static bool manifest_path(const cvx_request *r, char out[CVX_PATH_MAX + 8], const char *path)
 {
-    const cvx_request *r = s->request;
-    char name[CVX_PATH_MAX + 8];
+    size_t n = strlen(path);
 
     if (r->manifest != NULL && strcmp(r->manifest, "none") == 0) {
-        return CVX_OK;
+        return false;
     }
-    size_t n = strlen(path);
     while (n > 1 && path[n - 1] == '/') {
         n--;
     }
-    snprintf(name, sizeof name, "%.*s.json", (int)n, path);
+    snprintf(out, CVX_PATH_MAX + 8, "%.*s.json", (int)n, path);
     if (r->manifest != NULL && r->num_videos_per_prompt == 1) {
-        snprintf(name, sizeof name, "%s", r->manifest);
+        snprintf(out, CVX_PATH_MAX + 8, "%s", r->manifest);
     }
-    json_t *m =
-        cvx_manifest_make(s->ctx, &s->ckpt, &s->job, k, path, &s->plan, cost, s->hashes, scores);
+    return true;
+}
+
+static cvx_status write_manifest(const video *v, const char *path, const json_t *scores)
+{
+    const cvx_generator *g = v->g;
+    char name[CVX_PATH_MAX + 8];
+
+    if (!manifest_path(g->request, name, path)) {
+        return CVX_OK;
+    }
+    json_t *m = cvx_manifest_make(g->ctx, &g->ckpt, v->job, v->k, path, v->plan, v->cost, g->hashes,
+                                  scores, v->retiled);
     cvx_status st = cvx_manifest_write(name, m);
     json_decref(m);
     return st;
 }
 
-static cvx_status numbered(const session *s, char out[CVX_PATH_MAX], const char *path, int64_t k)
+static cvx_status numbered(const cvx_generator *g, char out[CVX_PATH_MAX], const char *path,
+                           int64_t k)
 {
-    if (s->request->num_videos_per_prompt > 1) {
+    if (g->request->num_videos_per_prompt > 1) {
         return cvx_output_numbered(out, path, k);
     }
     if (snprintf(out, CVX_PATH_MAX, "%s", path) >= CVX_PATH_MAX) {
@@ -165,100 +332,288 @@ static cvx_status numbered(const session *s, char out[CVX_PATH_MAX], const char 
 }
 
 /* Everything after the frames exist: latents, scores, output, manifest. */
-static cvx_status deliver(session *s, const cvx_output *o, int64_t k, const cvx_stage_cost *cost)
+static cvx_status deliver(video *v)
 {
-    const cvx_request *r = s->request;
+    cvx_generator *g = v->g;
+    const cvx_request *r = g->request;
+    const cvx_output *o = &v->output;
     char path[CVX_PATH_MAX], latents[CVX_PATH_MAX];
     json_t *scores = NULL;
     double mean = 0;
     cvx_status st = CVX_OK;
 
-    if (s->last.data == NULL) {
+    cvx_fault_at("deliver");
+    if (g->last.data == NULL) {
         return cvx_fail(CVX_ENOMEM, "%s: no memory to keep the latents", r->output);
     }
-    CVX_TRY(st, numbered(s, path, r->output, k), done);
+    CVX_TRY(st, numbered(g, path, r->output, v->k), done);
     if (r->save_latents != NULL) {
-        CVX_TRY(st, numbered(s, latents, r->save_latents, k), done);
-        CVX_TRY(st, save_latents(s, latents), done);
+        CVX_TRY(st, numbered(g, latents, r->save_latents, v->k), done);
+        CVX_TRY(st, save_latents(g, latents), done);
     }
-    CVX_TRY(st, score(s, o, &scores, &mean), done);
-    CVX_TRY(st, cvx_progress_begin(&s->progress, "mux", o->n), done);
-    CVX_TRY(st, cvx_output_write(o, path, s->job.fps, r->prompt, &s->last, &s->progress), done);
-    cvx_progress_end(&s->progress);
-    CVX_TRY(st, write_manifest(s, k, path, cost, scores), done);
-    if (s->report != NULL) {
-        fprintf(s->report, "%s: %lld frames of %lldx%lld at %g fps, seed %lld", path,
-                (long long)o->n, (long long)o->w, (long long)o->h, s->job.fps,
-                (long long)((uint64_t)r->seed + (uint64_t)k));
-        fprintf(s->report, scores != NULL ? ", CLIP score %.2f\n" : "\n", mean);
+    CVX_TRY(st, score(g, o, &scores, &mean), done);
+    CVX_TRY(st, cvx_progress_begin(&g->progress, "mux", o->n), done);
+    CVX_TRY(st, cvx_output_write(o, path, v->job->fps, r->prompt, &g->last, &g->progress), done);
+    cvx_progress_end(&g->progress);
+    CVX_TRY(st, write_manifest(v, path, scores), done);
+    cvx_resume_clear(&v->resume);
+    if (g->opt.report != NULL) {
+        fprintf(g->opt.report, "%s: %lld frames of %lldx%lld at %g fps, seed %lld", path,
+                (long long)o->n, (long long)o->w, (long long)o->h, v->job->fps,
+                (long long)((uint64_t)r->seed + (uint64_t)v->k));
+        fprintf(g->opt.report, scores != NULL ? ", CLIP score %.2f\n" : "\n", mean);
+        fflush(g->opt.report);
     }
 done:
     json_decref(scores);
     return st;
 }
 
-static cvx_status one_video(session *s, int64_t k)
+static cvx_status make_video(video *v)
 {
-    const cvx_job *j = &s->job;
-    cvx_stage_cost cost[CVX_STAGE_COUNT];
-    cvx_output o = {0};
-    cvx_status st = CVX_OK;
-
-    CVX_RETURN_IF(cvx_output_open(&o, j->out_frames, j->height, j->width,
-                                  cvx_output_is_tensor(s->request->output)));
-    cvx_pipeline_hooks hooks = {.event = s->progress.fn,
-                                .event_payload = s->progress.payload,
-                                .frames = cvx_output_frames,
-                                .frames_payload = &o,
+    cvx_generator *g = v->g;
+    cvx_pipeline_hooks hooks = {.event = g->progress.fn,
+                                .event_payload = g->progress.payload,
+                                .frames = keep_frames,
+                                .frames_payload = v,
                                 .latents = keep_latents,
-                                .latents_payload = s};
-    CVX_TRY(st,
-            cvx_pipeline_run(s->pipeline, j, k, &hooks, s->plan.job_bytes, s->plan.step_bytes,
-                             cost),
-            done);
-    st = cvx_comm_agree(s->mesh->replica, leads(s) ? deliver(s, &o, k, cost) : CVX_OK);
-done:
-    cvx_output_close(&o);
+                                .latents_payload = v,
+                                .admit_decode = admit_decode,
+                                .admit_payload = v,
+                                .resume = &v->resume};
+
+    CVX_RETURN_IF(cvx_pipeline_run(g->pipeline, v->job, v->k, &hooks, v->plan->job_bytes,
+                                   v->plan->step_bytes, v->cost));
+    return cvx_comm_agree(g->opt.mesh->replica, leads(g) ? deliver(v) : CVX_OK);
+}
+
+/* Whether the decoder of some rank lacked memory and none failed otherwise: the same answer on every rank. */
+static bool lacked_memory(const video *v, cvx_status st)
+{
+    bool have_latents = !leads(v->g) || v->resume.at.step > 0;
+    int least = !have_latents ? -2 : st == CVX_ENOMEM ? -1 : st == CVX_EPEER ? 0 : -2;
+
+    return v->resume.decoding && cvx_comm_least(v->g->opt.mesh->replica, &least) == CVX_OK &&
+           least == -1;
+}
+
+/* Whether tiles of this size (0: the default) meet in this video. */
+static bool tiles_meet(const video *v, int64_t h, int64_t w)
+{
+    const cvx_job *j = v->job;
+    cvx_vae_tiling t = j->tiling;
+
+    t.enabled = true;
+    t.sample_min_height = h;
+    t.sample_min_width = w;
+    return cvx_vae_check_tiling(&v->g->ckpt.vae, &t, j->height, j->width) == CVX_OK;
+}
+
+/* Tiles for a job that asked for none: the default ones, or else about half the picture each way. */
+static bool choose_tiles(const video *v, cvx_request *r)
+{
+    const int64_t size[2] = {v->job->height / 16, v->job->width / 16}; /* in steps of 16 pixels */
+    int64_t n = size[0] > size[1] ? size[0] : size[1];
+
+    r->enable_tiling = true;
+    if (tiles_meet(v, r->tile_sample_min_height, r->tile_sample_min_width)) {
+        return true;
+    }
+    for (int64_t i = 0; i < n * n; i++) { /* downwards from half; then what is left above */
+        int64_t at[2] = {i / n, i % n}, tile[2];
+        for (int k = 0; k < 2; k++) {
+            int64_t half = size[k] / 2;
+            tile[k] = 16 * (at[k] < half ? half - at[k] : at[k] + 1);
+        }
+        if (tile[0] <= v->job->height && tile[1] <= v->job->width &&
+            tiles_meet(v, tile[0], tile[1])) {
+            r->tile_sample_min_height = tile[0];
+            r->tile_sample_min_width = tile[1];
+            return true;
+        }
+    }
+    return false;
+}
+
+static cvx_status plan_tiled(video *v, const cvx_request *r, cvx_job *job, cvx_plan *plan)
+{
+    int64_t frames = r->video != NULL ? v->job->num_frames : 0;
+
+    CVX_RETURN_IF(cvx_job_resolve(job, &v->g->ckpt, r, frames));
+    CVX_RETURN_IF(make_plan(v->g, job, plan));
+    return open_pipeline(v->g, plan);
+}
+
+/* The second try: the same latents, decoded in tiles. `st` is why the first one failed. */
+static cvx_status make_tiled(video *v, cvx_status st)
+{
+    cvx_generator *g = v->g;
+    cvx_request r = *v->job->request;
+    cvx_job job;
+    cvx_plan plan;
+    char why[1024];
+
+    snprintf(why, sizeof why, "%s", cvx_error());
+    if (r.enable_tiling || !lacked_memory(v, st) || !choose_tiles(v, &r)) {
+        return cvx_fail(st, "%s", why);
+    }
+    cvx_progress_note(&g->progress, "%s; decoding once more from the last latents, in tiles", why);
+    r.num_frames = v->job->num_frames;
+    CVX_RETURN_IF(cvx_comm_agree(g->opt.mesh->replica, plan_tiled(v, &r, &job, &plan)));
+    v->job = &job;
+    v->plan = &plan;
+    v->retiled = true;
+    return make_video(v);
+}
+
+/* Removes what a killed run of this job left half-written. */
+static void clean_places(const cvx_generator *g, const char *path, int64_t k)
+{
+    char name[CVX_PATH_MAX + 8], latents[CVX_PATH_MAX];
+
+    cvx_writer_clean(path);
+    if (manifest_path(g->request, name, path)) {
+        cvx_writer_clean(name);
+    }
+    if (g->request->save_latents != NULL &&
+        numbered(g, latents, g->request->save_latents, k) == CVX_OK) {
+        cvx_writer_clean(latents);
+    }
+}
+
+/* The leader's buffers and checkpoints; the others need none. */
+static cvx_status open_video(video *v)
+{
+    cvx_generator *g = v->g;
+    const cvx_request *r = g->request;
+    const cvx_job *j = v->job;
+    char path[CVX_PATH_MAX];
+    json_t *what = NULL;
+
+    if (!leads(g)) {
+        return CVX_OK;
+    }
+    CVX_RETURN_IF(numbered(g, path, r->output, v->k));
+    if (r->checkpoint_dir !=
+        NULL) { /* a run that may have been killed before, also while it wrote */
+        clean_places(g, path, v->k);
+    }
+    CVX_RETURN_IF(cvx_output_open(&v->output, j->out_frames, j->height, j->width,
+                                  cvx_output_is_tensor(r->output)));
+    CVX_RETURN_IF(cvx_resume_describe(&what, g->ctx, j, v->k, g->hashes));
+    return cvx_resume_open(&v->resume, r->checkpoint_dir, r->checkpoint_every, path, what,
+                           &g->progress);
+}
+
+static cvx_status one_video(cvx_generator *g, int64_t k)
+{
+    video v = {.g = g, .job = &g->job, .plan = &g->plan, .k = k};
+    cvx_status st = cvx_comm_agree(g->opt.mesh->replica, open_video(&v));
+
+    if (st == CVX_OK) {
+        st = make_video(&v);
+        if (st != CVX_OK) {
+            st = make_tiled(&v, st);
+        }
+    }
+    cvx_resume_close(&v.resume);
+    cvx_output_close(&v.output);
     return st;
 }
 
-static cvx_status run_session(session *s, const json_t *replayed)
+/* Whether video k lies there complete, as its manifest says. */
+static bool is_done(const cvx_generator *g, int64_t k)
 {
-    CVX_RETURN_IF(cvx_comm_agree(s->mesh->world, session_open(s)));
-    if (replayed != NULL && leads(s)) {
-        CVX_RETURN_IF(cvx_manifest_verify(replayed, s->hashes, s->request->replay));
+    char path[CVX_PATH_MAX], name[CVX_PATH_MAX + 8];
+    json_t *doc = NULL;
+
+    if (numbered(g, path, g->request->output, k) != CVX_OK ||
+        !manifest_path(g->request, name, path) || !(cvx_is_file(path) || cvx_is_dir(path)) ||
+        !cvx_is_file(name) || cvx_json_load(&doc, name) != CVX_OK) {
+        return false;
     }
-    for (int64_t k = 0; k < s->request->num_videos_per_prompt; k++) {
-        if (k % s->mesh->degrees.n[CVX_MESH_DATA] != s->mesh->at[CVX_MESH_DATA]) {
+    bool same = cvx_manifest_matches(doc, g->ctx, &g->job, &g->opt.mesh->degrees, k, g->hashes);
+    json_decref(doc);
+    if (same && g->opt.report != NULL) {
+        fprintf(g->opt.report, "%s: done before, left as it is\n", path);
+        fflush(g->opt.report);
+    }
+    return same;
+}
+
+typedef enum turn { MAKE = 0, SKIP = -1, STOP = -2 } turn;
+
+/* What the group does about video k: a wish to stop that came to any of its ranks goes before all else. */
+static cvx_status next_turn(const cvx_generator *g, int64_t k, bool skip_done, turn *out)
+{
+    int least = cvx_stop_asked() ? STOP : skip_done && leads(g) && is_done(g, k) ? SKIP : MAKE;
+
+    CVX_RETURN_IF(cvx_comm_least(g->opt.mesh->replica, &least));
+    *out = (turn)least;
+    return CVX_OK;
+}
+
+static cvx_status run_request(cvx_generator *g, const json_t *replayed, bool skip_done)
+{
+    const cvx_mesh *m = g->opt.mesh;
+    const cvx_request *r = g->request;
+
+    CVX_RETURN_IF(cvx_comm_agree(everyone(g), prepare(g, replayed)));
+    for (int64_t k = 0; k < r->num_videos_per_prompt; k++) {
+        turn what = MAKE;
+        if (!g->opt.group_alone && k % m->degrees.n[CVX_MESH_DATA] != m->at[CVX_MESH_DATA]) {
             continue;
         }
-        CVX_RETURN_IF(one_video(s, k));
+        CVX_RETURN_IF(next_turn(g, k, skip_done, &what));
+        if (what == STOP) {
+            return r->checkpoint_dir != NULL
+                       ? cvx_fail(CVX_EREQUEUE,
+                                  "stopped by a signal: the same command does what is left")
+                       : cvx_fail(CVX_ECANCELLED, "stopped by a signal");
+        }
+        if (what == MAKE) {
+            CVX_RETURN_IF(one_video(g, k));
+        }
     }
     return CVX_OK;
 }
 
-cvx_status cvx_generate(const cvx_request *r, const cvx_mesh *mesh, cvx_event_fn event,
-                        void *payload, FILE *report)
+cvx_status cvx_generator_run(cvx_generator *g, const cvx_request *r, bool skip_done)
 {
     cvx_request replay = CVX_REQUEST_INIT;
     json_t *doc = NULL;
-    session s = {.request = r,
-                 .mesh = mesh,
-                 .progress = {.fn = event, .payload = payload},
-                 .report = report};
     cvx_status st = CVX_OK;
 
+    g->request = r;
     if (r->replay != NULL) {
         CVX_TRY(st, cvx_manifest_load(&doc, &replay, r->replay), done);
         replay.replay = r->replay;
         replay.output = r->output != NULL ? r->output : replay.output;
         replay.model = r->model != NULL ? r->model : replay.model;
         replay.manifest = r->manifest;
-        s.request = &replay;
+        replay.checkpoint_dir = r->checkpoint_dir;
+        replay.checkpoint_every = r->checkpoint_every;
+        g->request = &replay;
     }
-    st = run_session(&s, doc);
+    /* of several videos an earlier run may have made some */
+    skip_done |= g->request->checkpoint_dir != NULL && g->request->num_videos_per_prompt > 1;
+    st = run_request(g, doc, skip_done);
 done:
-    session_close(&s);
+    close_request(g);
     json_decref(doc);
+    return st;
+}
+
+cvx_status cvx_generate(const cvx_request *r, const cvx_mesh *mesh, cvx_event_fn event,
+                        void *payload, FILE *report)
+{
+    cvx_generator *g = NULL;
+
+    CVX_RETURN_IF(cvx_generator_open(&g, &(cvx_generator_options){.mesh = mesh,
+                                                                  .event = event,
+                                                                  .payload = payload,
+                                                                  .report = report}));
+    cvx_status st = cvx_generator_run(g, r, false);
+    cvx_generator_close(g);
     return st;
 }

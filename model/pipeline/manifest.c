@@ -1,5 +1,7 @@
 #include "model/pipeline/manifest.h"
 
+#include <dirent.h>
+#include <errno.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,16 +23,48 @@ static cvx_status hash_weights(json_t *out, const char *key, const char *path)
     return st;
 }
 
-/* A folder of images is known by its path and count alone: its frames are hashed as decoded pixels would
- * need a decode; a single file is hashed whole. */
+static int visible(const struct dirent *e)
+{
+    return e->d_name[0] != '.';
+}
+
+/* Of the names and contents of the files right in a folder, by name. */
+static cvx_status hash_folder(const char *path, char hex[65])
+{
+    struct dirent **list = NULL;
+    int n = scandir(path, &list, visible, alphasort);
+    cvx_sha256 h;
+    cvx_status st = CVX_OK;
+
+    if (n < 0) {
+        return cvx_fail(CVX_EIO, "cannot open %s: %s", path, strerror(errno));
+    }
+    cvx_sha256_init(&h);
+    for (int i = 0; i < n; i++) {
+        char file[CVX_PATH_MAX], one[65];
+        if (st == CVX_OK) {
+            st = cvx_path_join(file, path, list[i]->d_name);
+        }
+        if (st == CVX_OK && cvx_is_file(file)) {
+            st = cvx_sha256_file(file, one);
+            cvx_sha256_add(&h, list[i]->d_name, strlen(list[i]->d_name) + 1);
+            cvx_sha256_add(&h, one, st == CVX_OK ? 64 : 0);
+        }
+        free(list[i]);
+    }
+    free(list);
+    cvx_sha256_hex(&h, hex);
+    return st;
+}
+
 static cvx_status hash_input(json_t *out, const char *key, const char *path)
 {
     char hex[65];
 
-    if (path == NULL || cvx_is_dir(path)) {
+    if (path == NULL) {
         return CVX_OK;
     }
-    CVX_RETURN_IF(cvx_sha256_file(path, hex));
+    CVX_RETURN_IF(cvx_is_dir(path) ? hash_folder(path, hex) : cvx_sha256_file(path, hex));
     json_object_set_new(out, key, json_string(hex));
     return CVX_OK;
 }
@@ -116,6 +150,9 @@ static json_t *resolved_request(const cvx_ctx *ctx, const cvx_job *job, const cv
         bool keep = mesh->n[i] > 1 && (i == CVX_MESH_RING || i == CVX_MESH_TENSOR);
         r.degree[i] = keep ? mesh->n[i] : 0;
     }
+    r.checkpoint_dir = NULL;
+    r.checkpoint_every = 0;
+    r.batch = NULL;
     r.threads = ctx->threads;
     if (strncmp(ctx->ops->name, "cpu-", 4) == 0) {
         r.backend = "cpu";
@@ -143,7 +180,8 @@ static json_t *stage_json(const char *name, const cvx_stage_cost *c)
 
 json_t *cvx_manifest_make(const cvx_ctx *ctx, const cvx_checkpoint *c, const cvx_job *job,
                           int64_t video_index, const char *path, const cvx_plan *plan,
-                          const cvx_stage_cost *cost, const json_t *hashes, const json_t *scores)
+                          const cvx_stage_cost *cost, const json_t *hashes, const json_t *scores,
+                          bool retiled)
 {
     char what[160];
     json_t *stages = json_array();
@@ -168,10 +206,44 @@ json_t *cvx_manifest_make(const cvx_ctx *ctx, const cvx_checkpoint *c, const cvx
     json_object_set_new(m, "stages", stages);
     json_object_set_new(m, "planned_peak_bytes", json_integer((json_int_t)plan->peak_bytes));
     json_object_set_new(m, "peak_bytes", json_integer((json_int_t)cvx_memory_peak()));
+    if (retiled) {
+        json_object_set_new(m, "retiled", json_true());
+    }
     if (scores != NULL) {
         json_object_set_new(m, "scores", json_deep_copy(scores));
     }
     return m;
+}
+
+static void forget(json_t *request, bool tiling)
+{
+    static const char *const keys[] = {"threads", "offload", "output", "enable-slicing"};
+
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        json_object_del(request, keys[i]);
+    }
+    if (tiling) {
+        json_object_del(request, "enable-tiling");
+        json_object_del(request, "tile-sample-min-height");
+        json_object_del(request, "tile-sample-min-width");
+    }
+}
+
+bool cvx_manifest_matches(const json_t *doc, const cvx_ctx *ctx, const cvx_job *job,
+                          const cvx_degrees *mesh, int64_t video_index, const json_t *hashes)
+{
+    const char *backend = json_string_value(json_object_get(doc, "backend"));
+    bool retiled = json_is_true(json_object_get(doc, "retiled"));
+    json_t *want = resolved_request(ctx, job, mesh, video_index, "");
+    json_t *have = json_deep_copy(json_object_get(doc, "request"));
+
+    forget(want, retiled);
+    forget(have, retiled);
+    bool same = backend != NULL && strcmp(backend, ctx->ops->name) == 0 && json_equal(want, have) &&
+                json_equal(hashes, json_object_get(doc, "sha256"));
+    json_decref(want);
+    json_decref(have);
+    return same;
 }
 
 cvx_status cvx_manifest_write(const char *path, const json_t *manifest)

@@ -9,10 +9,17 @@
 cvx_status cvx_manifest_hashes(json_t **out, const cvx_checkpoint *c,
                                const cvx_request *r) CVX_CHECK;
 
-/* The manifest of one finished video; `path` is its output, `scores` may be NULL (borrowed). */
+/* The manifest of one finished video; `path` is its output, `scores` may be NULL (borrowed). retiled: the job did
+ * not ask for the tiles in which it was decoded. */
 json_t *cvx_manifest_make(const cvx_ctx *ctx, const cvx_checkpoint *c, const cvx_job *job,
                           int64_t video_index, const char *path, const cvx_plan *plan,
-                          const cvx_stage_cost *cost, const json_t *hashes, const json_t *scores);
+                          const cvx_stage_cost *cost, const json_t *hashes, const json_t *scores,
+                          bool retiled);
+
+/* Whether the manifest `doc` is one of this video, made of the same files on the same backend: what may differ
+ * are threads, offloading and where the output lies. */
+bool cvx_manifest_matches(const json_t *doc, const cvx_ctx *ctx, const cvx_job *job,
+                          const cvx_degrees *mesh, int64_t video_index, const json_t *hashes);
 
 /* Writes it as JSON through a temporary. */
 cvx_status cvx_manifest_write(const char *path, const json_t *manifest) CVX_CHECK;

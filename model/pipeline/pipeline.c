@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/fault.h"
+#include "base/stop.h"
 #include "kernels/transfer.h"
 #include "model/lora.h"
 #include "model/pipeline/inputs.h"
@@ -137,7 +139,8 @@ typedef struct run {
     cvx_tensor embeds;  /* [batch, text, d]: negative, positive */
     cvx_tensor latents; /* [F, C, h, w] */
     cvx_tensor image;   /* [F, C, h, w]: I2V condition; data NULL without */
-    bool noisy;         /* latents already hold the start (V2V, --latents) */
+    cvx_resume *resume; /* as hooks->resume, on every rank */
+    int64_t start;      /* steps that were done before this run */
 } run;
 
 /* Adds sign times what the counters of work and exchange show now. */
@@ -280,7 +283,7 @@ static cvx_status draw(run *r, const cvx_tensor *t)
 
 static cvx_status encode_moments(run *r, const cvx_tensor *pixels, const cvx_tensor *moments)
 {
-    CVX_RETURN_IF(open_part(r->p, PART_VAE));
+    CVX_RETURN_IF(cvx_comm_agree(r->p->opt.mesh->replica, open_part(r->p, PART_VAE)));
     return cvx_vae_encode(r->p->parts[PART_VAE].model.vae, &r->step, moments, pixels,
                           &r->job->tiling);
 }
@@ -318,10 +321,10 @@ static cvx_status encode_image(run *r)
                             r->latents.dim[2], r->latents.dim[3]));
     cvx_zero(r->p->ctx, &r->image);
     CVX_RETURN_IF(CVX_ALLOC(&r->step, &pixels, CVX_F32, 1, 3, r->job->height, r->job->width));
-    if (!r->p->ctx->measure) {
-        CVX_RETURN_IF(
-            cvx_load_image(r->job->request->image, pixels.data, r->job->height, r->job->width));
-    }
+    cvx_status st = r->p->ctx->measure ? CVX_OK
+                                       : cvx_load_image(r->job->request->image, pixels.data,
+                                                        r->job->height, r->job->width);
+    CVX_RETURN_IF(cvx_comm_agree(r->p->opt.mesh->replica, st));
     first = cvx_slice(&r->image, 0, 0, 1);
     CVX_RETURN_IF(encode_pixels(r, &pixels, &first, v->invert_scale_latents ? 1 / s : s));
     cvx_arena_release(&r->step, mark, false);
@@ -337,10 +340,11 @@ static cvx_status encode_video(run *r, const cvx_sched *sched)
 
     CVX_RETURN_IF(CVX_ALLOC(&r->step, &pixels, CVX_F32, r->job->num_frames, 3, r->job->height,
                             r->job->width));
-    if (!r->p->ctx->measure) {
-        CVX_RETURN_IF(cvx_load_video(r->job->request->video, pixels.data, r->job->num_frames,
-                                     r->job->height, r->job->width));
-    }
+    cvx_status st = r->p->ctx->measure
+                        ? CVX_OK
+                        : cvx_load_video(r->job->request->video, pixels.data, r->job->num_frames,
+                                         r->job->height, r->job->width);
+    CVX_RETURN_IF(cvx_comm_agree(r->p->opt.mesh->replica, st));
     CVX_RETURN_IF(encode_pixels(r, &pixels, &r->latents, (float)r->p->ckpt->vae.scaling_factor));
     CVX_RETURN_IF(CVX_ALLOC(&r->step, &noise, CVX_F32, cvx_numel(&r->latents)));
     CVX_RETURN_IF(draw(r, &noise));
@@ -355,16 +359,26 @@ static cvx_status encode_video(run *r, const cvx_sched *sched)
     return CVX_OK;
 }
 
-/* The starting latents, drawing from the generator in the pipelines' order: posterior, then noise. */
+static cvx_status alloc_latents(run *r)
+{
+    const cvx_dit_shape *s = &r->shape;
+
+    return CVX_ALLOC(&r->arena, &r->latents, CVX_F32, s->frames, r->p->ckpt->vae.latent_channels,
+                     s->height, s->width);
+}
+
+/* The starting latents, drawing from the generator in the pipelines' order: posterior, then noise. A resumed run
+ * needs the image alone: its latents and generator come from the checkpoint. */
 static cvx_status start_latents(run *r, const cvx_sched *sched)
 {
     const cvx_request *q = r->job->request;
-    const cvx_dit_shape *s = &r->shape;
 
-    CVX_RETURN_IF(CVX_ALLOC(&r->arena, &r->latents, CVX_F32, s->frames,
-                            r->p->ckpt->vae.latent_channels, s->height, s->width));
+    CVX_RETURN_IF(alloc_latents(r));
     if (q->image != NULL) {
         CVX_RETURN_IF(encode_image(r));
+    }
+    if (r->start > 0) {
+        return CVX_OK;
     }
     if (q->video != NULL) {
         return encode_video(r, sched);
@@ -479,6 +493,144 @@ static void extend(cvx_stage_cost *c, const cvx_stage_cost *one, int64_t times)
     }
 }
 
+/* What a checkpoint must be to continue this loop; its job was compared before. */
+static cvx_status check_snapshot(const run *r, const cvx_snapshot *s, int64_t steps, bool old_x0)
+{
+    bool same = s->steps == steps && cvx_snapshot_count(s) == cvx_numel(&r->latents) &&
+                (!old_x0 || s->old_x0 != NULL);
+
+    return same ? CVX_OK
+                : cvx_fail(CVX_EFORMAT,
+                           "checkpoint after step %lld of %lld: its tensors are not this job's",
+                           (long long)s->step, (long long)s->steps);
+}
+
+/* The leader's snapshot to every rank: latents, generator and, where the loop goes on, the previous x0. */
+static cvx_status take_snapshot(run *r, denoise *d, int64_t steps)
+{
+    bool old_x0 = d != NULL && d->old_x0.data != NULL;
+    unsigned char bytes[CVX_RNG_BYTES] = {0};
+    cvx_tensor rng = CVX_VIEW(bytes, CVX_U8, CVX_RNG_BYTES);
+    cvx_status st = CVX_OK;
+
+    if (leads(r)) {
+        const cvx_snapshot *s = &r->resume->at;
+        st = check_snapshot(r, s, steps, old_x0);
+        if (st == CVX_OK) {
+            cvx_rng_save(&s->rng, bytes);
+            cvx_upload(r->p->ctx, &r->latents, s->latents);
+        }
+        if (st == CVX_OK && old_x0) {
+            cvx_upload(r->p->ctx, &d->old_x0, s->old_x0);
+        }
+    }
+    CVX_RETURN_IF(share(r, st, &rng));
+    CVX_RETURN_IF(share(r, CVX_OK, &r->latents));
+    if (old_x0) {
+        CVX_RETURN_IF(share(r, CVX_OK, &d->old_x0));
+        d->has_old = true;
+    }
+    if (d != NULL && leads(r)) { /* the decoder may need the last latents once more */
+        cvx_snapshot_free(&r->resume->at);
+    }
+    return cvx_rng_load(&r->rng, bytes);
+}
+
+/* Host copies of the loop's state after `done` steps. CVX_ENOMEM. The caller frees *out. */
+static cvx_status make_snapshot(const run *r, const denoise *d, int64_t done, int64_t steps,
+                                cvx_snapshot *out)
+{
+    const int64_t *dim = r->latents.dim;
+    size_t bytes = (size_t)cvx_numel(&r->latents) * sizeof(float);
+    bool old_x0 = d->has_old && done < steps;
+    cvx_snapshot s = {.step = done,
+                      .steps = steps,
+                      .dim = {dim[0], dim[1], dim[2], dim[3]},
+                      .latents = malloc(bytes),
+                      .old_x0 = old_x0 ? malloc(bytes) : NULL,
+                      .rng = r->rng};
+
+    if (s.latents == NULL || (old_x0 && s.old_x0 == NULL)) {
+        cvx_snapshot_free(&s);
+        return cvx_fail(CVX_ENOMEM, "no memory for a copy of the latents");
+    }
+    cvx_download(r->p->ctx, s.latents, &r->latents);
+    if (old_x0) {
+        cvx_download(r->p->ctx, s.old_x0, &d->old_x0);
+    }
+    *out = s;
+    return CVX_OK;
+}
+
+/* After a step: a checkpoint if one is due or the run stops; after the last, the latents stay in memory too. */
+static void keep(run *r, const denoise *d, int64_t done, int64_t steps, bool stop)
+{
+    cvx_snapshot s = {0};
+    bool due;
+
+    if (r->resume == NULL || !leads(r)) {
+        return;
+    }
+    due = cvx_resume_due(r->resume, done, steps) || (stop && r->resume->dir[0] != 0);
+    if (!due && done < steps) {
+        return;
+    }
+    if (make_snapshot(r, d, done, steps, &s) != CVX_OK) {
+        cvx_progress_note(&r->progress, "no checkpoint after step %lld: %s; going on without",
+                          (long long)done, cvx_error());
+        return;
+    }
+    if (due) {
+        /* a failed write is told in a note; the run goes on, or stops as it was asked to */
+        bool written = cvx_resume_save(r->resume, &s, &r->progress);
+        (void)written;
+    }
+    if (done == steps) {
+        cvx_snapshot_free(&r->resume->at);
+        r->resume->at = s;
+        return;
+    }
+    cvx_snapshot_free(&s);
+}
+
+/* The step boundary: every rank learns whether one failed, then none waits for it; and whether one was asked
+ * to stop, then all do. */
+static cvx_status step_end(run *r, cvx_status own, bool *stop)
+{
+    *stop = cvx_stop_asked();
+    return cvx_comm_agree_wish(r->p->opt.mesh->replica, own, stop);
+}
+
+static cvx_status stopped(const run *r, int64_t done, int64_t steps)
+{
+    if (r->job->request->checkpoint_dir != NULL) {
+        return cvx_fail(CVX_EREQUEUE,
+                        "stopped by a signal after step %lld of %lld: the same command goes on "
+                        "from %s",
+                        (long long)done, (long long)steps, r->job->request->checkpoint_dir);
+    }
+    return cvx_fail(CVX_ECANCELLED,
+                    "stopped by a signal after step %lld of %lld (with --checkpoint-dir the same "
+                    "command would go on from there)",
+                    (long long)done, (long long)steps);
+}
+
+static cvx_status step_and_tell(run *r, denoise *d, const cvx_sched *sched, int64_t i)
+{
+    if (!r->p->ctx->measure) {
+        cvx_fault_at("step");
+    }
+    CVX_RETURN_IF(denoise_step(r, d, sched, i));
+    return cvx_progress_step(&r->progress, i + 1);
+}
+
+static void show_latents(const run *r, int64_t i)
+{
+    if (r->hooks->latents != NULL && !r->p->ctx->measure) {
+        r->hooks->latents(r->hooks->latents_payload, i, &r->latents);
+    }
+}
+
 static cvx_status stage_denoise(run *r, const cvx_sched *sched)
 {
     int64_t steps = cvx_sched_steps(sched), walk = r->p->ctx->measure ? 1 : steps;
@@ -488,13 +640,19 @@ static cvx_status stage_denoise(run *r, const cvx_sched *sched)
     CVX_RETURN_IF(stage_begin(r, CVX_STAGE_DENOISE, steps));
     CVX_RETURN_IF(denoise_open(r, &d));
     add_counters(r, &all, -1);
-    for (int64_t i = 0; i < walk; i++) {
-        /* the step boundary: a rank that failed takes the others with it, none waits for it */
-        CVX_RETURN_IF(cvx_comm_agree(r->p->opt.mesh->replica, denoise_step(r, &d, sched, i)));
-        if (r->hooks->latents != NULL && !r->p->ctx->measure) {
-            r->hooks->latents(r->hooks->latents_payload, i, &r->latents);
+    if (r->start > 0) {
+        CVX_RETURN_IF(take_snapshot(r, &d, steps));
+    }
+    for (int64_t i = r->start; i < walk; i++) {
+        bool stop = false;
+        CVX_RETURN_IF(step_end(r, step_and_tell(r, &d, sched, i), &stop));
+        show_latents(r, i);
+        if (!r->p->ctx->measure) {
+            keep(r, &d, i + 1, steps, stop);
         }
-        CVX_RETURN_IF(cvx_progress_step(&r->progress, i + 1));
+        if (stop) {
+            return stopped(r, i + 1, steps);
+        }
     }
     add_counters(r, &all, 1);
     stage_end(r, CVX_STAGE_DENOISE);
@@ -522,7 +680,7 @@ static cvx_status decode(run *r)
     int64_t f = r->shape.frames - r->job->padding, n = cvx_numel(&r->latents);
     cvx_tensor z;
 
-    CVX_RETURN_IF(open_part(r->p, PART_VAE));
+    CVX_RETURN_IF(cvx_comm_agree(r->p->opt.mesh->replica, open_part(r->p, PART_VAE)));
     CVX_RETURN_IF(CVX_ALLOC(&r->step, &z, CVX_F32, r->latents.dim[0], r->latents.dim[1],
                             r->latents.dim[2], r->latents.dim[3]));
     /* decode_latents: 1 / scaling_factor in double, then one product in f32 */
@@ -559,6 +717,52 @@ static cvx_status open_sched(cvx_sched **out, const cvx_job *job)
     return st;
 }
 
+/* Where the loop starts, as the leader knows it. Counted in every run, so that the plan's counts hold. */
+static cvx_status find_start(run *r)
+{
+    int first = leads(r) && r->resume != NULL ? -(int)r->resume->at.step : 0;
+
+    CVX_RETURN_IF(cvx_comm_least(r->p->opt.mesh->replica, &first));
+    r->start = -first;
+    return CVX_OK;
+}
+
+/* Latents after the last step: by the loop, or where an earlier run has done them all, from its checkpoint. */
+static cvx_status make_latents(run *r, const cvx_sched *sched)
+{
+    int64_t steps = cvx_sched_steps(sched);
+
+    CVX_RETURN_IF(find_start(r));
+    if (r->start < steps) {
+        if (!r->p->ctx->measure) {
+            cvx_fault_at("encode");
+        }
+        CVX_RETURN_IF(stage_encode(r, sched));
+        return stage_denoise(r, sched);
+    }
+    CVX_RETURN_IF(alloc_latents(r));
+    CVX_RETURN_IF(take_snapshot(r, NULL, steps));
+    show_latents(r, steps - 1);
+    return CVX_OK;
+}
+
+/* Each rank says whether it has the memory to decode, before one of them begins. */
+static cvx_status admit_decode(run *r, const cvx_pipeline_hooks *hooks)
+{
+    cvx_status st = CVX_OK;
+
+    if (r->resume != NULL) {
+        r->resume->decoding = true;
+    }
+    if (!r->p->ctx->measure) {
+        st = cvx_fault("decode");
+        if (st == CVX_OK && hooks->admit_decode != NULL) {
+            st = hooks->admit_decode(hooks->admit_payload);
+        }
+    }
+    return cvx_comm_agree(r->p->opt.mesh->replica, st);
+}
+
 cvx_status cvx_pipeline_run(cvx_pipeline *p, const cvx_job *job, int64_t video_index,
                             const cvx_pipeline_hooks *hooks, size_t job_bytes, size_t step_bytes,
                             cvx_stage_cost cost[CVX_STAGE_COUNT])
@@ -570,6 +774,7 @@ cvx_status cvx_pipeline_run(cvx_pipeline *p, const cvx_job *job, int64_t video_i
              .hooks = hooks,
              .cost = cost,
              .shape = cvx_job_shape(job),
+             .resume = hooks->resume,
              .progress = {.payload = hooks->event_payload}};
     const cvx_pipeline_hooks none = {0};
 
@@ -578,6 +783,7 @@ cvx_status cvx_pipeline_run(cvx_pipeline *p, const cvx_job *job, int64_t video_i
     } else {
         r.hooks = &none;
     }
+    memset(cost, 0, CVX_STAGE_COUNT * sizeof *cost);
     cvx_rng_seed(&r.rng, (uint64_t)job->request->seed + (uint64_t)video_index);
     CVX_TRY(st, open_sched(&sched, job), done);
     if (p->ctx->measure) {
@@ -587,8 +793,8 @@ cvx_status cvx_pipeline_run(cvx_pipeline *p, const cvx_job *job, int64_t video_i
         CVX_TRY(st, cvx_arena_open(&r.arena, "job", job_bytes), done);
         CVX_TRY(st, cvx_arena_open(&r.step, "step", step_bytes), done);
     }
-    CVX_TRY(st, stage_encode(&r, sched), done);
-    CVX_TRY(st, stage_denoise(&r, sched), done);
+    CVX_TRY(st, make_latents(&r, sched), done);
+    CVX_TRY(st, admit_decode(&r, hooks), done);
     CVX_TRY(st, stage_decode(&r), done);
 done:
     cvx_arena_close(&r.step);

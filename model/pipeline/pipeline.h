@@ -7,6 +7,7 @@
 
 #include "base/progress.h"
 #include "model/pipeline/job.h"
+#include "model/pipeline/resume.h"
 
 typedef enum cvx_offload {
     CVX_OFFLOAD_NONE = 0,
@@ -46,7 +47,8 @@ cvx_status cvx_pipeline_open(cvx_pipeline **out, cvx_ctx *ctx, const cvx_checkpo
                              const cvx_pipeline_options *opt) CVX_CHECK;
 void cvx_pipeline_close(cvx_pipeline *p); /* accepts NULL */
 
-/* Where the results of a run go. All optional; only rank 0 of the mesh's replica calls them. */
+/* Where the results of a run go. All optional; only rank 0 of the mesh's replica calls them, where nothing else
+ * is said. */
 typedef struct cvx_pipeline_hooks {
     cvx_event_fn event;
     void *event_payload;
@@ -57,11 +59,21 @@ typedef struct cvx_pipeline_hooks {
     /* latents [F, C, h, w] after step i (0-based), padding included */
     void (*latents)(void *payload, int64_t i, const cvx_tensor *latents);
     void *latents_payload;
+    /* On every rank, before the decoder: CVX_ENOMEM if this rank has no memory for it. */
+    cvx_status (*admit_decode)(void *payload);
+    void *admit_payload;
+    /* Where the denoising loop starts, and where it leaves checkpoints. NULL on every rank or on none; what is in it
+     * matters on rank 0 of the replica. With the loop over, `decoding` is set on every rank and `at` holds
+     * the last latents: another run with the same object only decodes. */
+    cvx_resume *resume;
 } cvx_pipeline_hooks;
 
-/* Collective over the mesh's replica. One video: request seed + video_index. cost[] is filled for every stage. In measure mode one denoising
- * step is walked and its work multiplied. step_bytes and job_bytes: sizes of the arenas (from a measured
- * run); ignored in measure mode. */
+/* Collective over the mesh's replica. One video: request seed + video_index. cost[] is filled for every stage
+ * (zeros for one that a resumed run has no need of). In measure mode one denoising step is walked and its work
+ * multiplied. step_bytes and job_bytes: sizes of the arenas (from a measured run); ignored in measure mode.
+ *
+ * SIGTERM or SIGUSR1 on any rank (base/stop.h) ends the run on all of them after the step: with a checkpoint
+ * and CVX_EREQUEUE, or without --checkpoint-dir with CVX_ECANCELLED. */
 cvx_status cvx_pipeline_run(cvx_pipeline *p, const cvx_job *job, int64_t video_index,
                             const cvx_pipeline_hooks *hooks, size_t job_bytes, size_t step_bytes,
                             cvx_stage_cost cost[CVX_STAGE_COUNT]) CVX_CHECK;

@@ -23,6 +23,9 @@ typedef struct cvx_request {
     double tile_overlap_factor_height, tile_overlap_factor_width; /* 0: diffusers' own */
     const char *offload; /* "none", "model", "sequential" */
     const char *clip_model, *backend, *isa, *replay, *manifest;
+    const char *checkpoint_dir; /* NULL: no checkpoints */
+    int64_t checkpoint_every;   /* 0: CVX_CHECKPOINT_EVERY */
+    const char *batch;          /* a file of jobs, one a line; NULL: the request is the job */
     int64_t threads;
     int64_t degree[CVX_MESH_DIMS]; /* 0: chosen; cfg's comes from enable_cfg_parallel */
     bool enable_cfg_parallel;

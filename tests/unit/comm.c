@@ -34,9 +34,12 @@ static void self_collectives(void **state)
     assert_int_equal(cvx_comm_broadcast(c, send, bytes, 0), CVX_OK);
     assert_int_equal(cvx_comm_agree(c, CVX_OK), CVX_OK);
     assert_int_equal(cvx_comm_agree(c, CVX_EIO), CVX_EIO);
+    int least = -3;
+    assert_int_equal(cvx_comm_least(c, &least), CVX_OK);
+    assert_int_equal(least, -3);
     assert_int_equal(c->stat[CVX_COMM_ALLGATHER].calls, 1);
     assert_int_equal(c->stat[CVX_COMM_ALLGATHER].bytes_sent, 0);
-    assert_int_equal(c->stat[CVX_COMM_AGREE].calls, 2);
+    assert_int_equal(c->stat[CVX_COMM_AGREE].calls, 3);
     cvx_comm_close(c);
 }
 

@@ -1,0 +1,168 @@
+#include "model/pipeline/batch.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+
+#define BATCH_MAX_BYTES ((size_t)256 << 20)
+
+typedef struct batch {
+    const cvx_request *defaults;
+    const cvx_mesh *mesh;
+    cvx_generator *generator;
+    FILE *errors;
+    char *text;
+    size_t len;
+    int64_t jobs, failed; /* of all groups; of this group */
+    cvx_status worst;     /* of this group's failures: the least code */
+} batch;
+
+cvx_status cvx_batch_line(cvx_request *r, json_t **doc, const char *text, size_t len,
+                          const char *what)
+{
+    cvx_request job = *r;
+    json_t *j = NULL;
+    const char *key;
+    json_t *v;
+
+    CVX_RETURN_IF(cvx_json_parse(&j, text, len, what));
+    json_object_foreach(j, key, v)
+    {
+        const cvx_opt *o = cvx_opts_find(cvx_request_opts, key);
+        if (o != NULL && strcmp(o->name, "batch") == 0) {
+            json_decref(j);
+            return cvx_fail(CVX_EINVAL, "%s: \"batch\": a job of a batch is no batch", what);
+        }
+        if (o != NULL && o->type == CVX_OPT_LIST) { /* the line's list instead of the default's */
+            *(cvx_opt_list *)(void *)((char *)&job + o->offset) = (cvx_opt_list){0};
+        }
+    }
+    cvx_status st = cvx_request_from_json(&job, j, what);
+    if (st != CVX_OK) {
+        json_decref(j);
+        return st;
+    }
+    job.batch = NULL;
+    *r = job;
+    *doc = j;
+    return CVX_OK;
+}
+
+/* A failed job: told once, by the rank 0 of its group unless the cause is another rank's. Returns whether the ranks
+ * can still talk. */
+static cvx_status tell_failure(batch *b, int64_t line, cvx_status st)
+{
+    const cvx_comm *c = b->mesh->replica;
+    const char *path = b->defaults->batch;
+    int own = st != CVX_EPEER ? c->rank : CVX_MAX_RANKS, first = own;
+
+    CVX_RETURN_IF(cvx_comm_least(b->mesh->replica, &first));
+    if (first == own && b->errors != NULL) {
+        bool named = strncmp(cvx_error(), path, strlen(path)) == 0; /* the line's own errors */
+        if (named) {
+            fprintf(b->errors, "%s\n", cvx_error());
+        } else {
+            fprintf(b->errors, "%s:%lld: %s\n", path, (long long)line, cvx_error());
+        }
+        fflush(b->errors);
+    }
+    if (st != CVX_EPEER && st < b->worst) {
+        b->worst = st;
+    }
+    b->failed++;
+    return CVX_OK;
+}
+
+static cvx_status run_line(batch *b, const char *text, size_t len, int64_t line)
+{
+    cvx_request r = *b->defaults;
+    char what[CVX_PATH_MAX + 32];
+    json_t *doc = NULL;
+
+    snprintf(what, sizeof what, "%s:%lld", b->defaults->batch, (long long)line);
+    CVX_RETURN_IF(cvx_batch_line(&r, &doc, text, len, what));
+    cvx_status st = cvx_generator_run(b->generator, &r, true);
+    json_decref(doc);
+    return st;
+}
+
+static bool stops(cvx_status st)
+{
+    return st == CVX_EREQUEUE || st == CVX_ECANCELLED;
+}
+
+/* The lines of this rank's group. Returns at once when the batch is to stop. */
+static cvx_status run_lines(batch *b)
+{
+    int64_t line = 0;
+    const cvx_mesh *m = b->mesh;
+
+    for (const char *p = b->text, *end = b->text + b->len; p < end;) {
+        const char *stop = memchr(p, '\n', (size_t)(end - p));
+        size_t len = (size_t)((stop != NULL ? stop : end) - p);
+        line++;
+        const char *text = p;
+        p += len + (stop != NULL);
+        if (strspn(text, " \t\r\n") >= len) {
+            continue;
+        }
+        if (b->jobs++ % m->degrees.n[CVX_MESH_DATA] != m->at[CVX_MESH_DATA]) {
+            continue;
+        }
+        cvx_status st = run_line(b, text, len, line);
+        if (stops(st)) {
+            return st;
+        }
+        if (st != CVX_OK) {
+            CVX_RETURN_IF(tell_failure(b, line, st));
+        }
+    }
+    return CVX_OK;
+}
+
+/* The same status and message everywhere: a stop, or the failures of all groups. */
+static cvx_status conclude(batch *b, cvx_status st)
+{
+    const cvx_mesh *m = b->mesh;
+    int worst = st != CVX_OK ? st : b->worst;
+    float failed = m->replica->rank == 0 ? (float)b->failed : 0;
+
+    CVX_RETURN_IF(cvx_comm_least(m->world, &worst));
+    CVX_RETURN_IF(cvx_comm_allreduce_f32(m->world, &failed, 1));
+    if (worst == CVX_OK || st != CVX_OK) {
+        return st;
+    }
+    if (stops((cvx_status)worst)) {
+        return cvx_fail((cvx_status)worst, "stopped by a signal on another rank");
+    }
+    return cvx_fail((cvx_status)worst, "%s: %.0f of %lld jobs failed", b->defaults->batch,
+                    (double)failed, (long long)b->jobs);
+}
+
+cvx_status cvx_batch(const cvx_request *defaults, const cvx_mesh *mesh, cvx_event_fn event,
+                     void *payload, FILE *report, FILE *errors)
+{
+    batch b = {.defaults = defaults, .mesh = mesh, .errors = errors};
+    cvx_status st = CVX_OK;
+
+    if (defaults->replay != NULL) {
+        return cvx_fail(CVX_EINVAL, "--batch and --replay cannot be given together");
+    }
+    CVX_TRY(st,
+            cvx_comm_agree(mesh->world,
+                           cvx_file_read(&b.text, &b.len, defaults->batch, BATCH_MAX_BYTES)),
+            done);
+    CVX_TRY(st,
+            cvx_generator_open(&b.generator, &(cvx_generator_options){.mesh = mesh,
+                                                                      .group_alone = true,
+                                                                      .event = event,
+                                                                      .payload = payload,
+                                                                      .report = report}),
+            done);
+    st = conclude(&b, run_lines(&b));
+done:
+    cvx_generator_close(b.generator);
+    free(b.text);
+    return st;
+}
