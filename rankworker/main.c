@@ -124,18 +124,20 @@ static cvx_status run(cvx_comm *world, const cvx_command *cmd, options *o, int a
     const char *pos[1];
     int n = 0;
 
-    if (world->rank > 0 && freopen("/dev/null", "w", stdout) == NULL) { /* the first one speaks */
-        return cvx_fail(CVX_EIO, "cannot open /dev/null");
+    for (int i = 1; world->rank > 0 && i < argc; i++) {
+        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
+            return CVX_OK; /* the first rank prints it */
+        }
     }
     cvx_status st = benching ? cvx_opts_parse(&benches, &b, argc - 1, argv + 1, pos, 1, &n, &help)
                              : cvx_opts_parse(cmd, o, argc, argv, NULL, 0, &n, &help);
     if (st == CVX_OK && benching && n == 0 && !help) {
         st = cvx_fail(CVX_EINVAL, "bench: dit or vae is needed");
     }
-    CVX_RETURN_IF(cvx_comm_agree(world, st));
     if (help) {
         return CVX_OK;
     }
+    CVX_RETURN_IF(cvx_comm_agree(world, st));
     CVX_RETURN_IF(cvx_place_find(&place, world));
     return benching ? bench(world, &place, &b, pos[0]) : work(world, &place, &o->request);
 }

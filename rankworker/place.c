@@ -91,25 +91,11 @@ done:
     return st;
 }
 
-/* Ranks on this machine as launchers tell it: Open MPI, Slurm, MPICH. 1 if none does. */
-static int launched(void)
-{
-    static const char *const names[] = {"OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS",
-                                        "SLURM_NTASKS_PER_NODE", "SLURM_NTASKS"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        const char *v = getenv(names[i]);
-        if (v != NULL && atoi(v) > 0) {
-            return atoi(v);
-        }
-    }
-    return 1;
-}
-
 void cvx_place_prepare(char **argv)
 {
     binding unused;
     int cores = 1;
-    bool crowded = look(&cores, &unused) == CVX_OK && launched() > cores;
+    bool crowded = look(&cores, &unused) == CVX_OK && cvx_comm_mpi_launched() > cores;
 
     if (crowded) {
         setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);

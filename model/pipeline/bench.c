@@ -195,10 +195,10 @@ static void report(bench *b, const char *what, FILE *out)
             out,
             "{\"bench\": \"%s\", \"backend\": \"%s\", \"ranks\": %d, \"threads\": %d, \"runs\": %lld, \"seconds_min\": %.6f, "
             "\"seconds_median\": %.6f, \"seconds_max\": %.6f, \"gflop\": %.3f, \"gflops\": %.2f, "
-            "\"peak_bytes\": %zu}\n",
+            "\"peak_bytes\": %zu, \"step_bytes\": %zu}\n",
             what, b->ctx->ops->name, b->mesh->world->size, b->ctx->threads, (long long)n,
             b->seconds[0], median, b->seconds[n - 1], flops / 1e9, flops / median / 1e9,
-            cvx_memory_peak());
+            cvx_memory_peak(), b->step.peak);
         return;
     }
     fprintf(

@@ -234,6 +234,20 @@ static cvx_status wrap(cvx_comm **out, MPI_Comm comm)
     return CVX_OK;
 }
 
+int cvx_comm_mpi_launched(void)
+{
+    static const char *const names[] = {"OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS",
+                                        "SLURM_NTASKS_PER_NODE", "SLURM_NTASKS"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const char *v = getenv(names[i]);
+        long n = v != NULL ? strtol(v, NULL, 10) : 0;
+        if (n > 0 && n <= CVX_MAX_RANKS) {
+            return (int)n;
+        }
+    }
+    return 1;
+}
+
 cvx_status cvx_comm_mpi_open(cvx_comm **world, int *argc, char ***argv)
 {
     int level;

@@ -4,6 +4,10 @@
 
 #include "parallel/comm.h"
 
+/* Ranks on this machine as launchers (Open MPI, MPICH, Slurm) tell it in the environment before MPI starts; 1 if
+ * none does. */
+int cvx_comm_mpi_launched(void);
+
 /* Starts MPI (thread level funneled) and gives MPI_COMM_WORLD. Once a process. */
 cvx_status cvx_comm_mpi_open(cvx_comm **world, int *argc, char ***argv) CVX_CHECK;
 /* Ends MPI after the last communicator is closed. Collective. */
