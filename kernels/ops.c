@@ -84,9 +84,9 @@ static cvx_status check_pack(const cvx_pack_args *a)
     int ndim = d->layout == CVX_PACKED_LINEAR ? 2 : 5;
 
     if (d->layout == CVX_PLAIN || s->layout != CVX_PLAIN || !is_float(s) || s->ndim != ndim ||
-        !cvx_is_dense(s) || !same_dims(s, d)) {
+        !(ndim == 2 ? s->dim[1] <= 1 || s->stride[1] == 1 : cvx_is_dense(s)) || !same_dims(s, d)) {
         return wrong("pack",
-                     "src plain, dense, float, [n, k] or [cout, cin, kt, kh, kw]; dst packed, "
+                     "src plain, float, [n, k] or dense [cout, cin, kt, kh, kw]; dst packed, "
                      "of the same dims",
                      "dst", d, "src", s, NULL);
     }
@@ -212,6 +212,25 @@ static double flops_attention(const cvx_attention_args *a)
 {
     double all = 4.0 * (double)cvx_numel(a->q) * (double)a->k->dim[1];
     return a->causal ? all / 2 : all;
+}
+
+static cvx_status check_attention_merge(const cvx_attention_merge_args *a)
+{
+    const cvx_tensor *o = a->o, *p = a->part, *lse = a->lse, *pl = a->part_lse;
+    bool ok = f32(o, 4) && f32(p, 4) && f32(lse, 3) && f32(pl, 3) && same_dims(o, p) &&
+              same_dims(lse, pl) && lse->dim[0] == o->dim[0] && lse->dim[1] == o->dim[2] &&
+              lse->dim[2] == o->dim[1];
+
+    if (!ok) {
+        return wrong("attention_merge", "o, part [b, s, h, d], lse, part_lse [b, h, s]", "o", o,
+                     "part", p, "lse", lse, "part_lse", pl, NULL);
+    }
+    return CVX_OK;
+}
+
+static double flops_attention_merge(const cvx_attention_merge_args *a)
+{
+    return 3.0 * (double)cvx_numel(a->o);
 }
 
 static cvx_status check_gated_act(const cvx_gated_act_args *a)

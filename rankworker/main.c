@@ -21,6 +21,10 @@ static const cvx_opt mesh_opts[] = {
      "the two branches of guidance on different ranks", 0, 0, NULL},
     {"ulysses-degree", CVX_OPT_INT, offsetof(options, degree[CVX_MESH_ULYSSES]), "N",
      "ranks that share the sequence (default: what is left)", 1, CVX_MAX_RANKS, NULL},
+    {"ring-degree", CVX_OPT_INT, offsetof(options, degree[CVX_MESH_RING]), "N",
+     "ranks that pass keys and values round (default: 1)", 1, CVX_MAX_RANKS, NULL},
+    {"tensor-parallel-degree", CVX_OPT_INT, offsetof(options, degree[CVX_MESH_TENSOR]), "N",
+     "ranks that share the weights (default: 1)", 1, CVX_MAX_RANKS, NULL},
     {"stats", CVX_OPT_FLAG, offsetof(options, stats), NULL,
      "print calls and bytes of the exchanges", 0, 0, NULL},
     {NULL, 0, 0, NULL, NULL, 0, 0, NULL},
@@ -51,6 +55,10 @@ static cvx_degrees choose(const options *o, int ranks)
     left /= d.n[CVX_MESH_DATA];
     d.n[CVX_MESH_CFG] = o->enable_cfg_parallel ? 2 : 1;
     left /= d.n[CVX_MESH_CFG];
+    d.n[CVX_MESH_RING] = o->degree[CVX_MESH_RING] > 0 ? (int)o->degree[CVX_MESH_RING] : 1;
+    left /= d.n[CVX_MESH_RING];
+    d.n[CVX_MESH_TENSOR] = o->degree[CVX_MESH_TENSOR] > 0 ? (int)o->degree[CVX_MESH_TENSOR] : 1;
+    left = left > d.n[CVX_MESH_TENSOR] ? left / d.n[CVX_MESH_TENSOR] : 1;
     d.n[CVX_MESH_ULYSSES] =
         o->degree[CVX_MESH_ULYSSES] > 0 ? (int)o->degree[CVX_MESH_ULYSSES] : left;
     return d;
