@@ -70,10 +70,10 @@ static bool same_dims(const cvx_tensor *a, const cvx_tensor *b)
     return a->ndim == b->ndim && memcmp(a->dim, b->dim, (size_t)a->ndim * sizeof *a->dim) == 0;
 }
 
-/* Text and video rows are told apart only where there is a table of two rows. */
-static bool streams(bool used, int64_t text_rows, int64_t period)
+/* Text and video rows are told apart only where there is a table of two rows, and rows at all. */
+static bool streams(bool used, const cvx_tensor *y, int64_t text_rows, int64_t period)
 {
-    return !used || (text_rows >= 0 && period > 0);
+    return !used || y->dim[0] == 0 || (text_rows >= 0 && period > 0);
 }
 
 /* --- one check and one count of floating-point operations per op --- */
@@ -109,7 +109,7 @@ static cvx_status check_linear(const cvx_linear_args *a)
               x->dim[1] >= 1;
 
     ok = ok && vector(a->b, 0, y->dim[1]) && vector(a->gate, 2, y->dim[1]) &&
-         streams(a->gate != NULL, a->text_rows, a->period) &&
+         streams(a->gate != NULL, y, a->text_rows, a->period) &&
          (a->residual == NULL || (f32(a->residual, 2) && same_dims(a->residual, y)));
     if (!ok) {
         return wrong("linear", "y [m, n], x [m, k], w [n, k], b [n], residual [m, n], gate [2, n]",
@@ -131,7 +131,7 @@ static cvx_status check_layer_norm(const cvx_layer_norm_args *a)
 
     if (!f32(y, 2) || !f32(x, 2) || !same_dims(x, y) || !vector(a->gamma, 0, c) ||
         !vector(a->beta, 0, c) || !vector(a->scale, 2, c) || !vector(a->shift, 2, c) ||
-        !streams(a->scale != NULL || a->shift != NULL, a->text_rows, a->period)) {
+        !streams(a->scale != NULL || a->shift != NULL, y, a->text_rows, a->period)) {
         return wrong("layer_norm", "y, x [m, c], gamma, beta [c], scale, shift [2, c]", "y", y, "x",
                      x, "gamma", a->gamma, "beta", a->beta, "scale", a->scale, "shift", a->shift,
                      NULL);
