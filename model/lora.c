@@ -227,7 +227,8 @@ static cvx_status merge_layer(cvx_weights *w, const adapter *l, int64_t ia, cons
     }
     CVX_RETURN_IF(layer_scale(l, layer, alpha, r, &change.scale));
     const cvx_weights_part all = {0, n, 0, k};
-    CVX_RETURN_IF(cvx_weights_get_part(w, &base, name, n, k, &all)); /* a dtype that can be merged */
+    CVX_RETURN_IF(
+        cvx_weights_get_part(w, &base, name, n, k, &all)); /* a dtype that can be merged */
     return cvx_weights_add_change(w, name, &change);
 }
 

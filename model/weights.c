@@ -585,8 +585,7 @@ cvx_status cvx_weights_add_change(cvx_weights *w, const char *name, const cvx_we
     entry *e = &w->entries[i];
     CVX_ASSERT(c->up.dim[0] == e->view.dim[0] && c->down.dim[1] == e->view.dim[1] &&
                c->up.dim[1] == c->down.dim[0]);
-    cvx_weights_change *more =
-        realloc(e->changes, (size_t)(e->n_changes + 1) * sizeof *e->changes);
+    cvx_weights_change *more = realloc(e->changes, (size_t)(e->n_changes + 1) * sizeof *e->changes);
     if (more == NULL) {
         return cvx_fail(CVX_ENOMEM, "no memory for a change of %s", name);
     }

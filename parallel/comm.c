@@ -82,9 +82,9 @@ cvx_status cvx_comm_start_sendrecv(cvx_comm *c, cvx_comm_pending *p, const void 
 {
     double t = now();
     *p = (cvx_comm_pending){NULL};
-    cvx_status st = c->measure ? CVX_OK
-                               : c->ops->start_sendrecv(c, p, send, send_bytes, to, recv,
-                                                        recv_bytes, from);
+    cvx_status st =
+        c->measure ? CVX_OK
+                   : c->ops->start_sendrecv(c, p, send, send_bytes, to, recv, recv_bytes, from);
     return count(c, CVX_COMM_SENDRECV, to >= 0 && to != c->rank ? send_bytes : 0, t, st);
 }
 

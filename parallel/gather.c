@@ -22,8 +22,7 @@ cvx_status cvx_gather_rows(cvx_comm *c, const int64_t *rows, const cvx_tensor *k
     }
     for (int64_t b = 0; b < kv->dim[0] && c->size > 1; b++) {
         char *item = (char *)kv->data + b * total;
-        CVX_RETURN_IF(
-            cvx_comm_allgatherv(c, item + at[c->rank], bytes[c->rank], item, bytes, at));
+        CVX_RETURN_IF(cvx_comm_allgatherv(c, item + at[c->rank], bytes[c->rank], item, bytes, at));
     }
     return CVX_OK;
 }

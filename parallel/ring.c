@@ -41,12 +41,10 @@ static cvx_status attend(const ring *r, const cvx_tensor *block, const cvx_tenso
         for (int i = 0; i < 5; i++) {
             t[i] = cvx_slice(&t[i], i == 4 ? 1 : 2, h, n);
         }
-        CVX_RETURN_IF(cvx_op_attention(r->ctx, &(cvx_attention_args){.q = &t[0],
-                                                                     .k = &t[1],
-                                                                     .v = &t[2],
-                                                                     .o = &t[3],
-                                                                     .lse = &t[4],
-                                                                     .scale = r->scale}));
+        CVX_RETURN_IF(cvx_op_attention(
+            r->ctx,
+            &(cvx_attention_args){
+                .q = &t[0], .k = &t[1], .v = &t[2], .o = &t[3], .lse = &t[4], .scale = r->scale}));
         cvx_comm_poll(r->c, pending);
     }
     return CVX_OK;
@@ -80,8 +78,7 @@ cvx_status cvx_ring_attention(cvx_ctx *ctx, cvx_comm *c, cvx_arena *arena, const
     cvx_tensor other, block = *kv;
 
     CVX_ASSERT(c->size > 1 && cvx_is_dense(kv) && cvx_is_dense(o));
-    CVX_RETURN_IF(
-        CVX_ALLOC(arena, &other, CVX_F32, b, cvx_ring_room(rows, c->size), 2, h, d));
+    CVX_RETURN_IF(CVX_ALLOC(arena, &other, CVX_F32, b, cvx_ring_room(rows, c->size), 2, h, d));
     CVX_RETURN_IF(CVX_ALLOC(arena, &r.part, CVX_F32, b, s, h, d));
     CVX_RETURN_IF(CVX_ALLOC(arena, &r.lse, CVX_F32, b, h, s));
     CVX_RETURN_IF(CVX_ALLOC(arena, &r.part_lse, CVX_F32, b, h, s));

@@ -91,8 +91,8 @@ cvx_status cvx_ulysses_to_heads(cvx_ctx *ctx, cvx_comm *c, cvx_arena *arena, con
             cvx_tensor x = heads_of(&p, &from, r);
             CVX_RETURN_IF(copy(ctx, &y, &x));
         }
-        CVX_RETURN_IF(cvx_comm_alltoallv(c, send.data, p.row_bytes, p.row_at, to.data,
-                                         p.head_bytes, p.head_at));
+        CVX_RETURN_IF(cvx_comm_alltoallv(c, send.data, p.row_bytes, p.row_at, to.data, p.head_bytes,
+                                         p.head_at));
     }
     cvx_arena_release(arena, mark, false);
     return CVX_OK;

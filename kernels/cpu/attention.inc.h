@@ -254,11 +254,10 @@ static cvx_status cpu_attention_merge(cvx_ctx *ctx, const cvx_attention_merge_ar
                 const float *m =
                     (const float *)pl->data + b * pl->stride[0] + h * pl->stride[1] + i;
                 cvx_merge_weights w = cvx_ref_merge_weights(*l, *m);
-                merge_span((float *)o->data + b * o->stride[0] + i * o->stride[1] +
-                               h * o->stride[2],
-                           (const float *)p->data + b * p->stride[0] + i * p->stride[1] +
-                               h * p->stride[2],
-                           (float)w.o, (float)w.part, o->dim[3]);
+                merge_span(
+                    (float *)o->data + b * o->stride[0] + i * o->stride[1] + h * o->stride[2],
+                    (const float *)p->data + b * p->stride[0] + i * p->stride[1] + h * p->stride[2],
+                    (float)w.o, (float)w.part, o->dim[3]);
                 *l = (float)w.lse;
             }
         }

@@ -105,10 +105,10 @@ cvx_merge_weights cvx_ref_merge_weights(double lse, double part)
 
 static void merge_row(const cvx_attention_merge_args *a, int64_t b, int64_t h, int64_t i)
 {
-    float *lse =
-        (float *)a->lse->data + b * a->lse->stride[0] + h * a->lse->stride[1] + i;
-    float part = ((const float *)a->part_lse
-                      ->data)[b * a->part_lse->stride[0] + h * a->part_lse->stride[1] + i];
+    float *lse = (float *)a->lse->data + b * a->lse->stride[0] + h * a->lse->stride[1] + i;
+    float part =
+        ((const float *)
+             a->part_lse->data)[b * a->part_lse->stride[0] + h * a->part_lse->stride[1] + i];
     cvx_merge_weights w = cvx_ref_merge_weights(*lse, part);
     float *o =
         (float *)a->o->data + b * a->o->stride[0] + i * a->o->stride[1] + h * a->o->stride[2];

@@ -28,8 +28,7 @@ static void make_layout(layout *l, const cvx_dit_pass *p)
     for (int r = 0; r < l->ring->size; r++) {
         l->ring_rows[r] = 0;
         for (int i = 0; i < l->u->size; i++) {
-            int64_t n =
-                cvx_shard_of(total, l->ring->size * l->u->size, r * l->u->size + i).len;
+            int64_t n = cvx_shard_of(total, l->ring->size * l->u->size, r * l->u->size + i).len;
             l->ring_rows[r] += n;
             if (r == l->ring->rank) {
                 l->u_rows[i] = n;
@@ -38,9 +37,9 @@ static void make_layout(layout *l, const cvx_dit_pass *p)
             }
         }
     }
-    l->gather = l->u->size > 1 && l->ring->size == 1 &&
-                cvx_exchange_choose(p->d->exchange, p->d->heads.len, l->u->size) ==
-                    CVX_EXCHANGE_ALLGATHER;
+    l->gather =
+        l->u->size > 1 && l->ring->size == 1 &&
+        cvx_exchange_choose(p->d->exchange, p->d->heads.len, l->u->size) == CVX_EXCHANGE_ALLGATHER;
 }
 
 /* Keys (i = 0) or values (1) of kv [b, rows, 2, heads, hd]: [b, rows, heads, hd]. */
@@ -170,8 +169,8 @@ static cvx_status attend_heads(cvx_dit_pass *p, const cvx_dit_block *b, const la
     cvx_tensor q, kv, own_q, own_kv, out;
 
     CVX_RETURN_IF(CVX_ALLOC(p->step, &q, CVX_F32, p->b, l->all, h, hd));
-    CVX_RETURN_IF(CVX_ALLOC(p->step, &kv, CVX_F32, p->b,
-                            cvx_ring_room(l->ring_rows, l->ring->size), 2, h, hd));
+    CVX_RETURN_IF(CVX_ALLOC(p->step, &kv, CVX_F32, p->b, cvx_ring_room(l->ring_rows, l->ring->size),
+                            2, h, hd));
     kv = rows_of(&kv, l->all);
     size_t mark = cvx_arena_mark(p->step);
     CVX_RETURN_IF(CVX_ALLOC(p->step, &own_q, CVX_F32, p->b, p->s, heads, hd));

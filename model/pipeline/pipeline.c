@@ -249,7 +249,8 @@ static cvx_status encode_text(run *r)
 {
     CVX_RETURN_IF(CVX_ALLOC(&r->arena, &r->embeds, CVX_F32, r->shape.batch, r->job->text_len,
                             r->p->ckpt->t5.d_model));
-    const cvx_mesh *m = r->p->opt.mesh; /* tensor varies fastest: these ranks are the leader's group */
+    const cvx_mesh *m =
+        r->p->opt.mesh; /* tensor varies fastest: these ranks are the leader's group */
     bool encodes = m->replica->rank < m->degrees.n[CVX_MESH_TENSOR];
     return share(r, encodes ? encode_prompts(r) : CVX_OK, &r->embeds);
 }

@@ -224,11 +224,9 @@ static cvx_status add_part(cvx_t5 *t, const cvx_linear *w, const cvx_shard *part
         cvx_zero(t->ctx, x);
     } else {
         CVX_RETURN_IF(cvx_op_linear(
-            t->ctx,
-            &(cvx_linear_args){.y = x, .x = v, .w = &w->w, .residual = lead ? x : NULL}));
+            t->ctx, &(cvx_linear_args){.y = x, .x = v, .w = &w->w, .residual = lead ? x : NULL}));
     }
-    return t->tensor->size == 1 ? CVX_OK
-                                : cvx_comm_allreduce_f32(t->tensor, x->data, cvx_numel(x));
+    return t->tensor->size == 1 ? CVX_OK : cvx_comm_allreduce_f32(t->tensor, x->data, cvx_numel(x));
 }
 
 /* x += o(attention(norm(x))). x, h [n, d_model]. */
@@ -252,10 +250,10 @@ static cvx_status self_attention(cvx_t5 *t, cvx_arena *step, const layer *y, con
         }
     }
     if (heads > 0) {
-    CVX_RETURN_IF(cvx_op_attention(
-        t->ctx,
-        &(cvx_attention_args){
-            .o = &v4[3], .q = &v4[0], .k = &v4[1], .v = &v4[2], .bias = bias, .scale = 1.0}));
+        CVX_RETURN_IF(cvx_op_attention(
+            t->ctx,
+            &(cvx_attention_args){
+                .o = &v4[3], .q = &v4[0], .k = &v4[1], .v = &v4[2], .bias = bias, .scale = 1.0}));
     }
     CVX_RETURN_IF(add_part(t, &y->o, &t->heads, x, &p[3]));
     cvx_arena_release(step, mark, false);

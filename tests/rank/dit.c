@@ -115,8 +115,7 @@ static result forward(const variant *v, const cvx_mesh *mesh, const size *z, cvx
                   .exchange = exchange};
     MUST(cvx_dit_open(&dit, &l, &v->cfg));
     cvx_dit_shape s = {z->batch, z->frames, z->height, z->width, z->text_len};
-    cvx_tensor text =
-        fill(&arena[1], 1, 3, CVX_DIMS(z->batch, z->text_len, v->cfg.text_embed_dim));
+    cvx_tensor text = fill(&arena[1], 1, 3, CVX_DIMS(z->batch, z->text_len, v->cfg.text_embed_dim));
     cvx_tensor in =
         fill(&arena[1], 2, 4, CVX_DIMS(z->frames, v->cfg.in_channels, z->height, z->width));
     cvx_tensor out = fill(&arena[1], 3, 5,
@@ -175,9 +174,8 @@ static void expect_attention(counts *c, const variant *v, const cvx_mesh *m, int
     const int *n = m->degrees.n;
     int u = n[CVX_MESH_ULYSSES], r = n[CVX_MESH_RING], ur = m->at[CVX_MESH_ULYSSES],
         rr = m->at[CVX_MESH_RING];
-    int64_t hl = cvx_shard_of(v->cfg.num_attention_heads, n[CVX_MESH_TENSOR],
-                              m->at[CVX_MESH_TENSOR])
-                     .len;
+    int64_t hl =
+        cvx_shard_of(v->cfg.num_attention_heads, n[CVX_MESH_TENSOR], m->at[CVX_MESH_TENSOR]).len;
     int64_t hd = v->cfg.attention_head_dim, mine = cvx_shard_of(total, u * r, rr * u + ur).len;
     int64_t place = 0, next = 0, h = cvx_shard_of(hl, u, ur).len;
 
@@ -191,8 +189,7 @@ static void expect_attention(counts *c, const variant *v, const cvx_mesh *m, int
     if (u > 1 && r == 1 && gather) {
         add(c, CVX_COMM_ALLGATHER, b, b * mine * 2 * hl * hd * 4 * (u - 1));
     } else if (u > 1) {
-        add(c, CVX_COMM_ALLTOALL, 3 * b,
-            4 * b * hd * (mine * 3 * (hl - h) + (place - mine) * h));
+        add(c, CVX_COMM_ALLTOALL, 3 * b, 4 * b * hd * (mine * 3 * (hl - h) + (place - mine) * h));
     }
     if (r > 1) {
         add(c, CVX_COMM_SENDRECV, r - 1, 8 * b * (u > 1 ? h : hl) * hd * (total - next));
@@ -270,8 +267,8 @@ static void check_weights(const variant *v, const cvx_mesh *m, const result *man
 {
     const cvx_dit_config *f = &v->cfg;
     int64_t rest = (int64_t)one->weights - sharded(f, one->element, 1, 0);
-    int64_t want = rest + sharded(f, one->element, m->degrees.n[CVX_MESH_TENSOR],
-                                  m->at[CVX_MESH_TENSOR]);
+    int64_t want =
+        rest + sharded(f, one->element, m->degrees.n[CVX_MESH_TENSOR], m->at[CVX_MESH_TENSOR]);
     int64_t room = 64 * (f->num_layers * (24 + 2 * 12) + 32);
 
     if (llabs((int64_t)many->weights - want) > room) {

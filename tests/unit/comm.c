@@ -31,6 +31,15 @@ static void self_collectives(void **state)
     assert_int_equal(cvx_comm_sendrecv(c, send, bytes, 0, recv, bytes, 0), CVX_OK);
     assert_memory_equal(recv, send, sizeof send);
     assert_int_equal(cvx_comm_sendrecv(c, send, bytes, 1, recv, bytes, 0), CVX_EINTERNAL);
+    memset(recv, 0, sizeof recv);
+    cvx_comm_pending pending;
+    assert_int_equal(cvx_comm_start_sendrecv(c, &pending, send, bytes, 0, recv, bytes, 0), CVX_OK);
+    cvx_comm_poll(c, &pending);
+    assert_int_equal(cvx_comm_wait(c, &pending), CVX_OK);
+    assert_memory_equal(recv, send, sizeof send);
+    assert_int_equal(cvx_comm_start_sendrecv(c, &pending, send, bytes, 1, recv, bytes, 0),
+                     CVX_EINTERNAL);
+    assert_int_equal(c->stat[CVX_COMM_SENDRECV].calls, 4);
     assert_int_equal(cvx_comm_broadcast(c, send, bytes, 0), CVX_OK);
     assert_int_equal(cvx_comm_agree(c, CVX_OK), CVX_OK);
     assert_int_equal(cvx_comm_agree(c, CVX_EIO), CVX_EIO);
@@ -40,8 +49,23 @@ static void self_collectives(void **state)
     cvx_comm_close(c);
 }
 
+/* A group that only counts: bytes that would leave a rank, by the formulas of comm.h. */
+static void counted(void **state)
+{
+    (void)state;
+    cvx_comm c = {.rank = 1, .size = 3, .measure = true};
+    cvx_comm_pending pending;
+
+    assert_int_equal(cvx_comm_allreduce_f32(&c, NULL, 10), CVX_OK); /* shards 3, 3, 4 */
+    assert_int_equal(c.stat[CVX_COMM_ALLREDUCE].bytes_sent, 4 * 7 + 4 * 3 * 2);
+    assert_int_equal(cvx_comm_start_sendrecv(&c, &pending, NULL, 100, 2, NULL, 50, 0), CVX_OK);
+    assert_int_equal(cvx_comm_wait(&c, &pending), CVX_OK);
+    assert_int_equal(c.stat[CVX_COMM_SENDRECV].bytes_sent, 100);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(self_collectives)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(self_collectives),
+                                       cmocka_unit_test(counted)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

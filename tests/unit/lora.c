@@ -320,8 +320,8 @@ static cvx_linear load(cvx_ctx *ctx, cvx_arena *arena, bool pack, const char *lo
  * them. */
 static void parts_of_a_layer(void **state)
 {
-    static const cvx_weights_part parts[] = {
-        {0, N, 0, K}, {2, 3, 0, K}, {0, N, 3, 2}, {0, N, 6, 1}, {1, 0, 0, K}, {0, N, 2, 0}};
+    static const cvx_weights_part parts[] = {{0, N, 0, K}, {2, 3, 0, K}, {0, N, 3, 2},
+                                             {0, N, 6, 1}, {1, 0, 0, K}, {0, N, 2, 0}};
     cvx_arena arena, m;
     cvx_ctx *ctx = NULL;
 
