@@ -24,11 +24,16 @@ cvx_status cvx_dit_config_load(cvx_dit_config *out, const char *dir) CVX_CHECK;
 
 typedef struct cvx_dit cvx_dit;
 
+/* Columns of the hidden layer (of 4·c) that tensor rank `rank` of `size` has: even out what uneven heads leave, so
+ * that attention's 4·c weights a column and the feed-forward's 2·c come to the same on every rank (as far
+ * as heads allow it). */
+cvx_shard cvx_dit_ff_shard(const cvx_dit_config *cfg, int size, int rank);
+
 /* The tensors are borrowed from l->weights and l->arena, which must outlive the model.
  *
  * A tensor rank t of T holds, of the L blocks: the rows of to_q, to_k, to_v of its heads (cvx_shard_of(heads, T,
  * t)) and the columns of to_out that read them; its rows of ff.net.0 and columns of ff.net.2
- * (cvx_shard_of(4·c, T, t)); its shard of the 12·L modulation projections [c, time_embed_dim]
+ * (cvx_dit_ff_shard); its shard of the 12·L modulation projections [c, time_embed_dim]
  * (cvx_shard_of(12·L, T, t)). Whole on every rank are patch_embed (with its learned positions), time_embedding,
  * ofs_embedding, norm_out, proj_out, norms and the biases of to_out and ff.net.2 (on one rank). */
 cvx_status cvx_dit_open(cvx_dit **out, const cvx_load *l, const cvx_dit_config *cfg) CVX_CHECK;

@@ -14,6 +14,22 @@ static cvx_status load_norm(const cvx_load *l, const cvx_dit_config *cfg, cvx_te
     return cvx_vector_load(l, beta, name, "bias", c);
 }
 
+cvx_shard cvx_dit_ff_shard(const cvx_dit_config *cfg, int size, int rank)
+{
+    int64_t hd = cfg->attention_head_dim, c = cfg->num_attention_heads * hd, end[2] = {0, 0};
+
+    for (int i = 0; i <= rank + 1; i++) {
+        int64_t heads = i < size ? cvx_shard_of(cfg->num_attention_heads, size, i).start
+                                 : cfg->num_attention_heads;
+        int64_t to = 6 * c * i / size - 2 * heads * hd; /* a head's column has twice the weights */
+        to = to < 4 * c ? to : 4 * c;
+        int k = i <= rank ? 0 : 1;
+        end[1] = to > end[1] ? to : end[1]; /* with many more ranks than heads some get nothing */
+        end[k] = end[1];
+    }
+    return (cvx_shard){end[0], end[1] - end[0]};
+}
+
 /* The linear layers of a block, each rank's part of them. */
 static cvx_status load_linears(const cvx_load *l, const cvx_dit *d, cvx_dit_block *b,
                                const char *base)
@@ -165,7 +181,7 @@ cvx_status cvx_dit_open(cvx_dit **out, const cvx_load *l, const cvx_dit_config *
     d->cfg = *cfg;
     d->c = cfg->num_attention_heads * cfg->attention_head_dim;
     d->heads = cvx_shard_of(cfg->num_attention_heads, t->size, t->rank);
-    d->ff = cvx_shard_of(4 * d->c, t->size, t->rank);
+    d->ff = cvx_dit_ff_shard(cfg, t->size, t->rank);
     CVX_TRY(st, load_outer(l, d), done);
     CVX_TRY(st, load_mods(l, d), done);
     for (int64_t i = 0; i < cfg->num_layers; i++) {

@@ -250,7 +250,7 @@ static void same_counts(const char *what, const variant *v, const cvx_degrees *d
 static int64_t sharded(const cvx_dit_config *f, int64_t e, int t, int at)
 {
     int64_t c = f->num_attention_heads * f->attention_head_dim, te = f->time_embed_dim;
-    cvx_shard heads = cvx_shard_of(f->num_attention_heads, t, at), ff = cvx_shard_of(4 * c, t, at);
+    cvx_shard heads = cvx_shard_of(f->num_attention_heads, t, at), ff = cvx_dit_ff_shard(f, t, at);
     int64_t a = heads.len * f->attention_head_dim;
     int64_t mods = cvx_shard_of(12 * f->num_layers, t, at).len;
     int64_t biases = (f->attention_bias ? 3 * a : 0) + (heads.start == 0 && a > 0 ? c : 0) +

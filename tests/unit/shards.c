@@ -8,12 +8,12 @@
 #include "model/dit/dit.h"
 #include "model/t5/t5.h"
 
-#define LAYERS 2
+#define T5_LAYERS 2
 #define RANKS 16
 
 /* A checkpoint in the making: F16 tensors one after the other. */
 typedef struct writer {
-    char json[65536];
+    char json[1 << 18];
     size_t len;
     int64_t bytes, sharded; /* of data; of the weights that tensor ranks share */
 } writer;
@@ -98,8 +98,8 @@ static void put_block(writer *w, const char *base, int64_t c, int64_t te)
     put_layer(w, false, true, base, "attn1.norm_k", 64, 0);
 }
 
-/* CogVideoX 1.0 of `heads` heads: 30 are 2b's, 48 5b's. */
-static cvx_weights *make_dit(writer *w, cvx_dit_config *cfg, int64_t heads)
+/* CogVideoX 1.0: 2b has 30 heads and 30 layers, 5b 48 and 42. */
+static cvx_weights *make_dit(writer *w, cvx_dit_config *cfg, int64_t heads, int64_t layers)
 {
     int64_t c = heads * 64, te = 512;
     char base[64];
@@ -107,7 +107,7 @@ static cvx_weights *make_dit(writer *w, cvx_dit_config *cfg, int64_t heads)
     *w = (writer){.len = 1};
     *cfg = (cvx_dit_config){.num_attention_heads = heads,
                             .attention_head_dim = 64,
-                            .num_layers = LAYERS,
+                            .num_layers = layers,
                             .in_channels = 16,
                             .out_channels = 16,
                             .text_embed_dim = 4096,
@@ -125,8 +125,8 @@ static cvx_weights *make_dit(writer *w, cvx_dit_config *cfg, int64_t heads)
     put_layer(w, false, true, "", "norm_out.norm", c, 0);
     put_layer(w, false, true, "", "norm_out.linear", 2 * c, te);
     put_layer(w, false, true, "", "proj_out", 64, c);
-    for (int i = 0; i < LAYERS; i++) {
-        snprintf(base, sizeof base, "transformer_blocks.%d.", i);
+    for (int64_t i = 0; i < layers; i++) {
+        snprintf(base, sizeof base, "transformer_blocks.%lld.", (long long)i);
         put_block(w, base, c, te);
     }
     return finish(w);
@@ -144,7 +144,7 @@ static cvx_weights *make_t5(writer *w, cvx_t5_config *cfg)
                            .d_ff = ff,
                            .d_kv = 64,
                            .num_heads = 64,
-                           .num_layers = LAYERS,
+                           .num_layers = T5_LAYERS,
                            .vocab_size = 32128,
                            .relative_attention_num_buckets = 32,
                            .relative_attention_max_distance = 128,
@@ -152,7 +152,7 @@ static cvx_weights *make_t5(writer *w, cvx_t5_config *cfg)
     PUT(w, false, "shared.weight", 32128, d);
     PUT(w, false, "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", 32, 64);
     PUT(w, false, "encoder.final_layer_norm.weight", d);
-    for (int i = 0; i < LAYERS; i++) {
+    for (int i = 0; i < T5_LAYERS; i++) {
         snprintf(base, sizeof base, "encoder.block.%d.", i);
         for (int j = 0; j < 4; j++) {
             snprintf(name, sizeof name, "layer.0.SelfAttention.%s", attention[j]);
@@ -224,8 +224,8 @@ static void transformer(void **state)
     cvx_dit_config cfg;
 
     (void)state;
-    for (int64_t heads = 30; heads <= 48; heads += 18) {
-        cvx_weights *w = make_dit(&file, &cfg, heads);
+    for (int64_t i = 0; i < 2; i++) {
+        cvx_weights *w = make_dit(&file, &cfg, i == 0 ? 30 : 48, i == 0 ? 30 : 42);
         check(w, &file, &cfg, false);
         cvx_weights_close(w);
     }
