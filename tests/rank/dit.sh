@@ -41,11 +41,11 @@ PY
 }
 
 lora="tests/data/extra/lora/pytorch_lora_weights.safetensors"
-for v in 2b 1.5-5b; do
+for v in 2b 5b 1.5-5b; do
     name=$v
     args=(--model "tests/data/variants/tiny-$v" --height 64 --width 96 --num-frames 9 --prompt "a cat"
         --num-inference-steps 3 --manifest none --quiet)
-    [ "$v" != 2b ] || args+=(--lora "$lora")
+    [ "$v" != 5b ] || args+=(--lora "$lora")
     "$cvx" generate "${args[@]}" --threads 1 --output "$tmp/one.safetensors"
     near 3 --ring-degree 3
     near 4 --tensor-parallel-degree 4

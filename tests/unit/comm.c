@@ -7,7 +7,7 @@
 
 #include <cmocka.h>
 
-#include "parallel/comm.h"
+#include "parallel/gather.h"
 
 static void self_collectives(void **state)
 {
@@ -63,9 +63,29 @@ static void counted(void **state)
     assert_int_equal(c.stat[CVX_COMM_SENDRECV].bytes_sent, 100);
 }
 
+/* All-gather on two ranks and where whole heads cannot be dealt out evenly; what is asked for wins. */
+static void exchange(void **state)
+{
+    static const struct {
+        int64_t heads;
+        int size;
+        cvx_exchange want;
+    } rows[] = {{30, 2, CVX_EXCHANGE_ALLGATHER}, {30, 3, CVX_EXCHANGE_ULYSSES},
+                {30, 4, CVX_EXCHANGE_ULYSSES},   {30, 7, CVX_EXCHANGE_ULYSSES},
+                {48, 8, CVX_EXCHANGE_ULYSSES},   {30, 14, CVX_EXCHANGE_ALLGATHER},
+                {2, 4, CVX_EXCHANGE_ALLGATHER},  {3, 8, CVX_EXCHANGE_ALLGATHER}};
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        assert_int_equal(cvx_exchange_choose(CVX_EXCHANGE_AUTO, rows[i].heads, rows[i].size),
+                         rows[i].want);
+    }
+    assert_int_equal(cvx_exchange_choose(CVX_EXCHANGE_ULYSSES, 2, 4), CVX_EXCHANGE_ULYSSES);
+    assert_int_equal(cvx_exchange_choose(CVX_EXCHANGE_ALLGATHER, 30, 3), CVX_EXCHANGE_ALLGATHER);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(self_collectives),
-                                       cmocka_unit_test(counted)};
+                                       cmocka_unit_test(counted), cmocka_unit_test(exchange)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -70,6 +70,9 @@ static cvx_weights *finish(writer *w)
     assert_true(fd >= 0);
     w->json[0] = '{';
     w->json[w->len++] = '}';
+    while (w->len % 8 != 0) { /* data that is not aligned would be copied */
+        w->json[w->len++] = ' ';
+    }
     n = w->len;
     assert_int_equal(write(fd, &n, sizeof n), sizeof n);
     assert_int_equal(write(fd, w->json, w->len), (ssize_t)w->len);
