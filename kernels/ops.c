@@ -71,10 +71,10 @@ static bool same_dims(const cvx_tensor *a, const cvx_tensor *b)
     return a->ndim == b->ndim && memcmp(a->dim, b->dim, (size_t)a->ndim * sizeof *a->dim) == 0;
 }
 
-/* Text and video rows are told apart only where there is a table of two rows. */
-static bool streams(bool used, int64_t text_rows, int64_t period)
+/* Text and video rows are told apart only where there is a table of two rows, and rows at all. */
+static bool streams(bool used, const cvx_tensor *y, int64_t text_rows, int64_t period)
 {
-    return !used || (text_rows >= 0 && period > 0);
+    return !used || y->dim[0] == 0 || (text_rows >= 0 && period > 0);
 }
 
 /* --- one check and one count of floating-point operations per op --- */
@@ -85,9 +85,9 @@ static cvx_status check_pack(const cvx_pack_args *a)
     int ndim = d->layout == CVX_PACKED_LINEAR ? 2 : 5;
 
     if (d->layout == CVX_PLAIN || s->layout != CVX_PLAIN || !is_float(s) || s->ndim != ndim ||
-        !cvx_is_dense(s) || !same_dims(s, d)) {
+        !(ndim == 2 ? s->dim[1] <= 1 || s->stride[1] == 1 : cvx_is_dense(s)) || !same_dims(s, d)) {
         return wrong("pack",
-                     "src plain, dense, float, [n, k] or [cout, cin, kt, kh, kw]; dst packed, "
+                     "src plain, float, [n, k] or dense [cout, cin, kt, kh, kw]; dst packed, "
                      "of the same dims",
                      "dst", d, "src", s, NULL);
     }
@@ -110,7 +110,7 @@ static cvx_status check_linear(const cvx_linear_args *a)
               x->dim[1] >= 1;
 
     ok = ok && vector(a->b, 0, y->dim[1]) && vector(a->gate, 2, y->dim[1]) &&
-         streams(a->gate != NULL, a->text_rows, a->period) &&
+         streams(a->gate != NULL, y, a->text_rows, a->period) &&
          (a->residual == NULL || (f32(a->residual, 2) && same_dims(a->residual, y)));
     if (!ok) {
         return wrong("linear", "y [m, n], x [m, k], w [n, k], b [n], residual [m, n], gate [2, n]",
@@ -132,7 +132,7 @@ static cvx_status check_layer_norm(const cvx_layer_norm_args *a)
 
     if (!f32(y, 2) || !f32(x, 2) || !same_dims(x, y) || !vector(a->gamma, 0, c) ||
         !vector(a->beta, 0, c) || !vector(a->scale, 2, c) || !vector(a->shift, 2, c) ||
-        !streams(a->scale != NULL || a->shift != NULL, a->text_rows, a->period)) {
+        !streams(a->scale != NULL || a->shift != NULL, y, a->text_rows, a->period)) {
         return wrong("layer_norm", "y, x [m, c], gamma, beta [c], scale, shift [2, c]", "y", y, "x",
                      x, "gamma", a->gamma, "beta", a->beta, "scale", a->scale, "shift", a->shift,
                      NULL);
@@ -213,6 +213,25 @@ static double flops_attention(const cvx_attention_args *a)
 {
     double all = 4.0 * (double)cvx_numel(a->q) * (double)a->k->dim[1];
     return a->causal ? all / 2 : all;
+}
+
+static cvx_status check_attention_merge(const cvx_attention_merge_args *a)
+{
+    const cvx_tensor *o = a->o, *p = a->part, *lse = a->lse, *pl = a->part_lse;
+    bool ok = f32(o, 4) && f32(p, 4) && f32(lse, 3) && f32(pl, 3) && same_dims(o, p) &&
+              same_dims(lse, pl) && lse->dim[0] == o->dim[0] && lse->dim[1] == o->dim[2] &&
+              lse->dim[2] == o->dim[1];
+
+    if (!ok) {
+        return wrong("attention_merge", "o, part [b, s, h, d], lse, part_lse [b, h, s]", "o", o,
+                     "part", p, "lse", lse, "part_lse", pl, NULL);
+    }
+    return CVX_OK;
+}
+
+static double flops_attention_merge(const cvx_attention_merge_args *a)
+{
+    return 3.0 * (double)cvx_numel(a->o);
 }
 
 static cvx_status check_gated_act(const cvx_gated_act_args *a)

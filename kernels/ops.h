@@ -32,7 +32,7 @@ typedef enum cvx_act {
 
 /* Rewrites a weight into the backend's own layout. `dst` has src's dims, layout PACKED_LINEAR
  * (src [n, k]), PACKED_CONV or PACKED_CONV_UP2 (src [cout, cin, kt, kh, kw]), and `data` of at least
- * cvx_packed_bytes(). src: plain, dense, F32/F16/BF16. */
+ * cvx_packed_bytes(). src: plain, F32/F16/BF16, dense but for a row stride of [n, k]. */
 typedef struct cvx_pack_args {
     const cvx_tensor *dst, *src;
 } cvx_pack_args;
@@ -81,6 +81,15 @@ typedef struct cvx_attention_args {
     double scale;
     bool causal;
 } cvx_attention_args;
+
+/* Puts together attention over two sets of keys, in place: (o, lse) and (part, part_lse) are outputs of op
+ * attention for the same queries; o and lse become those of all keys: with a = exp(lse), b = exp(part_lse)
+ * o = (a·o + b·part) / (a + b), lse = log(a + b) (Milakov and Gimelshein, arXiv 1805.02867). o, part
+ * [b, s, h, d], lse, part_lse [b, h, s], any strides but the last. Both sides have seen a key: their lse is
+ * finite. */
+typedef struct cvx_attention_merge_args {
+    const cvx_tensor *o, *lse, *part, *part_lse;
+} cvx_attention_merge_args;
 
 /* y = act(a) ⊙ b, dense [m, n]; y may be a or b. */
 typedef struct cvx_gated_act_args {

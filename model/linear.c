@@ -2,36 +2,112 @@
 
 #include <stdio.h>
 
+#include "kernels/transfer.h"
+
+/* *w <- packed form of src [n, k] (any row stride). */
+static cvx_status pack(const cvx_load *l, cvx_tensor *w, const cvx_tensor *src)
+{
+    cvx_tensor packed = *src;
+
+    packed.data = w->data;
+    packed.layout = CVX_PACKED_LINEAR;
+    CVX_RETURN_IF(cvx_op_pack(l->ctx, &(cvx_pack_args){.dst = &packed, .src = src}));
+    *w = packed;
+    return CVX_OK;
+}
+
 cvx_status cvx_linear_pack(const cvx_load *l, cvx_tensor *w)
 {
-    cvx_tensor packed = *w;
+    cvx_tensor packed = {0};
 
     if (!l->pack) {
+        cvx_weights_count_in_place(l->weights, w);
         return CVX_OK;
     }
-    packed.layout = CVX_PACKED_LINEAR;
     CVX_RETURN_IF(
         cvx_arena_alloc(l->arena, &packed.data, cvx_packed_bytes(l->ctx, w, CVX_PACKED_LINEAR)));
-    CVX_RETURN_IF(cvx_op_pack(l->ctx, &(cvx_pack_args){.dst = &packed, .src = w}));
+    CVX_RETURN_IF(pack(l, &packed, w));
     cvx_weights_release(l->weights, w);
     *w = packed;
     return CVX_OK;
 }
 
-cvx_status cvx_linear_load_rows(const cvx_load *l, cvx_linear *out, const char *name, int64_t n_all,
-                                int64_t k, bool bias, int64_t row0, int64_t n)
+/* dst, dense <- src, which may have a row stride; the same dtype. */
+static void copy_rows(const cvx_load *l, const cvx_tensor *dst, const cvx_tensor *src)
+{
+    for (int64_t i = 0; i < src->dim[0]; i++) {
+        cvx_tensor to = cvx_slice(dst, 0, i, 1), from = cvx_slice(src, 0, i, 1);
+        cvx_copy(l->ctx, &to, &from);
+    }
+}
+
+/* What a part needs beyond a view: packing, its changes, or a copy of its columns. `part` is its place in
+ * `name` [n, k]. */
+static cvx_status own_part(const cvx_load *l, cvx_tensor *w, const char *name, int64_t n, int64_t k,
+                           const cvx_weights_part *part)
+{
+    bool changed = cvx_weights_changes(l->weights, name) > 0;
+    cvx_tensor src = *w, out = {0}, plain = cvx_view(NULL, changed ? CVX_F32 : w->dtype, 2, w->dim);
+
+    if (l->pack) {
+        CVX_RETURN_IF(cvx_arena_alloc(l->arena, &out.data,
+                                      cvx_packed_bytes(l->ctx, &plain, CVX_PACKED_LINEAR)));
+    }
+    size_t mark = cvx_arena_mark(l->arena);
+    if (changed || !l->pack) {
+        CVX_RETURN_IF(cvx_tensor_alloc(l->arena, &plain, plain.dtype, 2, w->dim));
+        if (!changed) {
+            copy_rows(l, &plain, w);
+        } else if (!l->ctx->measure) {
+            CVX_RETURN_IF(cvx_weights_changed_part(l->weights, &plain, name, n, k, part));
+        }
+        src = plain;
+    }
+    if (l->pack) {
+        CVX_RETURN_IF(pack(l, &out, &src));
+        cvx_arena_release(l->arena, mark, false); /* a part with changes was there to be packed */
+    } else {
+        out = plain;
+    }
+    if (!l->ctx->measure) {
+        cvx_weights_release(l->weights, w);
+    }
+    *w = out;
+    return CVX_OK;
+}
+
+static cvx_status load_bias(const cvx_load *l, cvx_tensor *b, const char *name, int64_t n,
+                            const cvx_weights_part *part)
+{
+    cvx_tensor t;
+
+    CVX_RETURN_IF(CVX_WEIGHT(l->weights, &t, name, n));
+    t = cvx_slice(&t, 0, part->row0, part->rows);
+    CVX_RETURN_IF(CVX_ALLOC(l->arena, b, CVX_F32, part->rows));
+    if (!l->arena->measure) {
+        cvx_to_f32(b->data, t.data, t.dtype, part->rows);
+    }
+    return CVX_OK;
+}
+
+cvx_status cvx_linear_load_part(const cvx_load *l, cvx_linear *out, const char *name, int64_t n,
+                                int64_t k, bool bias, const cvx_weights_part *part)
 {
     char full[256];
     cvx_linear lin = {0};
 
     snprintf(full, sizeof full, "%s.weight", name);
-    CVX_RETURN_IF(CVX_WEIGHT(l->weights, &lin.w, full, n_all, k));
-    lin.w = cvx_slice(&lin.w, 0, row0, n);
-    CVX_RETURN_IF(cvx_linear_pack(l, &lin.w));
+    CVX_RETURN_IF(cvx_weights_get_part(l->weights, &lin.w, full, n, k, part));
+    if (cvx_numel(&lin.w) == 0) {
+        lin.w.data = NULL;
+    } else if (l->pack || part->cols < k || cvx_weights_changes(l->weights, full) > 0) {
+        CVX_RETURN_IF(own_part(l, &lin.w, full, n, k, part));
+    } else {
+        cvx_weights_count_in_place(l->weights, &lin.w);
+    }
     if (bias) {
         snprintf(full, sizeof full, "%s.bias", name);
-        CVX_RETURN_IF(CVX_WEIGHT_F32(l->weights, l->arena, &lin.b, full, n_all));
-        lin.b = cvx_slice(&lin.b, 0, row0, n);
+        CVX_RETURN_IF(load_bias(l, &lin.b, full, n, part));
     }
     *out = lin;
     return CVX_OK;
@@ -40,7 +116,7 @@ cvx_status cvx_linear_load_rows(const cvx_load *l, cvx_linear *out, const char *
 cvx_status cvx_linear_load(const cvx_load *l, cvx_linear *out, const char *name, int64_t n,
                            int64_t k, bool bias)
 {
-    return cvx_linear_load_rows(l, out, name, n, k, bias, 0, n);
+    return cvx_linear_load_part(l, out, name, n, k, bias, &(cvx_weights_part){0, n, 0, k});
 }
 
 cvx_status cvx_vector_load(const cvx_load *l, cvx_tensor *out, const char *name, const char *suffix,

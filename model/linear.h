@@ -4,6 +4,7 @@
 
 #include "kernels/ops.h"
 #include "model/weights.h"
+#include "parallel/gather.h"
 #include "parallel/mesh.h"
 
 typedef struct cvx_linear {
@@ -16,16 +17,19 @@ typedef struct cvx_load {
     cvx_arena *arena; /* weights lifetime: packed weights, widened biases and norms */
     cvx_weights *weights;
     bool pack; /* keep linear weights packed (faster, more memory) rather than in the map */
-    const cvx_mesh *mesh; /* the ranks that share the model's work; borrowed */
+    const cvx_mesh *mesh;  /* the ranks that share the model's work; borrowed */
+    cvx_exchange exchange; /* of attention over the sequence */
 } cvx_load;
 
 /* "NAME.weight" [n, k] and, if `bias`, "NAME.bias" [n]. */
 cvx_status cvx_linear_load(const cvx_load *l, cvx_linear *out, const char *name, int64_t n,
                            int64_t k, bool bias) CVX_CHECK;
-/* Rows row0 .. row0 + n of the same, of a weight with n_all rows. */
-cvx_status cvx_linear_load_rows(const cvx_load *l, cvx_linear *out, const char *name, int64_t n_all,
-                                int64_t k, bool bias, int64_t row0, int64_t n) CVX_CHECK;
-/* Packs a plain weight if l->pack, else leaves the view as it is. */
+/* A part of the same, whose weight is [n, k]: rows and columns of the weight, those rows of the bias. Nothing
+ * else of the weight is kept: rows stay in the map (or are packed), columns are copied or packed, and
+ * a part with changes (LoRA) is computed. A part may be empty; its weight then has no data. */
+cvx_status cvx_linear_load_part(const cvx_load *l, cvx_linear *out, const char *name, int64_t n,
+                                int64_t k, bool bias, const cvx_weights_part *part) CVX_CHECK;
+/* Packs a plain, dense weight of the map if l->pack, else leaves the view as it is. */
 cvx_status cvx_linear_pack(const cvx_load *l, cvx_tensor *w) CVX_CHECK;
 
 /* "NAME.SUFFIX" [n] widened to f32. */

@@ -75,31 +75,6 @@ static int64_t find_half(const cvx_weights *lora, const char *layer, half want)
     return -1;
 }
 
-/* out [n, k] += s · b [n, r] · a [r, k], each element summed in double. */
-static void add_product(float *out, const float *a, const float *b, int64_t n, int64_t k, int64_t r,
-                        double s)
-{
-#pragma omp parallel for
-    for (int64_t i = 0; i < n; i++) {
-        for (int64_t j = 0; j < k; j++) {
-            double sum = 0;
-            for (int64_t q = 0; q < r; q++) {
-                sum += (double)b[i * r + q] * (double)a[q * k + j];
-            }
-            out[i * k + j] = (float)((double)out[i * k + j] + s * sum);
-        }
-    }
-}
-
-static float *widen(const cvx_tensor *t)
-{
-    float *f = malloc((size_t)cvx_numel(t) * sizeof *f + 1);
-    if (f != NULL) {
-        cvx_to_f32(f, t->data, t->dtype, cvx_numel(t));
-    }
-    return f;
-}
-
 /* An open LoRA file. */
 typedef struct adapter {
     cvx_weights *w;
@@ -225,12 +200,11 @@ static cvx_status layer_scale(const adapter *l, const char *layer, int64_t alpha
     return CVX_OK;
 }
 
-static cvx_status merge_layer(cvx_weights *w, cvx_arena *arena, const adapter *l, int64_t ia,
-                              const char *layer)
+static cvx_status merge_layer(cvx_weights *w, const adapter *l, int64_t ia, const char *layer)
 {
     char name[640];
-    double scale = 0;
-    cvx_tensor base, merged, a = cvx_weights_at(l->w, ia), b;
+    cvx_tensor base, a = cvx_weights_at(l->w, ia), b;
+    cvx_weights_change change = {.down = a};
     int64_t ib = find_half(l->w, layer, HALF_B), alpha = find_half(l->w, layer, HALF_ALPHA);
 
     snprintf(name, sizeof name, "%s.weight", layer);
@@ -240,7 +214,7 @@ static cvx_status merge_layer(cvx_weights *w, cvx_arena *arena, const adapter *l
                                : "%s: key %s belongs to no layer of this transformer",
                         l->file, cvx_weights_name(l->w, ia));
     }
-    b = cvx_weights_at(l->w, ib);
+    change.up = b = cvx_weights_at(l->w, ib);
     base = cvx_weights_at(w, cvx_weights_find(w, name));
     int64_t n = base.dim[0], k = base.dim[1], r = a.dim[0];
     if (base.ndim != 2 || a.ndim != 2 || b.ndim != 2 || a.dim[1] != k || b.dim[0] != n ||
@@ -251,23 +225,11 @@ static cvx_status merge_layer(cvx_weights *w, cvx_arena *arena, const adapter *l
                         cvx_tensor_describe(&b, tb, sizeof tb),
                         cvx_tensor_describe(&base, tw, sizeof tw));
     }
-    CVX_RETURN_IF(layer_scale(l, layer, alpha, r, &scale));
-    CVX_RETURN_IF(CVX_WEIGHT(w, &base, name, n, k)); /* a dtype that can be merged */
-    CVX_RETURN_IF(CVX_ALLOC(arena, &merged, CVX_F32, n, k));
-    if (!arena->measure) {
-        float *fa = widen(&a), *fb = widen(&b);
-        cvx_status st = CVX_OK;
-        if (fa == NULL || fb == NULL) {
-            st = cvx_fail(CVX_ENOMEM, "%s: no memory to merge %s", l->file, layer);
-        } else {
-            cvx_to_f32(merged.data, base.data, base.dtype, n * k);
-            add_product(merged.data, fa, fb, n, k, r, scale);
-        }
-        free(fa);
-        free(fb);
-        CVX_RETURN_IF(st);
-    }
-    return arena->measure ? CVX_OK : cvx_weights_override(w, name, &merged);
+    CVX_RETURN_IF(layer_scale(l, layer, alpha, r, &change.scale));
+    const cvx_weights_part all = {0, n, 0, k};
+    CVX_RETURN_IF(
+        cvx_weights_get_part(w, &base, name, n, k, &all)); /* a dtype that can be merged */
+    return cvx_weights_add_change(w, name, &change);
 }
 
 /* Key i, which is half h of `layer`: known, of a float dtype, paired, and there once. */
@@ -293,7 +255,7 @@ static cvx_status check_key(const cvx_weights *lora, int64_t i, half h, const ch
     return CVX_OK;
 }
 
-cvx_status cvx_lora_merge(cvx_weights *w, cvx_arena *arena, const char *item)
+cvx_status cvx_lora_merge(cvx_weights *w, const char *item)
 {
     char path[CVX_PATH_MAX], layer[512];
     adapter l = {.file = path};
@@ -301,12 +263,17 @@ cvx_status cvx_lora_merge(cvx_weights *w, cvx_arena *arena, const char *item)
 
     CVX_RETURN_IF(cvx_lora_parse(item, path, &l.scale));
     CVX_RETURN_IF(cvx_weights_open(&l.w, path));
+    st = cvx_weights_keep(w, l.w);
+    if (st != CVX_OK) {
+        cvx_weights_close(l.w);
+        return st;
+    }
     CVX_TRY(st, load_config(&l), done);
     for (int64_t i = 0; i < cvx_weights_count(l.w); i++) {
         half h = split_key(cvx_weights_name(l.w, i), layer);
         CVX_TRY(st, check_key(l.w, i, h, layer), done);
         if (h == HALF_A) {
-            CVX_TRY(st, merge_layer(w, arena, &l, i, layer), done);
+            CVX_TRY(st, merge_layer(w, &l, i, layer), done);
         }
     }
     if (cvx_weights_count(l.w) == 0) {
@@ -314,6 +281,5 @@ cvx_status cvx_lora_merge(cvx_weights *w, cvx_arena *arena, const char *item)
     }
 done:
     json_decref(l.config);
-    cvx_weights_close(l.w);
     return st;
 }

@@ -10,11 +10,11 @@
 /* Splits "FILE[:SCALE]"; the part after the last ':' is a scale only if it is a number. */
 cvx_status cvx_lora_parse(const char *item, char path[CVX_PATH_MAX], double *scale) CVX_CHECK;
 
-/* Merges one item into transformer weights through cvx_weights_override; the new f32 tensors live in
- * `arena`. Several calls add up. Every key of the file must belong to a layer of `w`: a key that does not
- * (another model's, a text encoder's) is CVX_EFORMAT naming it, as are shapes that do not fit
- * and settings that contradict the tensors; DoRA is CVX_EUNSUPPORTED. In a measuring arena all is checked and
- * nothing computed. */
-cvx_status cvx_lora_merge(cvx_weights *w, cvx_arena *arena, const char *item) CVX_CHECK;
+/* Merges one item into transformer weights as changes (cvx_weights_add_change), which are computed for the
+ * part of a layer that a rank loads; the file stays mapped as long as w. Several calls add up. Every key of
+ * the file must belong to a layer of `w`: a key that does not (another model's, a text encoder's) is
+ * CVX_EFORMAT naming it, as are shapes that do not fit and settings that contradict the tensors; DoRA is
+ * CVX_EUNSUPPORTED. After an error some layers may have their changes. */
+cvx_status cvx_lora_merge(cvx_weights *w, const char *item) CVX_CHECK;
 
 #endif

@@ -32,6 +32,8 @@ typedef struct entry {
     int64_t bytes, begin;
     void *aligned; /* owned copy of data that is not aligned to its element */
     int file;
+    cvx_weights_change *changes;
+    int n_changes;
 } entry;
 
 struct cvx_weights {
@@ -39,7 +41,9 @@ struct cvx_weights {
     file *files;
     int n_files;
     entry *entries;
-    int64_t n;
+    int64_t n, in_place;
+    cvx_weights **kept;
+    int n_kept;
 };
 
 static const struct {
@@ -453,11 +457,16 @@ void cvx_weights_close(cvx_weights *w)
     }
     for (int64_t i = 0; i < w->n; i++) {
         free(w->entries[i].aligned);
+        free(w->entries[i].changes);
     }
     for (int i = 0; i < w->n_files; i++) {
         json_decref(w->files[i].header);
         cvx_map_close(&w->files[i].map);
     }
+    for (int i = 0; i < w->n_kept; i++) {
+        cvx_weights_close(w->kept[i]);
+    }
+    free(w->kept);
     free(w->entries);
     free(w->files);
     free(w);
@@ -515,8 +524,9 @@ static bool same_dims(const cvx_tensor *t, int ndim, const int64_t *dim)
     return true;
 }
 
-cvx_status cvx_weights_get(cvx_weights *w, cvx_tensor *out, const char *name, int ndim,
-                           const int64_t *dim)
+/* The tensor as the file has it. */
+static cvx_status find_checked(cvx_weights *w, cvx_tensor *out, const char *name, int ndim,
+                               const int64_t *dim)
 {
     int64_t i = cvx_weights_find(w, name);
     char have[96], want[96];
@@ -539,6 +549,17 @@ cvx_status cvx_weights_get(cvx_weights *w, cvx_tensor *out, const char *name, in
     return CVX_OK;
 }
 
+cvx_status cvx_weights_get(cvx_weights *w, cvx_tensor *out, const char *name, int ndim,
+                           const int64_t *dim)
+{
+    CVX_RETURN_IF(find_checked(w, out, name, ndim, dim));
+    if (cvx_weights_changes(w, name) > 0) {
+        return cvx_fail(CVX_EINTERNAL, "%s: tensor %s has changes and can only be read in parts",
+                        w->path, name);
+    }
+    return CVX_OK;
+}
+
 cvx_status cvx_weights_get_f32(cvx_weights *w, cvx_arena *arena, cvx_tensor *out, const char *name,
                                int ndim, const int64_t *dim)
 {
@@ -554,27 +575,132 @@ cvx_status cvx_weights_get_f32(cvx_weights *w, cvx_arena *arena, cvx_tensor *out
     return CVX_OK;
 }
 
-cvx_status cvx_weights_override(cvx_weights *w, const char *name, const cvx_tensor *t)
+cvx_status cvx_weights_add_change(cvx_weights *w, const char *name, const cvx_weights_change *c)
 {
     int64_t i = cvx_weights_find(w, name);
 
-    if (i < 0) {
-        return cvx_fail(CVX_EFORMAT, "%s: no tensor %s to replace", w->path, name);
+    if (i < 0 || w->entries[i].view.ndim != 2) {
+        return cvx_fail(CVX_EFORMAT, "%s: no matrix %s to change", w->path, name);
     }
     entry *e = &w->entries[i];
-    CVX_ASSERT(same_dims(&e->view, t->ndim, t->dim) && cvx_is_dense(t));
-    e->view = *t;
-    e->listed_as = NULL;
-    snprintf(e->view.name, sizeof e->view.name, "%s", e->name);
+    CVX_ASSERT(c->up.dim[0] == e->view.dim[0] && c->down.dim[1] == e->view.dim[1] &&
+               c->up.dim[1] == c->down.dim[0]);
+    cvx_weights_change *more = realloc(e->changes, (size_t)(e->n_changes + 1) * sizeof *e->changes);
+    if (more == NULL) {
+        return cvx_fail(CVX_ENOMEM, "no memory for a change of %s", name);
+    }
+    more[e->n_changes++] = *c;
+    e->changes = more;
     return CVX_OK;
+}
+
+int cvx_weights_changes(const cvx_weights *w, const char *name)
+{
+    int64_t i = cvx_weights_find(w, name);
+    return i < 0 ? 0 : w->entries[i].n_changes;
+}
+
+cvx_status cvx_weights_keep(cvx_weights *w, cvx_weights *other)
+{
+    cvx_weights **more = realloc(w->kept, (size_t)(w->n_kept + 1) * sizeof *w->kept);
+
+    if (more == NULL) {
+        return cvx_fail(CVX_ENOMEM, "no memory for one more file of changes");
+    }
+    more[w->n_kept++] = other;
+    w->kept = more;
+    return CVX_OK;
+}
+
+cvx_status cvx_weights_get_part(cvx_weights *w, cvx_tensor *out, const char *name, int64_t n,
+                                int64_t k, const cvx_weights_part *p)
+{
+    cvx_tensor t;
+
+    CVX_RETURN_IF(find_checked(w, &t, name, 2, CVX_DIMS(n, k)));
+    t = cvx_slice(&t, 0, p->row0, p->rows);
+    *out = cvx_slice(&t, 1, p->col0, p->cols);
+    return CVX_OK;
+}
+
+/* The whole of t in f32; the caller frees. */
+static float *widened(const cvx_tensor *t)
+{
+    float *f = malloc((size_t)cvx_numel(t) * sizeof *f + 1);
+    if (f != NULL) {
+        cvx_to_f32(f, t->data, t->dtype, cvx_numel(t));
+    }
+    return f;
+}
+
+/* out [rows, cols] += scale · the part of up·down, each element summed in double. */
+static cvx_status add_change(float *out, const cvx_weights_change *c, const cvx_weights_part *p)
+{
+    int64_t r = c->down.dim[0], k = c->down.dim[1];
+    float *up = widened(&c->up), *down = widened(&c->down);
+
+    if (up == NULL || down == NULL) {
+        free(up);
+        free(down);
+        return cvx_fail(CVX_ENOMEM, "no memory to merge %s", c->up.name);
+    }
+#pragma omp parallel for
+    for (int64_t i = 0; i < p->rows; i++) {
+        for (int64_t j = 0; j < p->cols; j++) {
+            double sum = 0;
+            for (int64_t q = 0; q < r; q++) {
+                sum += (double)up[(p->row0 + i) * r + q] * (double)down[q * k + p->col0 + j];
+            }
+            float *to = out + i * p->cols + j;
+            *to = (float)((double)*to + c->scale * sum);
+        }
+    }
+    free(up);
+    free(down);
+    return CVX_OK;
+}
+
+cvx_status cvx_weights_changed_part(cvx_weights *w, const cvx_tensor *out, const char *name,
+                                    int64_t n, int64_t k, const cvx_weights_part *p)
+{
+    cvx_tensor t;
+    float *f = out->data;
+
+    CVX_RETURN_IF(cvx_weights_get_part(w, &t, name, n, k, p));
+    for (int64_t i = 0; i < p->rows; i++) {
+        cvx_tensor row = cvx_slice(&t, 0, i, 1);
+        cvx_to_f32(f + i * p->cols, row.data, t.dtype, p->cols);
+    }
+    const entry *e = &w->entries[cvx_weights_find(w, name)];
+    for (int i = 0; i < e->n_changes; i++) {
+        CVX_RETURN_IF(add_change(f, &e->changes[i], p));
+    }
+    return CVX_OK;
+}
+
+void cvx_weights_count_in_place(cvx_weights *w, const cvx_tensor *t)
+{
+    w->in_place += cvx_numel(t) * (int64_t)cvx_dtype_size(t->dtype);
+}
+
+int64_t cvx_weights_in_place(const cvx_weights *w)
+{
+    return w->in_place;
 }
 
 void cvx_weights_release(const cvx_weights *w, const cvx_tensor *t)
 {
     const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
     uintptr_t from = (uintptr_t)t->data;
-    uintptr_t to = from + (uintptr_t)cvx_numel(t) * cvx_dtype_size(t->dtype);
+    uintptr_t to = from;
 
+    for (int i = 0; i < t->ndim; i++) { /* to the last element, whatever the strides */
+        to += (uintptr_t)((t->dim[i] - 1) * t->stride[i]) * cvx_dtype_size(t->dtype);
+    }
+    to += cvx_dtype_size(t->dtype);
+    if (cvx_numel(t) == 0) {
+        return;
+    }
     for (int i = 0; i < w->n_files; i++) {
         uintptr_t lo = (uintptr_t)w->files[i].map.data, hi = lo + w->files[i].map.size;
         if (from < lo || to > hi) {

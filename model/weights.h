@@ -32,7 +32,7 @@ bool cvx_weights_has(const cvx_weights *w, const char *name);
 
 /* The tensor `name` with exactly these dims and a float dtype (F32, F16, BF16); a dim of -1 accepts
  * any. Absent: CVX_EFORMAT naming file and tensor; other dims or dtype: CVX_EFORMAT naming both
- * shapes. The view is dense, borrowed from the map (or from an override). */
+ * shapes. The view is dense, borrowed from the map (an unaligned tensor: a copy). */
 cvx_status cvx_weights_get(cvx_weights *w, cvx_tensor *out, const char *name, int ndim,
                            const int64_t *dim) CVX_CHECK;
 #define CVX_WEIGHT(w, out, name, ...)                                                              \
@@ -44,8 +44,37 @@ cvx_status cvx_weights_get_f32(cvx_weights *w, cvx_arena *arena, cvx_tensor *out
 #define CVX_WEIGHT_F32(w, arena, out, name, ...)                                                   \
     cvx_weights_get_f32((w), (arena), (out), (name), CVX_NDIM(__VA_ARGS__), CVX_DIMS(__VA_ARGS__))
 
-/* From now on `name` gives `t` (same dims; data borrowed from the caller): how LoRA is merged. */
-cvx_status cvx_weights_override(cvx_weights *w, const char *name, const cvx_tensor *t) CVX_CHECK;
+/* A part of a matrix [rows, columns]: what one rank of a tensor-parallel group holds of it. */
+typedef struct cvx_weights_part {
+    int64_t row0, rows, col0, cols;
+} cvx_weights_part;
+
+/* A change W + scale·up·down of a matrix W [n, k]: how LoRA is merged. up [n, r], down [r, k], float, borrowed. */
+typedef struct cvx_weights_change {
+    cvx_tensor up, down;
+    double scale;
+} cvx_weights_change;
+
+/* Adds a change to the 2-D tensor `name` (CVX_EFORMAT where there is none). From now on get refuses it
+ * (CVX_EINTERNAL): its values exist only where a part of it is computed. */
+cvx_status cvx_weights_add_change(cvx_weights *w, const char *name,
+                                  const cvx_weights_change *c) CVX_CHECK;
+/* How many changes `name` has. */
+int cvx_weights_changes(const cvx_weights *w, const char *name);
+/* `other`, whose tensors w's changes borrow, is closed with w. */
+cvx_status cvx_weights_keep(cvx_weights *w, cvx_weights *other) CVX_CHECK;
+
+/* A view of the part (rows have a stride) of "name" [n, k], without its changes. Errors as get. */
+cvx_status cvx_weights_get_part(cvx_weights *w, cvx_tensor *out, const char *name, int64_t n,
+                                int64_t k, const cvx_weights_part *p) CVX_CHECK;
+/* out, dense f32 [p->rows, p->cols] <- the part of `name` with all its changes, each summed in double and
+ * rounded once, in the order in which they were added: no element depends on how the matrix is cut. */
+cvx_status cvx_weights_changed_part(cvx_weights *w, const cvx_tensor *out, const char *name,
+                                    int64_t n, int64_t k, const cvx_weights_part *p) CVX_CHECK;
+
+/* Bytes that models read in place: whoever keeps a view of the map rather than a copy adds its size. */
+void cvx_weights_count_in_place(cvx_weights *w, const cvx_tensor *t);
+int64_t cvx_weights_in_place(const cvx_weights *w);
 
 /* Tells the system that the pages of this tensor are not needed for now (its packed copy is in use): they
  * leave the resident size and are read again when touched. Ignores tensors that are not in the map. */

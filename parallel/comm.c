@@ -86,6 +86,34 @@ cvx_status cvx_comm_sendrecv(cvx_comm *c, const void *send, int64_t send_bytes, 
     return count(c, CVX_COMM_SENDRECV, to >= 0 && to != c->rank ? send_bytes : 0, t, st);
 }
 
+cvx_status cvx_comm_start_sendrecv(cvx_comm *c, cvx_comm_pending *p, const void *send,
+                                   int64_t send_bytes, int to, void *recv, int64_t recv_bytes,
+                                   int from)
+{
+    double t = begin(c);
+    *p = (cvx_comm_pending){NULL};
+    cvx_status st = c->ops->start_sendrecv(c, p, send, send_bytes, to, recv, recv_bytes, from);
+    return count(c, CVX_COMM_SENDRECV, to >= 0 && to != c->rank ? send_bytes : 0, t, st);
+}
+
+void cvx_comm_poll(cvx_comm *c, cvx_comm_pending *p)
+{
+    if (p->impl != NULL && c->ops->poll != NULL) {
+        double t = now();
+        c->ops->poll(c, p);
+        c->stat[CVX_COMM_SENDRECV].seconds += now() - t;
+    }
+}
+
+cvx_status cvx_comm_wait(cvx_comm *c, cvx_comm_pending *p)
+{
+    double t = now();
+    cvx_status st = p->impl == NULL ? CVX_OK : c->ops->wait(c, p);
+
+    c->stat[CVX_COMM_SENDRECV].seconds += now() - t;
+    return st;
+}
+
 cvx_status cvx_comm_broadcast(cvx_comm *c, void *buf, int64_t bytes, int root)
 {
     double t = begin(c);

@@ -29,6 +29,11 @@ typedef struct cvx_comm_stat {
 
 typedef struct cvx_comm cvx_comm;
 
+/* A transfer on its way (cvx_comm_start_sendrecv). */
+typedef struct cvx_comm_pending {
+    void *impl; /* the communicator's own; NULL when nothing is left to wait for */
+} cvx_comm_pending;
+
 /* The most ranks of one job: lists of byte counts stand on the stack. */
 #define CVX_MAX_RANKS 1024
 
@@ -44,6 +49,11 @@ typedef struct cvx_comm_ops {
     cvx_status (*allreduce_f32)(cvx_comm *c, float *buf, int64_t n);
     cvx_status (*sendrecv)(cvx_comm *c, const void *send, int64_t send_bytes, int to, void *recv,
                            int64_t recv_bytes, int from);
+    cvx_status (*start_sendrecv)(cvx_comm *c, cvx_comm_pending *p, const void *send,
+                                 int64_t send_bytes, int to, void *recv, int64_t recv_bytes,
+                                 int from);
+    void (*poll)(cvx_comm *c, cvx_comm_pending *p); /* NULL: it moves on by itself */
+    cvx_status (*wait)(cvx_comm *c, cvx_comm_pending *p);
     cvx_status (*broadcast)(cvx_comm *c, void *buf, int64_t bytes, int root);
     cvx_status (*agree)(cvx_comm *c, int *least); /* in: own, out: the least of all ranks' */
     cvx_status (*split)(cvx_comm *c, int colour, int key, cvx_comm **out);
@@ -77,12 +87,23 @@ cvx_status cvx_comm_alltoallv(cvx_comm *c, const void *send, const int64_t *send
 /* recv = this rank's counts[rank] elements of the sum over ranks, added in rank order 0, 1, 2 ... */
 cvx_status cvx_comm_reduce_scatterv_f32(cvx_comm *c, const float *send, float *recv,
                                         const int64_t *counts) CVX_CHECK;
-/* In place sum over ranks, added in rank order, the same bits on every rank. */
+/* In place sum over ranks, added in rank order, the same bits on every rank: a reduce-scatter of the shards
+ * cvx_shard_of(n, size, rank), then their all-gather. With m elements in its own shard a rank sends
+ * 4·(n - m) + 4·m·(size - 1) bytes. */
 cvx_status cvx_comm_allreduce_f32(cvx_comm *c, float *buf, int64_t n) CVX_CHECK;
 /* Sends to `to` and receives from `from` at once; a negative rank skips that half. Only the two
  * partners of each message need to call. */
 cvx_status cvx_comm_sendrecv(cvx_comm *c, const void *send, int64_t send_bytes, int to, void *recv,
                              int64_t recv_bytes, int from) CVX_CHECK;
+/* The same without waiting: neither buffer may be touched until cvx_comm_wait, which every successful start
+ * needs, also when what is computed meanwhile fails. Counted as send/recv; seconds are those inside the calls. */
+cvx_status cvx_comm_start_sendrecv(cvx_comm *c, cvx_comm_pending *p, const void *send,
+                                   int64_t send_bytes, int to, void *recv, int64_t recv_bytes,
+                                   int from) CVX_CHECK;
+/* Lets a transport that has no thread of its own move data: called now and then between pieces of work. Not
+ * collective. */
+void cvx_comm_poll(cvx_comm *c, cvx_comm_pending *p);
+cvx_status cvx_comm_wait(cvx_comm *c, cvx_comm_pending *p) CVX_CHECK;
 cvx_status cvx_comm_broadcast(cvx_comm *c, void *buf, int64_t bytes, int root) CVX_CHECK;
 /* A new communicator of the ranks that give the same colour (0 or more), ordered by key, then rank. The
  * caller closes it, before c. */

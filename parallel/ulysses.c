@@ -1,42 +1,52 @@
 #include "parallel/ulysses.h"
 
-#include <stdlib.h>
+#define F32 ((int64_t)sizeof(float))
 
-/* Byte counts and places of an exchange: per rank its block, one after the other. */
-typedef struct blocks {
-    int64_t *send, *send_at, *recv, *recv_at; /* one allocation, `send` owns it */
-    int64_t send_total, recv_total;
-} blocks;
+/* One exchange of one batch item: bytes and places by rank on the side of the rows (blocks [rows of this rank, n,
+ * heads of the other, d]) and on the side of the heads (blocks [rows of the other, n, heads of this rank,
+ * d]). What stays on this rank is copied, not sent. */
+typedef struct plan {
+    const cvx_comm *c;
+    const int64_t *rows;
+    int64_t n, heads, d, own_heads, all_rows;
+    int64_t row_bytes[CVX_MAX_RANKS], row_at[CVX_MAX_RANKS], row_total;
+    int64_t head_bytes[CVX_MAX_RANKS], head_at[CVX_MAX_RANKS], head_row[CVX_MAX_RANKS];
+} plan;
 
-static cvx_status blocks_open(blocks *b, int size)
+/* row_side: [b, rows, n, heads, d]. */
+static void make_plan(plan *p, const cvx_comm *c, const int64_t *rows, const cvx_tensor *row_side)
 {
-    *b = (blocks){.send = calloc(4 * (size_t)size, sizeof *b->send)};
-    if (b->send == NULL) {
-        return cvx_fail(CVX_ENOMEM, "no memory for an exchange between %d ranks", size);
+    p->c = c;
+    p->rows = rows;
+    p->n = row_side->dim[2];
+    p->heads = row_side->dim[3];
+    p->d = row_side->dim[4];
+    p->own_heads = cvx_shard_of(p->heads, c->size, c->rank).len;
+    p->row_total = p->all_rows = 0;
+    for (int r = 0; r < c->size; r++) {
+        bool own = r == c->rank;
+        int64_t one = F32 * p->n * p->d, h = cvx_shard_of(p->heads, c->size, r).len;
+        p->row_bytes[r] = own ? 0 : one * rows[c->rank] * h;
+        p->row_at[r] = p->row_total;
+        p->row_total += p->row_bytes[r];
+        p->head_bytes[r] = own ? 0 : one * rows[r] * p->own_heads;
+        p->head_at[r] = one * p->all_rows * p->own_heads;
+        p->head_row[r] = p->all_rows;
+        p->all_rows += rows[r];
     }
-    b->send_at = b->send + size;
-    b->recv = b->send_at + size;
-    b->recv_at = b->recv + size;
-    return CVX_OK;
 }
 
-static void place(blocks *b, int size)
+/* Item b without its dimension. */
+static cvx_tensor item(const cvx_tensor *t, int64_t b)
 {
-    for (int i = 0; i < size; i++) {
-        b->send_at[i] = b->send_total;
-        b->recv_at[i] = b->recv_total;
-        b->send_total += b->send[i];
-        b->recv_total += b->recv[i];
-    }
-}
+    cvx_tensor s = cvx_slice(t, 0, b, 1);
 
-/* Tensor i of a block that begins at `at` of buf: [b, rows, heads, d] dense. */
-static cvx_tensor part(const cvx_tensor *buf, int64_t at, int i, int64_t b, int64_t rows,
-                       int64_t heads, int64_t d)
-{
-    char *p = (char *)buf->data + at;
-    return CVX_VIEW(p + (int64_t)sizeof(float) * i * b * rows * heads * d, CVX_F32, b, rows, heads,
-                    d);
+    s.ndim = 4;
+    for (int i = 0; i < 4; i++) {
+        s.dim[i] = t->dim[i + 1];
+        s.stride[i] = t->stride[i + 1];
+    }
+    return s;
 }
 
 static cvx_status copy(cvx_ctx *ctx, const cvx_tensor *y, const cvx_tensor *x)
@@ -45,106 +55,69 @@ static cvx_status copy(cvx_ctx *ctx, const cvx_tensor *y, const cvx_tensor *x)
                              : cvx_op_strided_copy(ctx, &(cvx_strided_copy_args){.y = y, .x = x});
 }
 
-static cvx_status run_exchange(cvx_comm *c, const blocks *x, const cvx_tensor *send,
-                               const cvx_tensor *recv)
+/* Rank r's block on the side of the rows: in the buffer, and its place among the heads of an item. */
+static cvx_tensor block(const plan *p, const cvx_tensor *buffer, int r)
 {
-    return cvx_comm_alltoallv(c, send->data, x->send, x->send_at, recv->data, x->recv, x->recv_at);
+    return CVX_VIEW((char *)buffer->data + p->row_at[r], CVX_F32, p->rows[p->c->rank], p->n,
+                    cvx_shard_of(p->heads, p->c->size, r).len, p->d);
 }
 
-static int64_t sum_rows(const int64_t *rows, int size)
+static cvx_tensor heads_of(const plan *p, const cvx_tensor *rows, int r)
 {
-    int64_t n = 0;
-    for (int i = 0; i < size; i++) {
-        n += rows[i];
-    }
-    return n;
+    cvx_shard s = cvx_shard_of(p->heads, p->c->size, r);
+    return cvx_slice(rows, 2, s.start, s.len);
+}
+
+/* This rank's rows among those of all, with its own heads. */
+static cvx_tensor own_rows(const plan *p, const cvx_tensor *all)
+{
+    return cvx_slice(all, 0, p->head_row[p->c->rank], p->rows[p->c->rank]);
 }
 
 cvx_status cvx_ulysses_to_heads(cvx_ctx *ctx, cvx_comm *c, cvx_arena *arena, const int64_t *rows,
-                                const cvx_tensor *in, cvx_tensor *out, int n)
+                                const cvx_tensor *in, const cvx_tensor *out)
 {
-    int64_t b = in[0].dim[0], mine = rows[c->rank], heads = in[0].dim[2], d = in[0].dim[3];
-    int64_t all = sum_rows(rows, c->size), h = cvx_shard_of(heads, c->size, c->rank).len, at = 0;
-    cvx_tensor send, recv;
-    blocks x;
-    cvx_status st = CVX_OK;
-
-    if (c->size == 1) {
-        for (int i = 0; i < n; i++) {
-            out[i] = in[i];
-        }
-        return CVX_OK;
-    }
-    for (int i = 0; i < n; i++) { /* before the buffers, which are given back */
-        CVX_RETURN_IF(CVX_ALLOC(arena, &out[i], CVX_F32, b, all, h, d));
-    }
     size_t mark = cvx_arena_mark(arena);
-    CVX_RETURN_IF(blocks_open(&x, c->size));
-    for (int r = 0; r < c->size; r++) {
-        x.send[r] = (int64_t)sizeof(float) * n * b * mine * cvx_shard_of(heads, c->size, r).len * d;
-        x.recv[r] = (int64_t)sizeof(float) * n * b * rows[r] * h * d;
-    }
-    place(&x, c->size);
-    CVX_TRY(st, CVX_ALLOC(arena, &send, CVX_F32, x.send_total / 4), done);
-    CVX_TRY(st, CVX_ALLOC(arena, &recv, CVX_F32, x.recv_total / 4), done);
-    for (int r = 0; r < c->size; r++) {
-        cvx_shard s = cvx_shard_of(heads, c->size, r);
-        for (int i = 0; i < n; i++) {
-            cvx_tensor to = part(&send, x.send_at[r], i, b, mine, s.len, d);
-            cvx_tensor from = cvx_slice(&in[i], 2, s.start, s.len);
-            CVX_TRY(st, copy(ctx, &to, &from), done);
+    cvx_tensor send;
+    plan p;
+
+    make_plan(&p, c, rows, in);
+    CVX_ASSERT(c->size > 1 && cvx_is_dense(out) && out->dim[1] == p.all_rows);
+    CVX_RETURN_IF(CVX_ALLOC(arena, &send, CVX_F32, p.row_total / F32));
+    for (int64_t b = 0; b < in->dim[0]; b++) {
+        cvx_tensor from = item(in, b), to = item(out, b);
+        for (int r = 0; r < c->size; r++) {
+            cvx_tensor y = r == c->rank ? own_rows(&p, &to) : block(&p, &send, r);
+            cvx_tensor x = heads_of(&p, &from, r);
+            CVX_RETURN_IF(copy(ctx, &y, &x));
         }
+        CVX_RETURN_IF(cvx_comm_alltoallv(c, send.data, p.row_bytes, p.row_at, to.data, p.head_bytes,
+                                         p.head_at));
     }
-    CVX_TRY(st, run_exchange(c, &x, &send, &recv), done);
-    for (int r = 0; r < c->size; at += rows[r], r++) {
-        for (int i = 0; i < n; i++) {
-            cvx_tensor from = part(&recv, x.recv_at[r], i, b, rows[r], h, d);
-            cvx_tensor to = cvx_slice(&out[i], 1, at, rows[r]);
-            CVX_TRY(st, copy(ctx, &to, &from), done);
-        }
-    }
-done:
     cvx_arena_release(arena, mark, false);
-    free(x.send);
-    return st;
+    return CVX_OK;
 }
 
 cvx_status cvx_ulysses_to_rows(cvx_ctx *ctx, cvx_comm *c, cvx_arena *arena, const int64_t *rows,
                                const cvx_tensor *in, const cvx_tensor *out)
 {
-    int64_t b = out->dim[0], mine = rows[c->rank], heads = out->dim[2], d = out->dim[3];
-    int64_t h = cvx_shard_of(heads, c->size, c->rank).len, at = 0;
     size_t mark = cvx_arena_mark(arena);
-    cvx_tensor send, recv;
-    blocks x;
-    cvx_status st = CVX_OK;
+    cvx_tensor recv;
+    plan p;
 
-    if (c->size == 1) {
-        CVX_ASSERT(in->data == out->data);
-        return CVX_OK;
+    make_plan(&p, c, rows, out);
+    CVX_ASSERT(c->size > 1 && cvx_is_dense(in) && in->dim[1] == p.all_rows);
+    CVX_RETURN_IF(CVX_ALLOC(arena, &recv, CVX_F32, p.row_total / F32));
+    for (int64_t b = 0; b < in->dim[0]; b++) {
+        cvx_tensor from = item(in, b), to = item(out, b);
+        CVX_RETURN_IF(cvx_comm_alltoallv(c, from.data, p.head_bytes, p.head_at, recv.data,
+                                         p.row_bytes, p.row_at));
+        for (int r = 0; r < c->size; r++) {
+            cvx_tensor x = r == c->rank ? own_rows(&p, &from) : block(&p, &recv, r);
+            cvx_tensor y = heads_of(&p, &to, r);
+            CVX_RETURN_IF(copy(ctx, &y, &x));
+        }
     }
-    CVX_RETURN_IF(blocks_open(&x, c->size));
-    for (int r = 0; r < c->size; r++) {
-        x.send[r] = (int64_t)sizeof(float) * b * rows[r] * h * d;
-        x.recv[r] = (int64_t)sizeof(float) * b * mine * cvx_shard_of(heads, c->size, r).len * d;
-    }
-    place(&x, c->size);
-    CVX_TRY(st, CVX_ALLOC(arena, &send, CVX_F32, x.send_total / 4), done);
-    CVX_TRY(st, CVX_ALLOC(arena, &recv, CVX_F32, x.recv_total / 4), done);
-    for (int r = 0; r < c->size; at += rows[r], r++) {
-        cvx_tensor to = part(&send, x.send_at[r], 0, b, rows[r], h, d);
-        cvx_tensor from = cvx_slice(in, 1, at, rows[r]);
-        CVX_TRY(st, copy(ctx, &to, &from), done);
-    }
-    CVX_TRY(st, run_exchange(c, &x, &send, &recv), done);
-    for (int r = 0; r < c->size; r++) {
-        cvx_shard s = cvx_shard_of(heads, c->size, r);
-        cvx_tensor from = part(&recv, x.recv_at[r], 0, b, mine, s.len, d);
-        cvx_tensor to = cvx_slice(out, 2, s.start, s.len);
-        CVX_TRY(st, copy(ctx, &to, &from), done);
-    }
-done:
     cvx_arena_release(arena, mark, false);
-    free(x.send);
-    return st;
+    return CVX_OK;
 }

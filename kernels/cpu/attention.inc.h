@@ -226,3 +226,41 @@ static cvx_status cpu_attention(cvx_ctx *ctx, const cvx_attention_args *a)
     }
     return CVX_OK;
 }
+
+/* o = a·o + b·part over d elements. */
+INLINE void merge_span(float *o, const float *part, float a, float b, int64_t d)
+{
+    vf va = vset1(a), vb = vset1(b);
+
+    for (int64_t e = 0; e < d; e += VW) {
+        int64_t left = d - e;
+        if (left >= VW) {
+            vstore(o + e, vfma(va, vload(o + e), vb * vload(part + e)));
+        } else {
+            vstore_n(o + e, vfma(va, vload_n(o + e, left), vb * vload_n(part + e, left)), left);
+        }
+    }
+}
+
+static cvx_status cpu_attention_merge(cvx_ctx *ctx, const cvx_attention_merge_args *a)
+{
+    const cvx_tensor *o = a->o, *p = a->part, *lse = a->lse, *pl = a->part_lse;
+
+#pragma omp parallel for num_threads(ctx->threads) schedule(static) collapse(3)
+    for (int64_t b = 0; b < o->dim[0]; b++) {
+        for (int64_t i = 0; i < o->dim[1]; i++) {
+            for (int64_t h = 0; h < o->dim[2]; h++) {
+                float *l = (float *)lse->data + b * lse->stride[0] + h * lse->stride[1] + i;
+                const float *m =
+                    (const float *)pl->data + b * pl->stride[0] + h * pl->stride[1] + i;
+                cvx_merge_weights w = cvx_ref_merge_weights(*l, *m);
+                merge_span(
+                    (float *)o->data + b * o->stride[0] + i * o->stride[1] + h * o->stride[2],
+                    (const float *)p->data + b * p->stride[0] + i * p->stride[1] + h * p->stride[2],
+                    (float)w.o, (float)w.part, o->dim[3]);
+                *l = (float)w.lse;
+            }
+        }
+    }
+    return CVX_OK;
+}

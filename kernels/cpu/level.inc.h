@@ -36,6 +36,7 @@ const cvx_ops CVX_LEVEL(cvx_cpu_table_) = {
     .rms_norm = cpu_rms_norm,
     .qk_norm_rope = cpu_qk_norm_rope,
     .attention = cpu_attention,
+    .attention_merge = cpu_attention_merge,
     .gated_act = cpu_gated_act,
     .add = cpu_add,
     .embed = cvx_ref_embed,

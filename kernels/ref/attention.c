@@ -94,3 +94,41 @@ cvx_status cvx_ref_attention(cvx_ctx *ctx, const cvx_attention_args *a)
     return failed ? cvx_fail(CVX_ENOMEM, "attention: no memory for %lld scores", (long long)sk)
                   : CVX_OK;
 }
+
+cvx_merge_weights cvx_ref_merge_weights(double lse, double part)
+{
+    double most = lse > part ? lse : part;
+    double a = exp(lse - most), b = exp(part - most);
+
+    return (cvx_merge_weights){a / (a + b), b / (a + b), most + log(a + b)};
+}
+
+static void merge_row(const cvx_attention_merge_args *a, int64_t b, int64_t h, int64_t i)
+{
+    float *lse = (float *)a->lse->data + b * a->lse->stride[0] + h * a->lse->stride[1] + i;
+    float part =
+        ((const float *)
+             a->part_lse->data)[b * a->part_lse->stride[0] + h * a->part_lse->stride[1] + i];
+    cvx_merge_weights w = cvx_ref_merge_weights(*lse, part);
+    float *o =
+        (float *)a->o->data + b * a->o->stride[0] + i * a->o->stride[1] + h * a->o->stride[2];
+    const float *p = at4(a->part, b, i, h);
+
+    for (int64_t e = 0; e < a->o->dim[3]; e++) {
+        o[e] = (float)(w.o * o[e] + w.part * p[e]);
+    }
+    *lse = (float)w.lse;
+}
+
+cvx_status cvx_ref_attention_merge(cvx_ctx *ctx, const cvx_attention_merge_args *a)
+{
+#pragma omp parallel for num_threads(ctx->threads) schedule(static) collapse(3)
+    for (int64_t b = 0; b < a->o->dim[0]; b++) {
+        for (int64_t i = 0; i < a->o->dim[1]; i++) {
+            for (int64_t h = 0; h < a->o->dim[2]; h++) {
+                merge_row(a, b, h, i);
+            }
+        }
+    }
+    return CVX_OK;
+}

@@ -25,6 +25,12 @@ size_t cvx_ref_packed_bytes(const cvx_ctx *ctx, const cvx_tensor *src, cvx_layou
 /* The activations in double precision. */
 double cvx_ref_act(cvx_act act, double x);
 
+/* Shares of two partial attentions with these log sums of exponentials, and the log sum of both. */
+typedef struct cvx_merge_weights {
+    double o, part, lse;
+} cvx_merge_weights;
+cvx_merge_weights cvx_ref_merge_weights(double lse, double part);
+
 /* Which of the two rows of a modulation or gate [2, c] belongs to row r of the stream. */
 static inline int64_t cvx_stream_of_row(int64_t r, int64_t text_rows, int64_t period)
 {

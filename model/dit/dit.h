@@ -1,6 +1,8 @@
 /* CogVideoXTransformer3DModel (diffusers models/transformers/cogvideox_transformer_3d.py), all
  * variants: 1.0 (sincos or rotary positions, I2V with learned ones beside) and 1.5 (patches in time, ofs
- * embedding). One forward pass serves one or two batch items (classifier-free guidance). */
+ * embedding). One forward pass serves one or two batch items (classifier-free guidance).
+ *
+ * Ranks: see cvx_dit_open for what a tensor rank holds and cvx_dit_forward for what it exchanges. */
 #ifndef CVX_MODEL_DIT_DIT_H
 #define CVX_MODEL_DIT_DIT_H
 
@@ -22,7 +24,18 @@ cvx_status cvx_dit_config_load(cvx_dit_config *out, const char *dir) CVX_CHECK;
 
 typedef struct cvx_dit cvx_dit;
 
-/* The tensors are borrowed from l->weights and l->arena, which must outlive the model. */
+/* Columns of the hidden layer (of 4·c) that tensor rank `rank` of `size` has: even out what uneven heads leave, so
+ * that attention's 4·c weights a column and the feed-forward's 2·c come to the same on every rank (as far
+ * as heads allow it). */
+cvx_shard cvx_dit_ff_shard(const cvx_dit_config *cfg, int size, int rank);
+
+/* The tensors are borrowed from l->weights and l->arena, which must outlive the model.
+ *
+ * A tensor rank t of T holds, of the L blocks: the rows of to_q, to_k, to_v of its heads (cvx_shard_of(heads, T,
+ * t)) and the columns of to_out that read them; its rows of ff.net.0 and columns of ff.net.2
+ * (cvx_dit_ff_shard); its shard of the 12·L modulation projections [c, time_embed_dim]
+ * (cvx_shard_of(12·L, T, t)). Whole on every rank are patch_embed (with its learned positions), time_embedding,
+ * ofs_embedding, norm_out, proj_out, norms and the biases of to_out and ff.net.2 (on one rank). */
 cvx_status cvx_dit_open(cvx_dit **out, const cvx_load *l, const cvx_dit_config *cfg) CVX_CHECK;
 void cvx_dit_close(cvx_dit *d); /* accepts NULL */
 
@@ -58,8 +71,19 @@ cvx_status cvx_dit_prepare(cvx_dit *d, cvx_dit_job *job, cvx_arena *arena, cvx_a
 typedef void (*cvx_dit_tap)(void *payload, const char *name, const cvx_tensor *t);
 
 /* out [batch, frames, out_channels, h, w] = the model's output for latents [frames, in_channels, h, w] (the
- * same for every batch item) at timestep t, the same bits on every rank of the mesh's branches. tap may be NULL; it
- * sees this rank's rows. Collective over the mesh's replica. */
+ * same for every batch item) at timestep t, the same bits on every rank of the mesh's replica; those of one rank
+ * unless the ring or tensor degree is above 1. tap may be NULL; it sees this rank's rows. Collective over the
+ * mesh's replica.
+ *
+ * A rank with b items (batch / cfg degree) of s rows, h of its tensor group's hl heads of d (all: c = heads·d),
+ * among S rows, U ulysses, R ring and T tensor ranks exchanges in a pass:
+ *     each block   within the sequence  all-gather or ulysses (parallel/gather.h says which: q, k, v as
+ *                                       n = 1 and n = 2 to heads, o as n = 1 to rows), ring between its places;
+ *                                       the formulas are in gather.h, ulysses.h, ring.h, with heads = hl;
+ *                  tensor               two all-reduces of n = b·s·c values (parallel/comm.h);
+ *     once         tensor               all-gather of modulations: 4·c·(own of 12·L)·(T - 1) bytes sent;
+ *                  cfg x sequence       all-gather of the velocity: 4·b·(own video rows)·(columns of
+ *                                       proj_out)·(ranks - 1) bytes sent. */
 cvx_status cvx_dit_forward(cvx_dit *d, const cvx_dit_job *job, cvx_arena *step,
                            const cvx_tensor *out, const cvx_tensor *latents, double timestep,
                            cvx_dit_tap tap, void *payload) CVX_CHECK;

@@ -77,7 +77,7 @@ void cvx_pipeline_close(cvx_pipeline *p)
 static cvx_status merge_loras(cvx_pipeline *p, part *x)
 {
     for (int i = 0; p->opt.lora != NULL && i < p->opt.lora->n; i++) {
-        CVX_RETURN_IF(cvx_lora_merge(x->weights, &x->arena, p->opt.lora->item[i]));
+        CVX_RETURN_IF(cvx_lora_merge(x->weights, p->opt.lora->item[i]));
     }
     return CVX_OK;
 }
@@ -175,8 +175,7 @@ static void stage_end(run *r, cvx_stage s)
     for (int i = 0; i < PART_COUNT; i++) {
         const part *x = &r->p->parts[i];
         c->weights += x->arena.used;
-        bool in_place = i == PART_T5 || (i == PART_DIT && !packs(r->p));
-        c->mapped += x->weights != NULL && in_place ? (size_t)cvx_weights_bytes(x->weights) : 0;
+        c->mapped += x->weights != NULL ? (size_t)cvx_weights_in_place(x->weights) : 0;
     }
     c->job = r->arena.used;
     c->step = r->step.peak;
@@ -232,6 +231,7 @@ static cvx_status share(run *r, cvx_status st, const cvx_tensor *t)
     return cvx_comm_broadcast(c, t->data, cvx_numel(t) * (int64_t)cvx_dtype_size(t->dtype), 0);
 }
 
+/* By the tensor ranks beside the leader, each with its shard of T5. */
 static cvx_status encode_prompts(run *r)
 {
     const cvx_request *q = r->job->request;
@@ -240,11 +240,13 @@ static cvx_status encode_prompts(run *r)
     cvx_status st = CVX_OK;
     int64_t i = 0;
 
-    CVX_RETURN_IF(open_part(r->p, PART_T5));
-    if (!r->p->ctx->measure) {
-        CVX_RETURN_IF(cvx_checkpoint_part(r->p->ckpt, dir, "tokenizer"));
-        CVX_RETURN_IF(cvx_t5_tokenizer_open(&tok, dir));
+    st = open_part(r->p, PART_T5);
+    if (st == CVX_OK && !r->p->ctx->measure) {
+        st = cvx_checkpoint_part(r->p->ckpt, dir, "tokenizer");
+        st = st == CVX_OK ? cvx_t5_tokenizer_open(&tok, dir) : st;
     }
+    /* from here on the ranks that share T5 wait for each other */
+    CVX_TRY(st, cvx_comm_agree(r->p->opt.mesh->dim[CVX_MESH_TENSOR], st), done);
     if (r->job->guided) {
         CVX_TRY(st, encode_prompt(r, tok, q->negative_prompt, i++), done);
         CVX_TRY(st, cvx_progress_step(&r->progress, i), done);
@@ -260,7 +262,10 @@ static cvx_status encode_text(run *r)
 {
     CVX_RETURN_IF(CVX_ALLOC(&r->arena, &r->embeds, CVX_F32, r->shape.batch, r->job->text_len,
                             r->p->ckpt->t5.d_model));
-    return share(r, leads(r) ? encode_prompts(r) : CVX_OK, &r->embeds);
+    const cvx_mesh *m =
+        r->p->opt.mesh; /* tensor varies fastest: these ranks are the leader's group */
+    bool encodes = m->replica->rank < m->degrees.n[CVX_MESH_TENSOR];
+    return share(r, encodes ? encode_prompts(r) : CVX_OK, &r->embeds);
 }
 
 /* t <- torch.randn of t's shape in the job's dtype. */

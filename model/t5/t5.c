@@ -16,6 +16,8 @@ typedef struct layer {
 
 struct cvx_t5 {
     cvx_ctx *ctx;
+    cvx_comm *tensor;    /* the ranks that share the weights */
+    cvx_shard heads, ff; /* this rank's of num_heads and d_ff */
     cvx_t5_config cfg;
     cvx_tensor embed;         /* [vocab, d_model], as in the file */
     cvx_tensor relative_bias; /* [buckets, heads] f32 */
@@ -85,25 +87,30 @@ cvx_status cvx_t5_config_load(cvx_t5_config *out, const char *dir)
     return st;
 }
 
-static cvx_status load_layer(const cvx_load *l, const cvx_t5_config *c, layer *y, int64_t i)
+static cvx_status load_layer(const cvx_load *l, const cvx_t5 *t, layer *y, int64_t i)
 {
     char name[160];
-    int64_t inner = c->num_heads * c->d_kv;
+    const cvx_t5_config *c = &t->cfg;
+    int64_t inner = c->num_heads * c->d_kv, d = c->d_model;
+    int64_t a0 = t->heads.start * c->d_kv, an = t->heads.len * c->d_kv;
+    int64_t f0 = t->ff.start, fn = t->ff.len;
     const struct {
         cvx_linear *lin;
         const char *name;
         int64_t n, k;
-    } linears[] = {{&y->q, "layer.0.SelfAttention.q", inner, c->d_model},
-                   {&y->k, "layer.0.SelfAttention.k", inner, c->d_model},
-                   {&y->v, "layer.0.SelfAttention.v", inner, c->d_model},
-                   {&y->o, "layer.0.SelfAttention.o", c->d_model, inner},
-                   {&y->wi_0, "layer.1.DenseReluDense.wi_0", c->d_ff, c->d_model},
-                   {&y->wi_1, "layer.1.DenseReluDense.wi_1", c->d_ff, c->d_model},
-                   {&y->wo, "layer.1.DenseReluDense.wo", c->d_model, c->d_ff}};
+        cvx_weights_part part;
+    } linears[] = {{&y->q, "layer.0.SelfAttention.q", inner, d, {a0, an, 0, d}},
+                   {&y->k, "layer.0.SelfAttention.k", inner, d, {a0, an, 0, d}},
+                   {&y->v, "layer.0.SelfAttention.v", inner, d, {a0, an, 0, d}},
+                   {&y->o, "layer.0.SelfAttention.o", d, inner, {0, d, a0, an}},
+                   {&y->wi_0, "layer.1.DenseReluDense.wi_0", c->d_ff, d, {f0, fn, 0, d}},
+                   {&y->wi_1, "layer.1.DenseReluDense.wi_1", c->d_ff, d, {f0, fn, 0, d}},
+                   {&y->wo, "layer.1.DenseReluDense.wo", d, c->d_ff, {0, d, f0, fn}}};
 
     for (size_t j = 0; j < sizeof linears / sizeof *linears; j++) {
         snprintf(name, sizeof name, "encoder.block.%lld.%s", (long long)i, linears[j].name);
-        CVX_RETURN_IF(cvx_linear_load(l, linears[j].lin, name, linears[j].n, linears[j].k, false));
+        CVX_RETURN_IF(cvx_linear_load_part(l, linears[j].lin, name, linears[j].n, linears[j].k,
+                                           false, &linears[j].part));
     }
     snprintf(name, sizeof name, "encoder.block.%lld.layer.0.layer_norm", (long long)i);
     CVX_RETURN_IF(cvx_vector_load(l, &y->norm0, name, "weight", c->d_model));
@@ -124,8 +131,12 @@ cvx_status cvx_t5_open(cvx_t5 **out, const cvx_load *l, const cvx_t5_config *cfg
         goto done;
     }
     t->ctx = l->ctx;
+    t->tensor = l->mesh->dim[CVX_MESH_TENSOR];
     t->cfg = *cfg;
+    t->heads = cvx_shard_of(cfg->num_heads, t->tensor->size, t->tensor->rank);
+    t->ff = cvx_shard_of(cfg->d_ff, t->tensor->size, t->tensor->rank);
     CVX_TRY(st, CVX_WEIGHT(l->weights, &t->embed, embed, cfg->vocab_size, cfg->d_model), done);
+    cvx_weights_count_in_place(l->weights, &t->embed);
     CVX_TRY(st,
             CVX_WEIGHT_F32(l->weights, l->arena, &t->relative_bias,
                            "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
@@ -135,7 +146,7 @@ cvx_status cvx_t5_open(cvx_t5 **out, const cvx_load *l, const cvx_t5_config *cfg
             cvx_vector_load(l, &t->final_norm, "encoder.final_layer_norm", "weight", cfg->d_model),
             done);
     for (int64_t i = 0; i < cfg->num_layers; i++) {
-        CVX_TRY(st, load_layer(l, cfg, &t->layers[i], i), done);
+        CVX_TRY(st, load_layer(l, t, &t->layers[i], i), done);
     }
     *out = t;
     t = NULL;
@@ -169,17 +180,17 @@ static int64_t bucket_of(int64_t distance, int64_t buckets, int64_t max_distance
     return base + (far < half - 1 ? far : half - 1);
 }
 
-/* bias [heads, n, n]: row i, column j holds the head's weight of bucket(j - i). */
+/* bias [this rank's heads, n, n]: row i, column j holds the head's weight of bucket(j - i). */
 static cvx_status make_bias(cvx_t5 *t, cvx_arena *step, cvx_tensor *bias, int64_t n)
 {
-    int64_t h = t->cfg.num_heads;
+    int64_t h = t->heads.len, all = t->cfg.num_heads;
 
     CVX_RETURN_IF(CVX_ALLOC(step, bias, CVX_F32, h, n, n));
     if (t->ctx->measure) {
         return CVX_OK;
     }
-    float *host = malloc((size_t)(h * n * n) * sizeof *host);
-    float *table = malloc((size_t)(t->cfg.relative_attention_num_buckets * h) * sizeof *table);
+    float *host = malloc((size_t)(h * n * n) * sizeof *host + 1);
+    float *table = malloc((size_t)(t->cfg.relative_attention_num_buckets * all) * sizeof *table);
     if (host == NULL || table == NULL) {
         free(host);
         free(table);
@@ -192,7 +203,7 @@ static cvx_status make_bias(cvx_t5 *t, cvx_arena *step, cvx_tensor *bias, int64_
             int64_t b = bucket_of(j - i, t->cfg.relative_attention_num_buckets,
                                   t->cfg.relative_attention_max_distance);
             for (int64_t k = 0; k < h; k++) {
-                host[(k * n + i) * n + j] = table[b * h + k];
+                host[(k * n + i) * n + j] = table[b * all + t->heads.start + k];
             }
         }
     }
@@ -202,12 +213,28 @@ static cvx_status make_bias(cvx_t5 *t, cvx_arena *step, cvx_tensor *bias, int64_
     return CVX_OK;
 }
 
+/* x += w(v): this rank's part of the sum over tensor ranks (the first rank that has any brings x), then the sum. v
+ * [n, part->len or its heads' columns]. */
+static cvx_status add_part(cvx_t5 *t, const cvx_linear *w, const cvx_shard *part,
+                           const cvx_tensor *x, const cvx_tensor *v)
+{
+    bool lead = part->start == 0 && part->len > 0;
+
+    if (part->len == 0) {
+        cvx_zero(t->ctx, x);
+    } else {
+        CVX_RETURN_IF(cvx_op_linear(
+            t->ctx, &(cvx_linear_args){.y = x, .x = v, .w = &w->w, .residual = lead ? x : NULL}));
+    }
+    return t->tensor->size == 1 ? CVX_OK : cvx_comm_allreduce_f32(t->tensor, x->data, cvx_numel(x));
+}
+
 /* x += o(attention(norm(x))). x, h [n, d_model]. */
 static cvx_status self_attention(cvx_t5 *t, cvx_arena *step, const layer *y, const cvx_tensor *x,
                                  const cvx_tensor *h, const cvx_tensor *bias)
 {
     const cvx_t5_config *c = &t->cfg;
-    int64_t n = x->dim[0], inner = c->num_heads * c->d_kv;
+    int64_t n = x->dim[0], heads = t->heads.len, inner = heads * c->d_kv;
     size_t mark = cvx_arena_mark(step);
     cvx_tensor p[4], v4[4]; /* q, k, v, attention */
     const cvx_linear *lin[3] = {&y->q, &y->k, &y->v};
@@ -217,17 +244,18 @@ static cvx_status self_attention(cvx_t5 *t, cvx_arena *step, const layer *y, con
         &(cvx_rms_norm_args){.y = h, .x = x, .gamma = &y->norm0, .eps = c->layer_norm_epsilon}));
     for (int i = 0; i < 4; i++) {
         CVX_RETURN_IF(CVX_ALLOC(step, &p[i], CVX_F32, n, inner));
-        v4[i] = CVX_RESHAPE(&p[i], 1, n, c->num_heads, c->d_kv);
+        v4[i] = CVX_RESHAPE(&p[i], 1, n, heads, c->d_kv);
         if (i < 3) {
             CVX_RETURN_IF(cvx_linear_run(t->ctx, lin[i], &p[i], h, CVX_ACT_NONE));
         }
     }
-    CVX_RETURN_IF(cvx_op_attention(
-        t->ctx,
-        &(cvx_attention_args){
-            .o = &v4[3], .q = &v4[0], .k = &v4[1], .v = &v4[2], .bias = bias, .scale = 1.0}));
-    CVX_RETURN_IF(
-        cvx_op_linear(t->ctx, &(cvx_linear_args){.y = x, .x = &p[3], .w = &y->o.w, .residual = x}));
+    if (heads > 0) {
+        CVX_RETURN_IF(cvx_op_attention(
+            t->ctx,
+            &(cvx_attention_args){
+                .o = &v4[3], .q = &v4[0], .k = &v4[1], .v = &v4[2], .bias = bias, .scale = 1.0}));
+    }
+    CVX_RETURN_IF(add_part(t, &y->o, &t->heads, x, &p[3]));
     cvx_arena_release(step, mark, false);
     return CVX_OK;
 }
@@ -243,14 +271,13 @@ static cvx_status feed_forward(cvx_t5 *t, cvx_arena *step, const layer *y, const
                                                                .x = x,
                                                                .gamma = &y->norm1,
                                                                .eps = t->cfg.layer_norm_epsilon}));
-    CVX_RETURN_IF(CVX_ALLOC(step, &a, CVX_F32, x->dim[0], t->cfg.d_ff));
-    CVX_RETURN_IF(CVX_ALLOC(step, &b, CVX_F32, x->dim[0], t->cfg.d_ff));
+    CVX_RETURN_IF(CVX_ALLOC(step, &a, CVX_F32, x->dim[0], t->ff.len));
+    CVX_RETURN_IF(CVX_ALLOC(step, &b, CVX_F32, x->dim[0], t->ff.len));
     CVX_RETURN_IF(cvx_linear_run(t->ctx, &y->wi_0, &a, h, CVX_ACT_NONE));
     CVX_RETURN_IF(cvx_linear_run(t->ctx, &y->wi_1, &b, h, CVX_ACT_NONE));
     CVX_RETURN_IF(cvx_op_gated_act(
         t->ctx, &(cvx_gated_act_args){.y = &a, .a = &a, .b = &b, .act = CVX_ACT_GELU_TANH}));
-    CVX_RETURN_IF(
-        cvx_op_linear(t->ctx, &(cvx_linear_args){.y = x, .x = &a, .w = &y->wo.w, .residual = x}));
+    CVX_RETURN_IF(add_part(t, &y->wo, &t->ff, x, &a));
     cvx_arena_release(step, mark, false);
     return CVX_OK;
 }

@@ -21,7 +21,9 @@ cvx_status cvx_t5_open(cvx_t5 **out, const cvx_load *l, const cvx_t5_config *cfg
 /* Accepts NULL. */
 void cvx_t5_close(cvx_t5 *t5);
 
-/* ids: n host token ids, padding included. out [n, d_model] f32: the last hidden state after the final
+/* Collective over the tensor dimension of the mesh it was opened with: every rank has its heads, its columns of the
+ * hidden layer, and after two all-reduces of [n, d_model] a layer the whole stream.
+ * ids: n host token ids, padding included. out [n, d_model] f32: the last hidden state after the final
  * norm. hidden (optional): callback after the embedding (i = 0) and after each layer (i = 1 ..
  * num_layers - 1), and once more with the final output (i = num_layers), as transformers'
  * output_hidden_states counts them. */

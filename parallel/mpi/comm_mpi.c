@@ -8,6 +8,10 @@
 /* MPI counts are ints: longer messages go in pieces of this many bytes. */
 #define PIECE ((int64_t)1 << 30)
 #define TAG 77
+/* Tests of a transfer in one poll. */
+#define POLLS 16
+/* Elements of each rank's share that are added over ranks at a time. */
+#define SUM_PIECE ((int64_t)1 << 16)
 
 typedef struct impl {
     MPI_Comm comm;
@@ -30,6 +34,11 @@ static cvx_status check(int rc, const char *call)
     return cvx_fail(CVX_EPEER, "MPI %s: %s", call, text);
 }
 
+static int64_t piece(int64_t left)
+{
+    return left < PIECE ? left : PIECE;
+}
+
 /* Point to point by pieces, both directions at once, so that neither side waits for the other's order. */
 static cvx_status exchange(const cvx_comm *c, const char *send, int64_t send_bytes, int to,
                            char *recv, int64_t recv_bytes, int from)
@@ -37,8 +46,7 @@ static cvx_status exchange(const cvx_comm *c, const char *send, int64_t send_byt
     while ((to >= 0 && send_bytes > 0) || (from >= 0 && recv_bytes > 0)) {
         MPI_Request q[2];
         int n = 0;
-        int64_t s = to >= 0 ? (send_bytes < PIECE ? send_bytes : PIECE) : 0;
-        int64_t r = from >= 0 ? (recv_bytes < PIECE ? recv_bytes : PIECE) : 0;
+        int64_t s = to >= 0 ? piece(send_bytes) : 0, r = from >= 0 ? piece(recv_bytes) : 0;
         if (r > 0) {
             CVX_RETURN_IF(
                 check(MPI_Irecv(recv, (int)r, MPI_BYTE, from, TAG, comm_of(c), &q[n++]), "irecv"));
@@ -54,6 +62,62 @@ static cvx_status exchange(const cvx_comm *c, const char *send, int64_t send_byt
         recv_bytes -= r;
     }
     return CVX_OK;
+}
+
+/* The pieces of a transfer on its way. */
+typedef struct transfer {
+    int n;
+    MPI_Request q[];
+} transfer;
+
+static cvx_status start_sendrecv(cvx_comm *c, cvx_comm_pending *p, const void *send,
+                                 int64_t send_bytes, int to, void *recv, int64_t recv_bytes,
+                                 int from)
+{
+    int64_t s = to >= 0 ? send_bytes : 0, r = from >= 0 ? recv_bytes : 0;
+    transfer *t = malloc(sizeof *t + (size_t)(s / PIECE + r / PIECE + 2) * sizeof t->q[0]);
+
+    if (t == NULL) { /* the partners still get their data */
+        return exchange(c, send, send_bytes, to, recv, recv_bytes, from);
+    }
+    t->n = 0;
+    p->impl = t;
+    for (int64_t at = 0; at < r; at += PIECE) {
+        CVX_RETURN_IF(check(MPI_Irecv((char *)recv + at, (int)piece(r - at), MPI_BYTE, from, TAG,
+                                      comm_of(c), &t->q[t->n++]),
+                            "irecv"));
+    }
+    for (int64_t at = 0; at < s; at += PIECE) {
+        CVX_RETURN_IF(check(MPI_Isend((const char *)send + at, (int)piece(s - at), MPI_BYTE, to,
+                                      TAG, comm_of(c), &t->q[t->n++]),
+                            "isend"));
+    }
+    return CVX_OK;
+}
+
+/* Each test moves a few fragments; a failure is told by the wait. */
+static void poll_transfer(cvx_comm *c, cvx_comm_pending *p)
+{
+    transfer *t = p->impl;
+    int done = 0;
+
+    (void)c;
+    for (int i = 0; i < POLLS && !done; i++) {
+        if (MPI_Testall(t->n, t->q, &done, MPI_STATUSES_IGNORE) != MPI_SUCCESS) {
+            return;
+        }
+    }
+}
+
+static cvx_status wait_transfer(cvx_comm *c, cvx_comm_pending *p)
+{
+    transfer *t = p->impl;
+    cvx_status st = check(MPI_Waitall(t->n, t->q, MPI_STATUSES_IGNORE), "waitall");
+
+    (void)c;
+    free(t);
+    p->impl = NULL;
+    return st;
 }
 
 static cvx_status sendrecv(cvx_comm *c, const void *send, int64_t send_bytes, int to, void *recv,
@@ -95,32 +159,43 @@ static cvx_status allgatherv(cvx_comm *c, const void *send, int64_t send_bytes, 
     return CVX_OK;
 }
 
-/* Everyone's part of this rank's elements, added in rank order. */
-static cvx_status reduce_scatterv(cvx_comm *c, const float *send, float *recv,
-                                  const int64_t *counts)
+/* Adds up every rank's send[at[rank]] .. + counts[rank] in rank order, a piece of every rank's share at a time.
+ * recv may be this rank's own place in send. */
+static cvx_status sum_shares(cvx_comm *c, const float *send, const int64_t *at,
+                             const int64_t *counts, float *recv)
 {
-    int64_t mine = counts[c->rank], *bytes = calloc(4 * (size_t)c->size, sizeof *bytes);
-    float *all = malloc((size_t)(mine * c->size) * sizeof *all + 1);
+    int64_t most = 0, *bytes = calloc(4 * (size_t)c->size, sizeof *bytes);
+    float *all = malloc((size_t)(SUM_PIECE * c->size) * sizeof *all);
     cvx_status st = CVX_OK;
 
     if (bytes == NULL || all == NULL) {
-        st = cvx_fail(CVX_ENOMEM, "no memory to add %lld values over ranks", (long long)mine);
+        st = cvx_fail(CVX_ENOMEM, "no memory to add over ranks");
         goto done;
     }
-    int64_t *at = bytes + c->size, *in = at + c->size, *in_at = in + c->size;
+    int64_t *from = bytes + c->size, *in = from + c->size, *in_at = in + c->size;
     for (int i = 0; i < c->size; i++) {
-        bytes[i] = 4 * counts[i];
-        at[i] = i > 0 ? at[i - 1] + bytes[i - 1] : 0;
-        in[i] = 4 * mine;
-        in_at[i] = 4 * mine * i;
+        most = counts[i] > most ? counts[i] : most;
     }
-    CVX_TRY(st, alltoallv(c, send, bytes, at, all, in, in_at), done);
-    for (int64_t k = 0; k < mine; k++) {
-        float sum = all[k];
-        for (int i = 1; i < c->size; i++) {
-            sum += all[i * mine + k];
+    for (int64_t k = 0; k < most; k += SUM_PIECE) {
+        for (int i = 0; i < c->size; i++) {
+            int64_t left = counts[i] - k;
+            bytes[i] = 4 * (left < 0 ? 0 : left < SUM_PIECE ? left : SUM_PIECE);
+            from[i] = 4 * (at[i] + k);
         }
-        recv[k] = sum;
+        int64_t n = bytes[c->rank] / 4;
+        for (int i = 0; i < c->size; i++) {
+            in[i] = 4 * n;
+            in_at[i] = 4 * n * i;
+        }
+        CVX_TRY(st, alltoallv(c, send, bytes, from, all, in, in_at), done);
+        for (int i = 1; i < c->size; i++) {
+            for (int64_t j = 0; j < n; j++) {
+                all[j] += all[i * n + j];
+            }
+        }
+        if (n > 0) {
+            memcpy(recv + k, all, (size_t)(4 * n));
+        }
     }
 done:
     free(all);
@@ -128,31 +203,42 @@ done:
     return st;
 }
 
+static cvx_status reduce_scatterv(cvx_comm *c, const float *send, float *recv,
+                                  const int64_t *counts)
+{
+    int64_t *at = calloc((size_t)c->size, sizeof *at);
+
+    if (at == NULL) {
+        return cvx_fail(CVX_ENOMEM, "no memory to add over ranks");
+    }
+    for (int i = 1; i < c->size; i++) {
+        at[i] = at[i - 1] + counts[i - 1];
+    }
+    cvx_status st = sum_shares(c, send, at, counts, recv);
+    free(at);
+    return st;
+}
+
 /* Reduce-scatter of even shards, then all-gather: the same bits everywhere, 2·(n - 1)/n of the data. */
 static cvx_status allreduce(cvx_comm *c, float *buf, int64_t n)
 {
-    int64_t *counts = calloc(3 * (size_t)c->size, sizeof *counts);
-    float *mine = NULL;
+    int64_t *counts = calloc(4 * (size_t)c->size, sizeof *counts);
     cvx_status st = CVX_OK;
 
     if (counts == NULL) {
         return cvx_fail(CVX_ENOMEM, "no memory to add over ranks");
     }
-    int64_t *bytes = counts + c->size, *at = bytes + c->size;
+    int64_t *at = counts + c->size, *bytes = at + c->size, *bytes_at = bytes + c->size;
     for (int i = 0; i < c->size; i++) {
-        counts[i] = n * (i + 1) / c->size - n * i / c->size;
+        at[i] = n * i / c->size;
+        counts[i] = n * (i + 1) / c->size - at[i];
         bytes[i] = 4 * counts[i];
-        at[i] = 4 * (n * i / c->size);
+        bytes_at[i] = 4 * at[i];
     }
-    mine = malloc((size_t)counts[c->rank] * sizeof *mine + 1);
-    if (mine == NULL) {
-        st = cvx_fail(CVX_ENOMEM, "no memory to add over ranks");
-        goto done;
-    }
-    CVX_TRY(st, reduce_scatterv(c, buf, mine, counts), done);
-    st = allgatherv(c, mine, bytes[c->rank], buf, bytes, at);
+    float *mine = buf + at[c->rank];
+    CVX_TRY(st, sum_shares(c, buf, at, counts, mine), done);
+    st = allgatherv(c, mine, bytes[c->rank], buf, bytes, bytes_at);
 done:
-    free(mine);
     free(counts);
     return st;
 }
@@ -211,6 +297,9 @@ static cvx_status wrap(cvx_comm **out, MPI_Comm comm)
                                      .reduce_scatterv_f32 = reduce_scatterv,
                                      .allreduce_f32 = allreduce,
                                      .sendrecv = sendrecv,
+                                     .start_sendrecv = start_sendrecv,
+                                     .poll = poll_transfer,
+                                     .wait = wait_transfer,
                                      .broadcast = broadcast,
                                      .agree = agree,
                                      .split = split,

@@ -198,7 +198,7 @@ static void encode(model *m, const char *prompt, int64_t n, float *out)
 
     OK(cvx_t5_config_load(&cfg, dir));
     OK(cvx_weights_open(&w, dir));
-    cvx_load load = {.ctx = m->ctx, .arena = &m->weights, .weights = w};
+    cvx_load load = {.ctx = m->ctx, .arena = &m->weights, .weights = w, .mesh = m->mesh};
     OK(cvx_t5_open(&t5, &load, &cfg));
     OK(cvx_t5_tokenizer_open(&tok, DATA "variants/tiny-5b/tokenizer"));
     OK(cvx_t5_tokenizer_encode(tok, prompt, n, ids, &t));

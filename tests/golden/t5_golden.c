@@ -10,6 +10,7 @@
 #define BOUND 1e-4
 
 typedef struct model {
+    cvx_mesh *mesh;
     cvx_ctx *ctx;
     cvx_weights *w;
     cvx_arena weights, step;
@@ -29,13 +30,15 @@ static void open_model(model *m, const char *dir)
     OK(cvx_weights_open(&m->w, path));
     OK(cvx_arena_open(&m->weights, "weights", (size_t)1 << 28));
     OK(cvx_arena_open(&m->step, "step", (size_t)1 << 28));
-    cvx_load load = {.ctx = m->ctx, .arena = &m->weights, .weights = m->w};
+    OK(cvx_mesh_self(&m->mesh));
+    cvx_load load = {.ctx = m->ctx, .arena = &m->weights, .weights = m->w, .mesh = m->mesh};
     OK(cvx_t5_open(&m->t5, &load, &m->cfg));
 }
 
 static void close_model(model *m)
 {
     cvx_t5_close(m->t5);
+    cvx_mesh_close(m->mesh);
     cvx_arena_close(&m->step);
     cvx_arena_close(&m->weights);
     cvx_weights_close(m->w);

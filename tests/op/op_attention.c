@@ -180,12 +180,108 @@ static void extremes(void **state)
     cvx_ctx_close(ref);
 }
 
+/* o and lse of keys 0 .. cut, merged with those of cut .. sk. */
+static void run_halves(cvx_ctx *ctx, const attn_case *c, const attn_bufs *t, const attn_bufs *part,
+                       double scale, int64_t cut)
+{
+    for (int i = 0; i < 2; i++) {
+        attn_bufs half = i == 0 ? *t : *part;
+        int64_t at = i == 0 ? 0 : cut, n = i == 0 ? cut : c->sk - cut;
+        half.k.t = cvx_slice(&t->k.t, 1, at, n);
+        half.v.t = cvx_slice(&t->v.t, 1, at, n);
+        run_case(ctx, c, &half, scale);
+    }
+    TEST_OK(cvx_op_attention_merge(ctx, &(cvx_attention_merge_args){.o = &t->o.t,
+                                                                    .lse = &t->lse.t,
+                                                                    .part = &part->o.t,
+                                                                    .part_lse = &part->lse.t}));
+}
+
+/* Keys cut in two and merged again: both halves within the bound of attention, weighted by shares that an error e
+ * of a log-sum-exp moves by e / 2 at most, and three roundings more of values below 1; lse, below 8, is
+ * rounded once more. */
+static void merged_halves(void **state)
+{
+    static const attn_case of[] = {{1, 3, 5, 2, 8, false, false, true, 0},
+                                   {2, 97, 129, 3, 64, false, false, true, 0},
+                                   {1, 31, 300, 2, 33, false, false, true, 3.0}};
+    (void)state;
+    cvx_ctx *ref = test_open("ref", NULL, 2, CVX_F32);
+    for (size_t i = 0; i < sizeof of / sizeof *of; i++) {
+        const attn_case *c = &of[i];
+        double scale = c->scale != 0 ? c->scale : 1 / sqrt((double)c->d);
+        attn_bufs want = make_bufs(c);
+        run_case(ref, c, &want, scale);
+        for (int level = -1; level < TEST_LEVELS; level++) { /* -1: ref */
+            cvx_ctx *ctx = test_open(level < 0 ? "ref" : "cpu",
+                                     level < 0 ? NULL : test_levels[level], 2, CVX_F32);
+            for (int64_t cut = 1; ctx != NULL && cut < c->sk; cut += 1 + c->sk / 3) {
+                attn_bufs t = make_bufs(c), part = make_bufs(c);
+                double bound = 2 * bound_of(c, scale, CVX_F32) + 0x1p-22;
+                run_halves(ctx, c, &t, &part, scale, cut);
+                assert_true(test_diff(&t.o.t, &want.o.t) <= bound);
+                assert_true(test_diff(&t.lse.t, &want.lse.t) <= bound + 0x1p-19);
+                free_bufs(&t);
+                free_bufs(&part);
+            }
+            if (ctx != NULL) {
+                cvx_ctx_close(ctx);
+            }
+        }
+        free_bufs(&want);
+    }
+    cvx_ctx_close(ref);
+}
+
+/* Log sums far apart or huge: the greater side alone, no NaN; a row's bits do not depend on the others or on
+ * threads. */
+static void merged_rows(void **state)
+{
+    static const float lse[][2] = {{0, 0}, {200, -200}, {-300, 100}, {1e4f, 1e4f}, {1, 2}};
+    (void)state;
+    for (int level = -1; level < TEST_LEVELS; level++) {
+        cvx_ctx *ctx =
+            test_open(level < 0 ? "ref" : "cpu", level < 0 ? NULL : test_levels[level], 2, CVX_F32);
+        test_buf o = TEST_RAND(1, 3, 1, 5, 2, 33), p = TEST_RAND(2, 0, 1, 5, 2, 33);
+        test_buf alone = TEST_RAND(1, 3, 1, 5, 2, 33), was = TEST_RAND(1, 3, 1, 5, 2, 33);
+        test_buf l[3] = {TEST_NEW(0, 1, 2, 5), TEST_NEW(0, 1, 2, 5), TEST_NEW(0, 1, 2, 5)};
+        for (int i = 0; i < 10; i++) {
+            ((float *)l[0].t.data)[i] = ((float *)l[2].t.data)[i] = lse[i % 5][0];
+            ((float *)l[1].t.data)[i] = lse[i % 5][1];
+        }
+        cvx_attention_merge_args a = {&o.t, &l[0].t, &p.t, &l[1].t};
+        if (ctx != NULL) {
+            TEST_OK(cvx_op_attention_merge(ctx, &a));
+            cvx_tensor first = cvx_slice(&o.t, 1, 1, 1), kept = cvx_slice(&was.t, 1, 1, 1);
+            assert_true(test_same(&first, &kept)); /* 200 against -200 */
+            cvx_tensor third = cvx_slice(&o.t, 1, 2, 1), part = cvx_slice(&p.t, 1, 2, 1);
+            assert_true(test_same(&third, &part));
+            assert_true(fabs((double)((float *)l[0].t.data)[3] - (1e4 + log(2.0))) <= 0x1p-10);
+            ctx->threads = 1;
+            for (int i = 0; i < 5; i++) {
+                cvx_tensor t[4] = {cvx_slice(&alone.t, 1, i, 1), cvx_slice(&l[2].t, 2, i, 1),
+                                   cvx_slice(&p.t, 1, i, 1), cvx_slice(&l[1].t, 2, i, 1)};
+                TEST_OK(cvx_op_attention_merge(ctx, &(cvx_attention_merge_args){&t[0], &t[1], &t[2],
+                                                                                &t[3]}));
+            }
+            assert_true(test_same(&alone.t, &o.t) && test_same(&l[2].t, &l[0].t));
+            cvx_ctx_close(ctx);
+        }
+        for (int i = 0; i < 3; i++) {
+            free_buf(&l[i]);
+        }
+        free_buf(&o);
+        free_buf(&p);
+        free_buf(&alone);
+        free_buf(&was);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(against_ref),
-        cmocka_unit_test(row_bits),
-        cmocka_unit_test(extremes),
+        cmocka_unit_test(against_ref),   cmocka_unit_test(row_bits),    cmocka_unit_test(extremes),
+        cmocka_unit_test(merged_halves), cmocka_unit_test(merged_rows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,6 +4,7 @@
 
 #include "../golden/golden.h"
 #include "base/file.h"
+#include "model/linear.h"
 #include "model/lora.h"
 
 #define N 5
@@ -98,11 +99,11 @@ static cvx_weights *open_base(void)
 }
 
 /* Merges "dir/NAME[:SCALE]". */
-static cvx_status merge(cvx_weights *w, cvx_arena *a, const char *name)
+static cvx_status merge(cvx_weights *w, const char *name)
 {
     char item[CVX_PATH_MAX];
     path_of(item, name);
-    return cvx_lora_merge(w, a, item);
+    return cvx_lora_merge(w, item);
 }
 
 /* want += s · up [N, R] · down [R, K], in double. */
@@ -120,12 +121,13 @@ static void add(double *want, const float *up, const float *down, double s)
 /* One rounding to f32 after sums in double, for each merge: values stay below 8, so 2^-22 each. */
 static void equals(cvx_weights *w, const char *name, const double *want, int merges)
 {
-    cvx_tensor t;
+    float merged[N * K];
+    cvx_tensor t = CVX_VIEW(merged, CVX_F32, N, K);
 
-    OK(CVX_WEIGHT(w, &t, name, N, K));
-    assert_int_equal(t.dtype, CVX_F32);
+    OK(cvx_weights_changed_part(w, &t, name, N, K, &(cvx_weights_part){0, N, 0, K}));
+    assert_int_equal(CVX_WEIGHT(w, &t, name, N, K), CVX_EINTERNAL); /* not without the changes */
     for (int i = 0; i < N * K; i++) {
-        double got = (double)((const float *)t.data)[i];
+        double got = (double)merged[i];
         if (!(fabs(got - want[i]) <= merges * 0x1p-22)) {
             fail_msg("%s[%d]: %.9g, %.9g is right", name, i, got, want[i]);
         }
@@ -194,16 +196,13 @@ static void spelled_and_scaled(void **state)
             2);
         for (int i = 0; i < 3; i++) {
             cvx_weights *w = open_base();
-            cvx_arena a;
             double want[N * K];
             for (int k = 0; k < N * K; k++) {
                 want[k] = (double)base_a[k];
             }
             add(want, high[0], low[0], scales[i]);
-            OK(cvx_arena_open(&a, "weights", 1 << 16));
-            OK(merge(w, &a, items[i]));
+            OK(merge(w, items[i]));
             equals(w, "blocks.0.to_q.weight", want, 1);
-            cvx_arena_close(&a);
             cvx_weights_close(w);
         }
     }
@@ -217,7 +216,6 @@ static void alpha_and_several(void **state)
     double want[N * K];
     float low_h[R * K];
     cvx_weights *w = open_base();
-    cvx_arena a;
 
     (void)state;
     put("one.safetensors",
@@ -235,18 +233,16 @@ static void alpha_and_several(void **state)
     for (int k = 0; k < N * K; k++) {
         want[k] = (double)cvx_f16_to_f32(base_h[k]);
     }
-    OK(cvx_arena_open(&a, "weights", 1 << 16));
-    OK(merge(w, &a, "one.safetensors:0.5"));
+    OK(merge(w, "one.safetensors:0.5"));
     add(want, high[0], low_h, 0.5 * 2);
     equals(w, "blocks.0.to_k.weight", want, 1);
-    OK(merge(w, &a, "two.safetensors"));
+    OK(merge(w, "two.safetensors"));
     add(want, high[1], low[1], 0.5);
     equals(w, "blocks.0.to_k.weight", want, 2);
 
     cvx_tensor q; /* the others stay in the map */
     OK(CVX_WEIGHT(w, &q, "blocks.0.to_q.weight", N, K));
     assert_memory_equal(q.data, base_a, sizeof base_a);
-    cvx_arena_close(&a);
     cvx_weights_close(w);
 }
 
@@ -281,14 +277,12 @@ static void configured(void **state)
     (void)state;
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         cvx_weights *w = open_base();
-        cvx_arena a;
         double want[N * K];
         put_with("c.safetensors",
                  (const part[]){{"blocks.0.to_q.lora_A.weight", CVX_VIEW(low[0], CVX_F32, R, K)},
                                 {"blocks.0.to_q.lora_B.weight", CVX_VIEW(high[0], CVX_F32, N, R)}},
                  2, rows[i].config);
-        OK(cvx_arena_open(&a, "weights", 1 << 16));
-        cvx_status st = merge(w, &a, "c.safetensors:0.5");
+        cvx_status st = merge(w, "c.safetensors:0.5");
         if (rows[i].why == NULL) {
             OK(st);
             for (int k = 0; k < N * K; k++) {
@@ -300,28 +294,67 @@ static void configured(void **state)
                    strstr(cvx_error(), rows[i].why) == NULL) {
             fail_msg("row %zu: %s", i, st == CVX_OK ? "accepted" : cvx_error());
         }
-        cvx_arena_close(&a);
         cvx_weights_close(w);
     }
 }
 
-/* A measuring arena counts what merging takes and leaves the weights as they are. */
-static void measured(void **state)
+/* A layer's part, as a tensor-parallel rank loads it, into `arena`. */
+static cvx_linear load(cvx_ctx *ctx, cvx_arena *arena, bool pack, const char *lora,
+                       const cvx_weights_part *p)
 {
     cvx_weights *w = open_base();
-    cvx_arena m, a;
-    cvx_tensor t;
+    cvx_load l = {.ctx = ctx, .arena = arena, .weights = w, .pack = pack};
+    cvx_linear lin = {0};
+
+    if (lora != NULL) {
+        OK(merge(w, lora));
+    }
+    OK(cvx_linear_load_part(&l, &lin, "blocks.0.to_k", N, K, false, p));
+    int64_t in_place = cvx_weights_in_place(w);
+    assert_int_equal(in_place, pack || lora != NULL || p->cols < K ? 0 : 2 * p->rows * K);
+    cvx_weights_close(w);
+    return lin;
+}
+
+/* The parts of a layer are those of the whole, bit for bit; only they are in memory, and a measuring arena counts
+ * them. */
+static void parts_of_a_layer(void **state)
+{
+    static const cvx_weights_part parts[] = {{0, N, 0, K}, {2, 3, 0, K}, {0, N, 3, 2},
+                                             {0, N, 6, 1}, {1, 0, 0, K}, {0, N, 2, 0}};
+    cvx_arena arena, m;
+    cvx_ctx *ctx = NULL;
 
     (void)state;
-    cvx_arena_open_measure(&m, "weights");
-    OK(merge(w, &m, "one.safetensors"));
-    OK(CVX_WEIGHT(w, &t, "blocks.0.to_k.weight", N, K));
-    assert_int_equal(t.dtype, CVX_F16);
-    OK(cvx_arena_open(&a, "weights", 1 << 16));
-    OK(merge(w, &a, "one.safetensors"));
-    assert_int_equal(a.peak, m.peak);
-    cvx_arena_close(&a);
-    cvx_weights_close(w);
+    OK(cvx_ctx_open(&ctx, &(cvx_ctx_options){.backend = "ref"}));
+    OK(cvx_arena_open(&arena, "weights", 1 << 16));
+    cvx_linear whole = load(ctx, &arena, false, "one.safetensors", &parts[0]);
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        const cvx_weights_part *p = &parts[i];
+        for (int pack = 0; pack < 2; pack++) { /* ref packs to plain f32 */
+            size_t mark = cvx_arena_mark(&arena);
+            cvx_linear lin = load(ctx, &arena, pack, "one.safetensors", p);
+            int64_t n = p->rows * p->cols;
+            assert_int_equal(cvx_arena_mark(&arena) - mark, (n * 4 + 63) / 64 * 64);
+            for (int64_t k = 0; k < n; k++) {
+                int64_t at = (p->row0 + k / p->cols) * K + p->col0 + k % p->cols;
+                assert_true(((float *)lin.w.data)[k] == ((float *)whole.w.data)[at]);
+            }
+            cvx_arena_open_measure(&m, "weights");
+            ctx->measure = true;
+            load(ctx, &m, pack, "one.safetensors", p);
+            ctx->measure = false;
+            assert_int_equal(m.used, cvx_arena_mark(&arena) - mark);
+            cvx_arena_release(&arena, mark, false);
+        }
+        cvx_linear plain = load(ctx, &arena, true, NULL, p);
+        for (int64_t k = 0; k < p->rows * p->cols; k++) {
+            int64_t at = (p->row0 + k / p->cols) * K + p->col0 + k % p->cols;
+            assert_true(((float *)plain.w.data)[k] == cvx_f16_to_f32(base_h[at]));
+        }
+    }
+    cvx_arena_close(&arena);
+    cvx_ctx_close(ctx);
 }
 
 static void refused(void **state)
@@ -385,10 +418,8 @@ static void refused(void **state)
     (void)state;
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         cvx_weights *w = open_base();
-        cvx_arena arena;
         put("bad.safetensors", rows[i].parts, rows[i].n);
-        OK(cvx_arena_open(&arena, "weights", 1 << 16));
-        if (merge(w, &arena, "bad.safetensors") != CVX_EFORMAT) {
+        if (merge(w, "bad.safetensors") != CVX_EFORMAT) {
             fail_msg("row %zu was not refused", i);
         }
         if (strstr(cvx_error(), "bad.safetensors") == NULL ||
@@ -396,17 +427,10 @@ static void refused(void **state)
             strstr(cvx_error(), rows[i].why) == NULL) {
             fail_msg("row %zu: %s", i, cvx_error());
         }
-        cvx_arena_close(&arena);
         cvx_weights_close(w);
     }
     cvx_weights *w = open_base();
-    cvx_arena arena;
-    void *taken;
-    OK(cvx_arena_open(&arena, "weights", 4096));
-    OK(cvx_arena_alloc(&arena, &taken, 4096));
-    assert_int_equal(merge(w, &arena, "absent.safetensors"), CVX_EIO);
-    assert_int_equal(merge(w, &arena, "one.safetensors"), CVX_ENOMEM);
-    cvx_arena_close(&arena);
+    assert_int_equal(merge(w, "absent.safetensors"), CVX_EIO);
     cvx_weights_close(w);
 }
 
@@ -416,7 +440,7 @@ int main(void)
                                        cmocka_unit_test(spelled_and_scaled),
                                        cmocka_unit_test(alpha_and_several),
                                        cmocka_unit_test(configured),
-                                       cmocka_unit_test(measured),
+                                       cmocka_unit_test(parts_of_a_layer),
                                        cmocka_unit_test(refused)};
     return cmocka_run_group_tests(tests, begin, end);
 }

@@ -410,15 +410,28 @@ static void typed_access(void **state)
     assert_int_equal(t.dtype, CVX_F32);
     assert_true(((const float *)t.data)[5] == cvx_f16_to_f32(0x0b0a));
 
-    float mine[6] = {1, 2, 3, 4, 5, 6};
-    cvx_tensor put_in = CVX_VIEW(mine, CVX_F32, 2, 3);
-    OK(cvx_weights_override(w, "x.weight", &put_in));
-    OK(CVX_WEIGHT(w, &t, "x.weight", 2, 3));
-    assert_ptr_equal(t.data, mine);
-    assert_string_equal(t.name, "x.weight");
-    cvx_weights_release(w, &t); /* not in the map: left alone */
+    float mine[6] = {1, 2, 3, 4, 5, 6}, got[4];
+    cvx_tensor part, out = CVX_VIEW(got, CVX_F32, 2, 2);
+    const cvx_weights_part right = {0, 2, 1, 2};
+    const cvx_weights_change change = {.up = CVX_VIEW(mine, CVX_F32, 2, 1),
+                                       .down = CVX_VIEW(mine, CVX_F32, 1, 3),
+                                       .scale = 2};
+    OK(cvx_weights_get_part(w, &part, "x.weight", 2, 3, &right));
+    assert_int_equal(part.stride[0], 3);
+    assert_int_equal(cvx_weights_in_place(w), 0);
+    cvx_weights_count_in_place(w, &part);
+    assert_int_equal(cvx_weights_in_place(w), 8);
+    float corner = cvx_get_f32(&t, 5);
+    OK(cvx_weights_add_change(w, "x.weight", &change));
+    assert_int_equal(cvx_weights_changes(w, "x.weight"), 1);
+    assert_int_equal(CVX_WEIGHT(w, &part, "x.weight", 2, 3), CVX_EINTERNAL);
+    float product = 2 * mine[1] * mine[2];
+    OK(cvx_weights_changed_part(w, &out, "x.weight", 2, 3, &right));
+    assert_true(got[3] == corner + product);
+    out = CVX_VIEW(mine, CVX_F32, 6);
+    cvx_weights_release(w, &out); /* not in the map: left alone */
     assert_true(mine[5] == 6);
-    assert_int_equal(cvx_weights_override(w, "none", &put_in), CVX_EFORMAT);
+    assert_int_equal(cvx_weights_add_change(w, "none", &change), CVX_EFORMAT);
     cvx_arena_close(&arena);
     cvx_weights_close(w);
 }
