@@ -7,7 +7,7 @@ cvx_exchange cvx_exchange_choose(cvx_exchange asked, int64_t heads, int size)
     if (asked != CVX_EXCHANGE_AUTO) {
         return asked;
     }
-    return size <= 2 || 4 * most * size > 5 * heads ? CVX_EXCHANGE_ALLGATHER : CVX_EXCHANGE_ULYSSES;
+    return 4 * most * size > 5 * heads ? CVX_EXCHANGE_ALLGATHER : CVX_EXCHANGE_ULYSSES;
 }
 
 cvx_status cvx_gather_rows(cvx_comm *c, const int64_t *rows, const cvx_tensor *kv)

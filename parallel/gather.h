@@ -18,10 +18,10 @@ typedef enum cvx_exchange {
  * the whole sequence, one call's bytes over all ranks are
  *     ulysses      4·e·(size - 1) / size
  *     all-gather   2·e·(size - 1)
- * and so the same on two ranks, where the all-gather copies less; on more ranks ulysses sends size / 2 times
- * less. But it deals out whole heads: all-gather also wins where the rank with the most heads would have more
- * than 5/4 of an even share, since attention grows with the square of the sequence and the exchange only with
- * its length. */
+ * the same on two ranks, size / 2 times more on others; and every rank makes ready the keys and values of all heads
+ * rather than its own. Ulysses is therefore first choice, on two ranks too (measured: docs/decisions.md). But it
+ * deals out whole heads: all-gather wins where the rank with the most of them would have more than 5/4 of an
+ * even share, since attention grows with the square of the sequence and the exchange only with its length. */
 cvx_exchange cvx_exchange_choose(cvx_exchange asked, int64_t heads, int size);
 
 /* kv [b, sum of rows, ...], dense, holds this rank's rows in their place; afterwards everyone's. rows[]: rows of

@@ -6,6 +6,9 @@
 
 #include "model/pipeline/generate.h"
 
+/* Up to so many ranks a mesh with the bits of one rank is good enough to look no further. */
+#define MANY_RANKS 16
+
 char *cvx_degrees_describe(const cvx_degrees *d, char *buf, size_t size)
 {
     size_t n = 0;
@@ -167,16 +170,15 @@ static int first(const cvx_arrangements *l, bool fits, bool exact)
     return -1;
 }
 
-static void choose(cvx_arrangements *l, const cvx_checkpoint *ckpt, int ranks)
+static void choose(cvx_arrangements *l)
 {
     int fit = first(l, true, false), exact = first(l, true, true);
-    bool crowded = ranks > 2 * ckpt->dit.num_attention_heads;
     const char *why = "the fastest with the bits of one rank";
 
     l->best = exact;
-    if (exact >= 0 && crowded && l->item[fit].seconds < 0.8 * l->item[exact].seconds) {
+    if (exact >= 0 && l->item[fit].seconds < 0.5 * l->item[exact].seconds) {
         l->best = fit;
-        why = "there are more ranks than heads, so that some would idle with the bits of one rank";
+        why = "twice as fast as any with the bits of one rank";
     } else if (exact < 0 && fit >= 0) {
         l->best = fit;
         why = "the fastest that fits in memory; it reorders sums, so bits differ from one rank's";
@@ -230,7 +232,7 @@ cvx_status cvx_arrange(cvx_arrangements *out, const cvx_ctx *ctx, const cvx_chec
 
     CVX_TRY(st, add_all(&l, &s, ranks, fixed, true), done);
     qsort(l.item, (size_t)l.n, sizeof *l.item, faster);
-    if (all || first(&l, true, true) < 0 || ranks > 2 * ckpt->dit.num_attention_heads) {
+    if (all || first(&l, true, true) < 0 || ranks > MANY_RANKS) {
         CVX_TRY(st, add_all(&l, &s, ranks, fixed, false), done);
         qsort(l.item, (size_t)l.n, sizeof *l.item, faster);
     }
@@ -241,7 +243,7 @@ cvx_status cvx_arrange(cvx_arrangements *out, const cvx_ctx *ctx, const cvx_chec
                       ranks, job->guided ? "" : " (without guidance there is no cfg dimension)");
         goto done;
     }
-    choose(&l, ckpt, ranks);
+    choose(&l);
     *out = l;
     return CVX_OK;
 done:

@@ -24,12 +24,12 @@ typedef struct cvx_arrangements {
     char reason[160];
 } cvx_arrangements;
 
-/* Measures the candidates: meshes with the degrees of `fixed` (0: free; NULL: all free), where data goes only
- * as far as there are videos, cfg needs guidance, and ring and tensor are tried only if `all` is set, if
- * they are fixed, or if nothing else will do. ctx, ckpt, job as for cvx_plan_make; opt->mesh is not used. The one to
- * take is the fastest that fits and has one rank's bits; ring and tensor, which change bits, only if
- * nothing else fits or more ranks take part than there are heads. CVX_EINVAL if `fixed` leaves no mesh. Free with
- * cvx_arrangements_free. Not collective. */
+/* Measures the candidates: meshes with the degrees of `fixed` (0: free; NULL: all free), where data goes only as far
+ * as there are videos and cfg needs guidance; ring and tensor are tried only if `all` is set, if they are fixed,
+ * for more than 16 ranks, or if nothing else will do. ctx, ckpt, job as for cvx_plan_make; opt->mesh is not
+ * used. The one to take is the fastest that fits and has one rank's bits; one with ring or tensor, which
+ * change bits, only if none of those fits or if it is twice as fast. CVX_EINVAL if `fixed` leaves no mesh.
+ * Free with cvx_arrangements_free. Not collective. */
 cvx_status cvx_arrange(cvx_arrangements *out, const cvx_ctx *ctx, const cvx_checkpoint *ckpt,
                        const cvx_job *job, const cvx_pipeline_options *opt,
                        const cvx_cluster *cluster, int ranks, const cvx_degrees *fixed,

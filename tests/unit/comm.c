@@ -68,17 +68,18 @@ static void counted(void **state)
     cvx_comm_close(c);
 }
 
-/* All-gather on two ranks and where whole heads cannot be dealt out evenly; what is asked for wins. */
+/* All-gather where whole heads cannot be dealt out evenly; what is asked for wins. */
 static void exchange(void **state)
 {
     static const struct {
         int64_t heads;
         int size;
         cvx_exchange want;
-    } rows[] = {{30, 2, CVX_EXCHANGE_ALLGATHER}, {30, 3, CVX_EXCHANGE_ULYSSES},
-                {30, 4, CVX_EXCHANGE_ULYSSES},   {30, 7, CVX_EXCHANGE_ULYSSES},
-                {48, 8, CVX_EXCHANGE_ULYSSES},   {30, 14, CVX_EXCHANGE_ALLGATHER},
-                {2, 4, CVX_EXCHANGE_ALLGATHER},  {3, 8, CVX_EXCHANGE_ALLGATHER}};
+    } rows[] = {{30, 2, CVX_EXCHANGE_ULYSSES},  {30, 3, CVX_EXCHANGE_ULYSSES},
+                {30, 4, CVX_EXCHANGE_ULYSSES},  {30, 7, CVX_EXCHANGE_ULYSSES},
+                {48, 8, CVX_EXCHANGE_ULYSSES},  {30, 14, CVX_EXCHANGE_ALLGATHER},
+                {3, 2, CVX_EXCHANGE_ALLGATHER}, {2, 4, CVX_EXCHANGE_ALLGATHER},
+                {3, 8, CVX_EXCHANGE_ALLGATHER}};
     (void)state;
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         assert_int_equal(cvx_exchange_choose(CVX_EXCHANGE_AUTO, rows[i].heads, rows[i].size),
