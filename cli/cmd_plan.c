@@ -102,12 +102,16 @@ static json_t *candidates_json(const cvx_arrangements *l, int ranks)
         for (int d = 0; d < CVX_MESH_DIMS; d++) {
             json_object_set_new(mesh, cvx_mesh_names[d], json_integer(a->degrees.n[d]));
         }
-        json_array_append_new(list, json_pack("{s:o, s:f, s:f, s:f, s:I, s:I, s:b, s:b, s:b}",
-                                              "mesh", mesh, "seconds", a->seconds, "step_seconds",
-                                              a->step_seconds, "exchange_share", a->exchange,
-                                              "rank_bytes", (json_int_t)a->bytes, "sent_bytes",
-                                              (json_int_t)a->sent, "same_bits", a->exact, "fits",
-                                              a->fits, "chosen", i == l->best));
+        json_t *step = json_object();
+        for (int k = 0; k < CVX_STAGE_COUNT; k++) {
+            json_object_set_new(step, cvx_stage_names[k], json_integer((json_int_t)a->step[k]));
+        }
+        json_array_append_new(
+            list, json_pack("{s:o, s:o, s:f, s:f, s:f, s:I, s:I, s:b, s:b, s:b}", "mesh", mesh,
+                            "step_bytes", step, "seconds", a->seconds, "step_seconds",
+                            a->step_seconds, "exchange_share", a->exchange, "rank_bytes",
+                            (json_int_t)a->bytes, "sent_bytes", (json_int_t)a->sent, "same_bits",
+                            a->exact, "fits", a->fits, "chosen", i == l->best));
     }
     return json_pack("{s:i, s:s, s:o}", "ranks", ranks, "reason", l->reason, "candidates", list);
 }

@@ -55,6 +55,10 @@ static cvx_status work(cvx_comm *world, const cvx_place *place, cvx_request *r)
     cvx_progress notes = {.fn = first ? fn : NULL, .payload = events};
 
     r->threads = r->threads > 0 ? r->threads : place->threads;
+    if (strcmp(r->isa, "auto") == 0 &&
+        (strcmp(r->backend, "auto") == 0 || strcmp(r->backend, "cpu") == 0)) {
+        CVX_RETURN_IF(cvx_place_isa(&r->isa, world));
+    }
     CVX_RETURN_IF(cvx_arrange_world(&mesh, r, world, place->node_ranks, &notes));
     if (!first) { /* the first rank of another data group has notes of its own */
         fn = mesh->replica->rank == 0 && !r->json ? cvx_events_quiet : NULL;

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/ops.h"
 #include "kernels/waiting.h"
 #include "parallel/mpi/comm_mpi.h"
 
@@ -89,6 +90,19 @@ done:
     free(all);
     cvx_comm_close(node);
     return st;
+}
+
+cvx_status cvx_place_isa(const char **out, cvx_comm *world)
+{
+    static const char *const levels[] = {"portable", "avx2", "avx512", "amx"};
+    int best = 0;
+
+    for (int i = 0; i < 4; i++) {
+        best = strcmp(levels[i], cvx_cpu_isa()) == 0 ? i : best;
+    }
+    CVX_RETURN_IF(cvx_comm_least(world, &best));
+    *out = levels[best];
+    return CVX_OK;
 }
 
 void cvx_place_prepare(char **argv)

@@ -14,6 +14,10 @@ typedef struct cvx_place {
 /* By hwloc's view of the process's binding; cores are physical ones. Collective over world. */
 cvx_status cvx_place_find(cvx_place *out, cvx_comm *world) CVX_CHECK;
 
+/* The best instruction set that every rank's processor has: another one would give other bits on some ranks.
+ * Collective over world. */
+cvx_status cvx_place_isa(const char **out, cvx_comm *world) CVX_CHECK;
+
 /* Before MPI and OpenMP start: with more ranks on this machine (as the launcher's environment says) than cores,
  * waiting ranks give their core away. May start the program again with another environment. What
  * the user has set stays. */

@@ -82,6 +82,7 @@ static cvx_status walk(cvx_arrangement *l, const search *s, int rank)
         if (i == CVX_STAGE_DENOISE && t / steps > l->step_seconds) {
             l->step_seconds = t / steps;
         }
+        l->step[i] = c->step > l->step[i] ? c->step : l->step[i];
         total += t;
         exchanges += exchange;
         l->bytes = bytes > l->bytes ? bytes : l->bytes;

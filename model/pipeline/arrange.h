@@ -8,13 +8,14 @@
 
 typedef struct cvx_arrangement {
     cvx_degrees degrees;
-    bool exact;          /* the same bits as one rank: neither ring nor tensor */
-    bool fits;           /* in cvx_cluster.memory */
-    size_t bytes;        /* of the fullest rank: weights, files read in place, job, step */
-    int64_t sent;        /* bytes that the busiest rank sends for one video */
-    double seconds;      /* of the whole batch of videos */
-    double step_seconds; /* of one denoising step */
-    double exchange;     /* share of the seconds that goes to exchanges */
+    bool exact;                   /* the same bits as one rank: neither ring nor tensor */
+    bool fits;                    /* in cvx_cluster.memory */
+    size_t bytes;                 /* of the fullest rank: weights, files read in place, job, step */
+    size_t step[CVX_STAGE_COUNT]; /* step memory of each stage, of the rank that needs most */
+    int64_t sent;                 /* bytes that the busiest rank sends for one video */
+    double seconds;               /* of the whole batch of videos */
+    double step_seconds;          /* of one denoising step */
+    double exchange;              /* share of the seconds that goes to exchanges */
 } cvx_arrangement;
 
 /* Meshes of exactly `ranks` ranks, the fastest first. */
