@@ -84,6 +84,7 @@ cvx_status cvx_place_find(cvx_place *out, cvx_comm *world)
         p.sharers += i == node->rank || overlap(&own, &all[i]);
     }
     p.threads = p.cores / p.sharers > 1 ? p.cores / p.sharers : 1;
+    cvx_comm_mpi_crowded(p.sharers > p.cores);
     *out = p;
 done:
     free(bytes);
@@ -111,7 +112,7 @@ void cvx_place_prepare(char **argv)
     int cores = 1;
     bool crowded = look(&cores, &unused) == CVX_OK && cvx_comm_mpi_launched() > cores;
 
-    if (crowded) {
+    if (crowded) { /* for what waits inside MPI itself: starting, splitting, ending */
         setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
     }
     cvx_wait_briefly(argv, crowded);

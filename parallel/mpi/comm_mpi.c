@@ -4,12 +4,17 @@
 #include <mpi.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+#include <unistd.h>
 
 /* MPI counts are ints: longer messages go in pieces of this many bytes. */
 #define PIECE ((int64_t)1 << 30)
 #define TAG 77
 /* Tests of a transfer in one poll. */
 #define POLLS 16
+/* Nanoseconds of the first and the longest sleep of a rank that waits and shares its core. */
+#define NAP_LEAST 20000
+#define NAP_MOST 200000
 /* Elements of each rank's share that are added over ranks at a time. */
 #define SUM_PIECE ((int64_t)1 << 16)
 
@@ -34,6 +39,29 @@ static cvx_status check(int rc, const char *call)
     return cvx_fail(CVX_EPEER, "MPI %s: %s", call, text);
 }
 
+/* More ranks than cores. A rank that waits in MPI polls; yielding between polls does not help, since the scheduler
+ * gives pollers the same share of a core as the ranks that compute. So it sleeps between polls, for longer
+ * the longer it waits. */
+static bool crowded;
+
+static cvx_status wait_all(int n, MPI_Request *q)
+{
+    struct timespec nap = {0, NAP_LEAST};
+    int done = 0;
+
+    if (!crowded) {
+        return check(MPI_Waitall(n, q, MPI_STATUSES_IGNORE), "waitall");
+    }
+    for (int polls = 0; !done; polls++) {
+        CVX_RETURN_IF(check(MPI_Testall(n, q, &done, MPI_STATUSES_IGNORE), "testall"));
+        if (!done && polls >= POLLS) {
+            nanosleep(&nap, NULL);
+            nap.tv_nsec = 2 * nap.tv_nsec < NAP_MOST ? 2 * nap.tv_nsec : NAP_MOST;
+        }
+    }
+    return CVX_OK;
+}
+
 static int64_t piece(int64_t left)
 {
     return left < PIECE ? left : PIECE;
@@ -55,7 +83,7 @@ static cvx_status exchange(const cvx_comm *c, const char *send, int64_t send_byt
             CVX_RETURN_IF(
                 check(MPI_Isend(send, (int)s, MPI_BYTE, to, TAG, comm_of(c), &q[n++]), "isend"));
         }
-        CVX_RETURN_IF(check(MPI_Waitall(n, q, MPI_STATUSES_IGNORE), "waitall"));
+        CVX_RETURN_IF(wait_all(n, q));
         send += s;
         send_bytes -= s;
         recv += r;
@@ -112,7 +140,7 @@ static void poll_transfer(cvx_comm *c, cvx_comm_pending *p)
 static cvx_status wait_transfer(cvx_comm *c, cvx_comm_pending *p)
 {
     transfer *t = p->impl;
-    cvx_status st = check(MPI_Waitall(t->n, t->q, MPI_STATUSES_IGNORE), "waitall");
+    cvx_status st = wait_all(t->n, t->q);
 
     (void)c;
     free(t);
@@ -249,14 +277,20 @@ static cvx_status broadcast(cvx_comm *c, void *buf, int64_t bytes, int root)
 
     for (int64_t at = 0; at < bytes; at += PIECE) {
         int64_t n = bytes - at < PIECE ? bytes - at : PIECE;
-        CVX_RETURN_IF(check(MPI_Bcast(p + at, (int)n, MPI_BYTE, root, comm_of(c)), "bcast"));
+        MPI_Request q;
+        CVX_RETURN_IF(check(MPI_Ibcast(p + at, (int)n, MPI_BYTE, root, comm_of(c), &q), "ibcast"));
+        CVX_RETURN_IF(wait_all(1, &q));
     }
     return CVX_OK;
 }
 
 static cvx_status agree(cvx_comm *c, int *least)
 {
-    return check(MPI_Allreduce(MPI_IN_PLACE, least, 1, MPI_INT, MPI_MIN, comm_of(c)), "allreduce");
+    MPI_Request q;
+
+    CVX_RETURN_IF(check(MPI_Iallreduce(MPI_IN_PLACE, least, 1, MPI_INT, MPI_MIN, comm_of(c), &q),
+                        "iallreduce"));
+    return wait_all(1, &q);
 }
 
 static cvx_status wrap(cvx_comm **out, MPI_Comm comm);
@@ -346,7 +380,13 @@ cvx_status cvx_comm_mpi_open(cvx_comm **world, int *argc, char ***argv)
         return cvx_fail(CVX_EUNSUPPORTED,
                         "this MPI gives thread level %d; MPI_THREAD_FUNNELED is needed", level);
     }
+    crowded = cvx_comm_mpi_launched() > sysconf(_SC_NPROCESSORS_ONLN);
     return wrap(world, MPI_COMM_WORLD);
+}
+
+void cvx_comm_mpi_crowded(bool yes)
+{
+    crowded = yes;
 }
 
 void cvx_comm_mpi_finish(void)

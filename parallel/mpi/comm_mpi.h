@@ -10,6 +10,9 @@ int cvx_comm_mpi_launched(void);
 
 /* Starts MPI (thread level funneled) and gives MPI_COMM_WORLD. Once a process. */
 cvx_status cvx_comm_mpi_open(cvx_comm **world, int *argc, char ***argv) CVX_CHECK;
+/* Whether ranks outnumber the cores they share: then a rank that waits sleeps between its polls. As the launcher's
+ * count and the machine's cores say, until this is called. */
+void cvx_comm_mpi_crowded(bool yes);
 /* Ends MPI after the last communicator is closed. Collective. */
 void cvx_comm_mpi_finish(void);
 /* Ends every rank at once: for a failure inside a collective. */
