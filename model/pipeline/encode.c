@@ -1,0 +1,193 @@
+/* The first stage: the prompt through the text encoder, an image or a video through the VAE, the starting latents. */
+#include <stdlib.h>
+
+#include "kernels/transfer.h"
+#include "model/pipeline/inputs.h"
+#include "model/pipeline/run.h"
+#include "model/text/t5_tokenizer.h"
+
+/* One prompt into row `i` of the embeddings. */
+static cvx_status encode_prompt(cvx_run *r, cvx_t5_tokenizer *tok, const char *text, int64_t i)
+{
+    int64_t n = r->job->text_len;
+    cvx_tensor row = cvx_slice(&r->embeds, 0, i, 1);
+    cvx_t5_tokens t = {0};
+    int32_t *ids = calloc((size_t)n, sizeof *ids);
+
+    if (ids == NULL) {
+        return cvx_fail(CVX_ENOMEM, "no memory for %lld tokens", (long long)n);
+    }
+    row = CVX_RESHAPE(&row, n, r->embeds.dim[2]);
+    cvx_status st = tok == NULL ? CVX_OK : cvx_t5_tokenizer_encode(tok, text, n, ids, &t);
+    if (st == CVX_OK && t.truncated) {
+        cvx_progress_note(&r->progress, "the prompt is longer than %lld tokens; left out: \"%s\"",
+                          (long long)n, t.cut);
+    }
+    cvx_t5_tokens_clear(&t);
+    if (st == CVX_OK) {
+        st = cvx_t5_encode(r->p->parts[CVX_PART_T5].model.t5, &r->step, &row, ids, n, NULL, NULL);
+    }
+    free(ids);
+    return st;
+}
+
+/* By the tensor ranks beside the leader, each with its shard of T5. */
+static cvx_status encode_prompts(cvx_run *r)
+{
+    const cvx_request *q = r->job->request;
+    char dir[CVX_PATH_MAX];
+    cvx_t5_tokenizer *tok = NULL;
+    cvx_status st = CVX_OK;
+    int64_t i = 0;
+
+    st = cvx_run_open(r->p, CVX_PART_T5);
+    if (st == CVX_OK && !r->p->ctx->measure) {
+        st = cvx_checkpoint_part(r->p->ckpt, dir, "tokenizer");
+        st = st == CVX_OK ? cvx_t5_tokenizer_open(&tok, dir) : st;
+    }
+    /* from here on the ranks that share T5 wait for each other */
+    CVX_TRY(st, cvx_comm_agree(r->p->opt.mesh->dim[CVX_MESH_TENSOR], st), done);
+    if (r->job->guided) {
+        CVX_TRY(st, encode_prompt(r, tok, q->negative_prompt, i++), done);
+        CVX_TRY(st, cvx_progress_step(&r->progress, i), done);
+    }
+    CVX_TRY(st, encode_prompt(r, tok, q->prompt, i++), done);
+    CVX_TRY(st, cvx_progress_step(&r->progress, i), done);
+done:
+    cvx_t5_tokenizer_close(tok);
+    return st;
+}
+
+static cvx_status encode_text(cvx_run *r)
+{
+    CVX_RETURN_IF(CVX_ALLOC(&r->arena, &r->embeds, CVX_F32, r->shape.batch, r->job->text_len,
+                            r->p->ckpt->t5.d_model));
+    const cvx_mesh *m =
+        r->p->opt.mesh; /* tensor varies fastest: these ranks are the leader's group */
+    bool encodes = m->replica->rank < m->degrees.n[CVX_MESH_TENSOR];
+    return cvx_run_share(r, encodes ? encode_prompts(r) : CVX_OK, &r->embeds);
+}
+
+static cvx_status encode_moments(cvx_run *r, const cvx_tensor *pixels, const cvx_tensor *moments)
+{
+    CVX_RETURN_IF(cvx_comm_agree(r->p->opt.mesh->replica, cvx_run_open(r->p, CVX_PART_VAE)));
+    return cvx_vae_encode(r->p->parts[CVX_PART_VAE].model.vae, &r->step, moments, pixels,
+                          &r->job->tiling);
+}
+
+/* Encodes pixels [T, 3, H, W] in -1..1 and samples the posterior: out [F, C, h, w] = scale·sample.
+ * The noise is drawn in torch's order [C, F, h, w]. */
+static cvx_status encode_pixels(cvx_run *r, const cvx_tensor *pixels, const cvx_tensor *out,
+                                float scale)
+{
+    const cvx_tensor *o = out;
+    int64_t f = o->dim[0], c = o->dim[1], hw = o->dim[2] * o->dim[3];
+    size_t mark = cvx_arena_mark(&r->step);
+    cvx_tensor moments, noise;
+
+    CVX_RETURN_IF(CVX_ALLOC(&r->step, &moments, CVX_F32, 2 * c, f, o->dim[2], o->dim[3]));
+    CVX_RETURN_IF(CVX_ALLOC(&r->step, &noise, CVX_F32, c, f, o->dim[2], o->dim[3]));
+    CVX_RETURN_IF(cvx_run_share(r, encode_moments(r, pixels, &moments), &moments));
+    CVX_RETURN_IF(cvx_run_draw(r, &noise));
+    if (!r->p->ctx->measure) {
+        cvx_posterior_sample(out->data, moments.data, noise.data, c, f, hw, scale);
+    }
+    cvx_arena_release(&r->step, mark, false);
+    return CVX_OK;
+}
+
+/* Image-to-video: the first latent frame holds the image, the others zeros. */
+static cvx_status encode_image(cvx_run *r)
+{
+    const cvx_vae_config *v = &r->p->ckpt->vae;
+    cvx_tensor pixels, first;
+    size_t mark = cvx_arena_mark(&r->step);
+    float s = (float)v->scaling_factor;
+
+    CVX_RETURN_IF(CVX_ALLOC(&r->arena, &r->image, CVX_F32, r->latents.dim[0], r->latents.dim[1],
+                            r->latents.dim[2], r->latents.dim[3]));
+    cvx_zero(r->p->ctx, &r->image);
+    CVX_RETURN_IF(CVX_ALLOC(&r->step, &pixels, CVX_F32, 1, 3, r->job->height, r->job->width));
+    cvx_status st = r->p->ctx->measure ? CVX_OK
+                                       : cvx_load_image(r->job->request->image, pixels.data,
+                                                        r->job->height, r->job->width);
+    CVX_RETURN_IF(cvx_comm_agree(r->p->opt.mesh->replica, st));
+    first = cvx_slice(&r->image, 0, 0, 1);
+    CVX_RETURN_IF(encode_pixels(r, &pixels, &first, v->invert_scale_latents ? 1 / s : s));
+    cvx_arena_release(&r->step, mark, false);
+    return CVX_OK;
+}
+
+/* Video-to-video: latents = a·encoded + b·noise at the first timestep that is left. */
+static cvx_status encode_video(cvx_run *r, const cvx_sched *sched)
+{
+    cvx_tensor pixels, noise;
+    size_t mark = cvx_arena_mark(&r->step);
+    float a, b;
+
+    CVX_RETURN_IF(CVX_ALLOC(&r->step, &pixels, CVX_F32, r->job->num_frames, 3, r->job->height,
+                            r->job->width));
+    cvx_status st = r->p->ctx->measure
+                        ? CVX_OK
+                        : cvx_load_video(r->job->request->video, pixels.data, r->job->num_frames,
+                                         r->job->height, r->job->width);
+    CVX_RETURN_IF(cvx_comm_agree(r->p->opt.mesh->replica, st));
+    CVX_RETURN_IF(encode_pixels(r, &pixels, &r->latents, (float)r->p->ckpt->vae.scaling_factor));
+    CVX_RETURN_IF(CVX_ALLOC(&r->step, &noise, CVX_F32, cvx_numel(&r->latents)));
+    CVX_RETURN_IF(cvx_run_draw(r, &noise));
+    cvx_sched_add_noise(sched, &a, &b);
+    cvx_tensor flat = CVX_RESHAPE(&r->latents, cvx_numel(&r->latents));
+    CVX_RETURN_IF(cvx_op_sched_step(r->p->ctx, &(cvx_sched_step_args){.prev = &flat,
+                                                                      .sample = &flat,
+                                                                      .cond = &flat,
+                                                                      .noise = &noise,
+                                                                      .c = {[2] = a, [6] = b}}));
+    cvx_arena_release(&r->step, mark, false);
+    return CVX_OK;
+}
+
+cvx_status cvx_run_alloc_latents(cvx_run *r)
+{
+    const cvx_dit_shape *s = &r->shape;
+
+    return CVX_ALLOC(&r->arena, &r->latents, CVX_F32, s->frames, r->p->ckpt->vae.latent_channels,
+                     s->height, s->width);
+}
+
+/* The starting latents, drawing from the generator in the pipelines' order: posterior, then noise. A resumed run
+ * needs the image alone: its latents and generator come from the checkpoint. */
+static cvx_status start_latents(cvx_run *r, const cvx_sched *sched)
+{
+    const cvx_request *q = r->job->request;
+
+    CVX_RETURN_IF(cvx_run_alloc_latents(r));
+    if (q->image != NULL) {
+        CVX_RETURN_IF(encode_image(r));
+    }
+    if (r->start > 0) {
+        return CVX_OK;
+    }
+    if (q->video != NULL) {
+        return encode_video(r, sched);
+    }
+    if (q->latents != NULL) {
+        return r->p->ctx->measure ? CVX_OK : cvx_load_latents(q->latents, &r->latents);
+    }
+    return cvx_run_draw(r, &r->latents);
+}
+
+cvx_status cvx_run_encode(cvx_run *r, const cvx_sched *sched)
+{
+    const cvx_request *q = r->job->request;
+    int64_t units = r->shape.batch + (q->image || q->video ? 1 : 0);
+
+    CVX_RETURN_IF(cvx_run_begin(r, CVX_STAGE_ENCODE, units));
+    CVX_RETURN_IF(encode_text(r));
+    cvx_run_done_with(r, CVX_PART_T5);
+    CVX_RETURN_IF(start_latents(r, sched));
+    cvx_run_end(r, CVX_STAGE_ENCODE);
+    if (q->image != NULL || q->video != NULL) {
+        cvx_run_done_with(r, CVX_PART_VAE);
+    }
+    return CVX_OK;
+}
