@@ -8,6 +8,7 @@
  *
  *     encode      before the prompt is encoded
  *     step        before a denoising step
+ *     block       before a block of the transformer, amid the step's collectives
  *     collective  on the way into a collective, while the others wait inside it
  *     checkpoint  with half of a checkpoint's bytes in its temporary
  *     decode      before the decoder

@@ -106,13 +106,11 @@ static cvx_status conclude(cvx_comm *world, cvx_status st)
         fprintf(stderr, "cvx-rank %d: %s\n", world->rank, cvx_error());
         told = true;
     }
-    if (cvx_comm_least(world, &first) != CVX_OK || cvx_comm_least(world, &worst) != CVX_OK) {
-        return st == CVX_OK ? CVX_EPEER : st;
-    }
-    if (own && !told && first == world->rank) {
+    bool heard = cvx_comm_least(world, &first) == CVX_OK && cvx_comm_least(world, &worst) == CVX_OK;
+    if (own && !told && (!heard || first == world->rank)) {
         fprintf(stderr, "cvx-rank %d: %s\n", world->rank, cvx_error());
     }
-    return (cvx_status)worst;
+    return heard ? (cvx_status)worst : st == CVX_OK ? CVX_EPEER : st;
 }
 
 /* Every rank reads the same arguments; the first one tells what is wrong with them. */
@@ -164,7 +162,7 @@ static int run_rank(const cvx_command *cmd, options *o, int argc, char **argv)
     cvx_stop_install();
     st = conclude(world, run(world, cmd, o, argc, argv));
     cvx_comm_close(world);
-    cvx_comm_mpi_finish();
+    cvx_comm_mpi_finish(cvx_status_exit(st));
     cvx_beat_stop();
     return cvx_status_exit(st);
 }

@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/fault.h"
 #include "kernels/transfer.h"
 #include "model/dit/parts.h"
 #include "model/dit/positions.h"
@@ -346,6 +347,7 @@ cvx_status cvx_dit_forward(cvx_dit *d, const cvx_dit_job *job, cvx_arena *step,
     CVX_RETURN_IF(patch_embed(&p, latents));
     tell_block(&p, -1, "patch_embed", &p.x);
     for (int64_t i = 0; i < d->cfg.num_layers; i++) {
+        CVX_RETURN_IF(cvx_fault("block"));
         CVX_RETURN_IF(run_block(&p, &d->blocks[i], i));
     }
     CVX_RETURN_IF(head(&p, out));

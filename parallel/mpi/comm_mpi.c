@@ -14,8 +14,10 @@
 /* Tests of a transfer in one poll. */
 #define POLLS 16
 /* Nanoseconds of the first and the longest sleep of a rank that waits and shares its core. */
-#define NAP_LEAST 5000
-#define NAP_MOST 50000
+#define NAP_LEAST 20000
+#define NAP_MOST 500000
+/* Seconds that a rank with a failure of its own waits for the others to come and hear of it. */
+#define FAILED_PATIENCE 30.0
 /* Elements of each rank's share that are added over ranks at a time. */
 #define SUM_PIECE ((int64_t)1 << 16)
 
@@ -28,6 +30,9 @@ static MPI_Comm comm_of(const cvx_comm *c)
     return ((impl *)c->impl)->comm;
 }
 
+/* A call failed, or a rank that failed was left alone: nothing can be said to the others any more. */
+static bool broken;
+
 static cvx_status check(int rc, const char *call)
 {
     char text[MPI_MAX_ERROR_STRING] = "";
@@ -36,6 +41,7 @@ static cvx_status check(int rc, const char *call)
     if (rc == MPI_SUCCESS) {
         return CVX_OK;
     }
+    broken = true;
     MPI_Error_string(rc, text, &n);
     return cvx_fail(CVX_EPEER, "MPI %s: %s", call, text);
 }
@@ -285,13 +291,35 @@ static cvx_status broadcast(cvx_comm *c, void *buf, int64_t bytes, int root)
     return CVX_OK;
 }
 
+/* A rank that failed amid other collectives gets here while its peers wait in those for ever. */
+static cvx_status wait_failed(MPI_Request *q)
+{
+    const struct timespec nap = {0, NAP_MOST};
+    double until = MPI_Wtime() + FAILED_PATIENCE;
+    int done = 0;
+
+    while (!done) {
+        CVX_RETURN_IF(check(MPI_Test(q, &done, MPI_STATUS_IGNORE), "test"));
+        if (!done && MPI_Wtime() > until) {
+            broken = true;
+            return CVX_EPEER; /* beside the rank's own message, which stays */
+        }
+        nanosleep(&nap, NULL);
+    }
+    return CVX_OK;
+}
+
 static cvx_status agree(cvx_comm *c, int *least)
 {
+    bool failed = *least < 0;
     MPI_Request q;
 
+    if (broken) {
+        return CVX_EPEER;
+    }
     CVX_RETURN_IF(check(MPI_Iallreduce(MPI_IN_PLACE, least, 1, MPI_INT, MPI_MIN, comm_of(c), &q),
                         "iallreduce"));
-    return wait_all(1, &q);
+    return failed ? wait_failed(&q) : wait_all(1, &q);
 }
 
 static cvx_status wrap(cvx_comm **out, MPI_Comm comm);
@@ -318,7 +346,7 @@ static void close_mpi(cvx_comm *c)
 {
     impl *i = c->impl;
 
-    if (i->comm != MPI_COMM_WORLD) {
+    if (i->comm != MPI_COMM_WORLD && !broken) { /* to free is collective */
         MPI_Comm_free(&i->comm);
     }
     free(i);
@@ -392,8 +420,11 @@ cvx_status cvx_comm_mpi_open(cvx_comm **world, int *argc, char ***argv)
     return wrap(world, MPI_COMM_WORLD);
 }
 
-void cvx_comm_mpi_finish(void)
+void cvx_comm_mpi_finish(int code)
 {
+    if (broken) { /* the others may wait for this rank for ever */
+        MPI_Abort(MPI_COMM_WORLD, code);
+    }
     MPI_Finalize();
 }
 

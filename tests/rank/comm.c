@@ -190,6 +190,6 @@ int main(int argc, char **argv)
     broadcast_and_agree(c);
     cvx_status all = cvx_comm_agree(c, ok ? CVX_OK : CVX_EINTERNAL);
     cvx_comm_close(c);
-    cvx_comm_mpi_finish();
+    cvx_comm_mpi_finish(1);
     return all == CVX_OK ? 0 : 1;
 }

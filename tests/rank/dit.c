@@ -388,6 +388,6 @@ int main(int argc, char **argv)
         printf("%d ranks: %d meshes %s\n", world->size, meshes, all == CVX_OK ? "ok" : "WRONG");
     }
     cvx_comm_close(world);
-    cvx_comm_mpi_finish();
+    cvx_comm_mpi_finish(1);
     return all == CVX_OK ? 0 : 1;
 }

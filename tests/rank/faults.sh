@@ -61,6 +61,11 @@ if [ "$full" = 1 ]; then
     supervised "killed with every frame made" kill:0:deliver:1 3 "going on after step 6 of 6"
     supervised "killed in the encoder" kill:1:encode:1 3 "$died"
     supervised "stopped in a collective" stop:0:collective:50 3 "gave no sign of life" --hang-timeout 2
+    # amid collectives a rank can tell the others nothing: it ends them
+    code=0
+    CVX_FAULT=nomem:1:block:3 mpi 3 "$rank" "${args[@]}" >"$tmp/log" 2>&1 || code=$?
+    equal "no memory in a block, no supervisor" 5 "$code"
+    says "is told by the rank that had none" "cvx-rank 1: .*memory"
     supervised "stopped in the decoder" stop:0:frames:1 3 "gave no sign of life" --hang-timeout 2
 fi
 

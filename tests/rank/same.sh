@@ -31,6 +31,9 @@ for n in 1 2 3 5 8; do
 done
 same 4 --enable-cfg-parallel
 same 6 --enable-cfg-parallel --ulysses-degree 3
+# bands of unequal height, pictures too large for the convolutions' rings to hold a chunk
+begin "shapes, large" --model models/shapes --height 256 --width 384 --num-frames 9
+same 5
 begin "shapes bf16" --model models/shapes --dtype bf16
 same 3
 same 4 --enable-cfg-parallel
