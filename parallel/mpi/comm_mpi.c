@@ -14,8 +14,8 @@
 /* Tests of a transfer in one poll. */
 #define POLLS 16
 /* Nanoseconds of the first and the longest sleep of a rank that waits and shares its core. */
-#define NAP_LEAST 20000
-#define NAP_MOST 500000
+#define NAP_LEAST 5000
+#define NAP_MOST 50000
 /* Seconds that a rank with a failure of its own waits for the others to come and hear of it. */
 #define FAILED_PATIENCE 30.0
 /* Elements of each rank's share that are added over ranks at a time. */
