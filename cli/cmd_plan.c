@@ -168,7 +168,7 @@ static cvx_status plan_ranks(const cvx_request *r, cvx_ctx *ctx, const cvx_check
 
     CVX_RETURN_IF(r->cluster != NULL
                       ? cvx_cluster_load(&cluster, r->cluster)
-                      : cvx_cluster_here(&cluster, ctx, (int)r->ranks, (int)r->ranks));
+                      : cvx_cluster_here(&cluster, ctx, (int)r->ranks, (int)r->ranks, ctx->cores));
     if (r->ranks == 0) {
         return plan_scaling(r, ctx, c, j, &cluster);
     }

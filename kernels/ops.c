@@ -616,7 +616,8 @@ cvx_status cvx_ctx_open(cvx_ctx **out, const cvx_ctx_options *opt)
         return cvx_fail(CVX_ENOMEM, "no memory for a compute context");
     }
     ctx->ops = ops;
-    ctx->threads = opt->threads > 0 ? opt->threads : omp_get_num_procs();
+    ctx->cores = omp_get_num_procs();
+    ctx->threads = opt->threads > 0 ? opt->threads : ctx->cores;
     ctx->compute = opt->compute;
     *out = ctx;
     return CVX_OK;

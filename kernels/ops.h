@@ -231,6 +231,7 @@ typedef struct cvx_op_stat {
 struct cvx_ctx {
     const cvx_ops *ops;
     int threads;       /* OpenMP threads that kernels use */
+    int cores;         /* that the process may run on */
     cvx_dtype compute; /* CVX_F32 or CVX_BF16, see above */
     bool measure;      /* ops return at once: only arenas and counters move */
     void *backend;     /* the backend's own state (scratch, handles) */

@@ -296,7 +296,7 @@ static cvx_status pick(cvx_degrees *out, const cvx_request *r, int ranks, int no
     CVX_RETURN_IF(cvx_request_ctx(&ctx, r));
     CVX_TRY(st,
             r->cluster != NULL ? cvx_cluster_load(&cluster, r->cluster)
-                               : cvx_cluster_here(&cluster, ctx, ranks, node_ranks),
+                               : cvx_cluster_here(&cluster, ctx, ranks, node_ranks, 0),
             done);
     CVX_TRY(st, cvx_arrange(&l, ctx, &c, &j, &opt, &cluster, ranks, &fixed, false), done);
     *out = l.item[l.best].degrees;

@@ -89,8 +89,11 @@ cvx_status cvx_cluster_load(cvx_cluster *out, const char *path)
     return st;
 }
 
-cvx_status cvx_cluster_here(cvx_cluster *out, cvx_ctx *ctx, int ranks, int node_ranks)
+cvx_status cvx_cluster_here(cvx_cluster *out, cvx_ctx *ctx, int ranks, int node_ranks, int cores)
 {
+    double busy = (double)node_ranks * ctx->threads;
+    double share = cores > 0 && busy > cores ? cores / busy : 1;
+
     *out = (cvx_cluster){.nodes = (ranks + node_ranks - 1) / node_ranks,
                          .node_ranks = node_ranks,
                          .memory = (double)cvx_memory_available() / node_ranks,
@@ -99,7 +102,11 @@ cvx_status cvx_cluster_here(cvx_cluster *out, cvx_ctx *ctx, int ranks, int node_
                          .link_latency = HERE_LINK_LATENCY,
                          .network_bandwidth = HERE_NETWORK_BANDWIDTH,
                          .network_latency = HERE_NETWORK_LATENCY};
-    return cvx_plan_rates(ctx, out->rate);
+    CVX_RETURN_IF(cvx_plan_rates(ctx, out->rate));
+    for (int i = 0; i < CVX_OP_COUNT; i++) {
+        out->rate[i] *= share;
+    }
+    return CVX_OK;
 }
 
 /* Ranks of the group of communicator i around `rank`: all of them, and those on its node. */

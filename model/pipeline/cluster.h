@@ -20,8 +20,10 @@ typedef struct cvx_cluster {
 cvx_status cvx_cluster_load(cvx_cluster *out, const char *path) CVX_CHECK;
 
 /* `ranks` ranks on machines like this one, node_ranks on each, which share its memory: rates measured with ctx
- * (cvx_plan_rates), links of shared memory and of a 10 Gbit/s network. */
-cvx_status cvx_cluster_here(cvx_cluster *out, cvx_ctx *ctx, int ranks, int node_ranks) CVX_CHECK;
+ * (cvx_plan_rates), links of shared memory and of a 10 Gbit/s network. cores: what a machine's ranks share, so that
+ * ranks whose threads outnumber them compute the slower; 0: each has its own. */
+cvx_status cvx_cluster_here(cvx_cluster *out, cvx_ctx *ctx, int ranks, int node_ranks,
+                            int cores) CVX_CHECK;
 
 /* Seconds that one rank's exchanges over communicator i of a mesh take. degrees, rank: its place; `ranks`
  * consecutive ones share a node. */

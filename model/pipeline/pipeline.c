@@ -147,7 +147,8 @@ void cvx_run_end(cvx_run *r, cvx_stage s)
 
 void cvx_run_done_with(cvx_run *r, cvx_part_id id)
 {
-    if (r->p->opt.offload != CVX_OFFLOAD_NONE) {
+    /* the encoder's weights stay where they are mapped: to open it again for the next job costs next to nothing */
+    if (id == CVX_PART_T5 || r->p->opt.offload != CVX_OFFLOAD_NONE) {
         close_part(r->p, id);
     }
 }

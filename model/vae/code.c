@@ -247,7 +247,8 @@ static cvx_tensor slot(const cvx_tensor *whole, int64_t i)
 static cvx_status open_ring(run *r, ring *out, int end, const cvx_tensor *x, cvx_dtype dtype)
 {
     const int64_t *d = x->dim;
-    int64_t rows = band(r, d[1], 0).len; /* the tallest: neighbours exchange equally many frames at a time */
+    int64_t rows =
+        band(r, d[1], 0).len; /* the tallest: neighbours exchange equally many frames at a time */
     int64_t frame = (rows + 2) * (d[2] + 2) * d[3] * (int64_t)cvx_dtype_size(dtype);
     int64_t slots = RING_BYTES / r->comm->size / frame;
 
