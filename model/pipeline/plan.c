@@ -218,10 +218,10 @@ static cvx_status pack(trial *t, cvx_tensor *w, cvx_layout layout)
 
 static cvx_status trial_linear(trial *t)
 {
-    cvx_tensor x = CVX_VIEW(NULL, CVX_F32, 512, 768), w = CVX_VIEW(NULL, CVX_F32, 768, 768), y = x;
+    cvx_tensor x = CVX_VIEW(NULL, CVX_F32, 1024, 768), w = CVX_VIEW(NULL, CVX_F32, 768, 768), y = x;
 
-    CVX_RETURN_IF(values(t, &x.data, 512 * 768));
-    CVX_RETURN_IF(values(t, &y.data, 512 * 768));
+    CVX_RETURN_IF(values(t, &x.data, 1024 * 768));
+    CVX_RETURN_IF(values(t, &y.data, 1024 * 768));
     CVX_RETURN_IF(values(t, &w.data, 768 * 768));
     CVX_RETURN_IF(pack(t, &w, CVX_PACKED_LINEAR));
     return cvx_op_linear(&t->ctx, &(cvx_linear_args){.y = &y, .x = &x, .w = &w});
@@ -247,10 +247,10 @@ static cvx_status trial_conv(trial *t)
 
     CVX_RETURN_IF(values(t, &w.data, 128 * 128 * 27));
     CVX_RETURN_IF(pack(t, &w, CVX_PACKED_CONV));
-    CVX_RETURN_IF(values(t, &data, 3 * 34 * 34 * 128 * 2)); /* three bf16 parts take six bytes */
-    x = CVX_VIEW(data, cvx_conv_input(&t->ctx, &w), 3, 34, 34, 128);
-    y = CVX_VIEW(NULL, CVX_F32, 1, 32, 32, 128);
-    CVX_RETURN_IF(values(t, &y.data, 32 * 32 * 128));
+    CVX_RETURN_IF(values(t, &data, 3 * 66 * 66 * 128 * 2)); /* three bf16 parts take six bytes */
+    x = CVX_VIEW(data, cvx_conv_input(&t->ctx, &w), 3, 66, 66, 128);
+    y = CVX_VIEW(NULL, CVX_F32, 1, 64, 64, 128);
+    CVX_RETURN_IF(values(t, &y.data, 64 * 64 * 128));
     return cvx_op_conv3d(&t->ctx, &(cvx_conv3d_args){.y = &y, .x = &x, .w = &w, .stride = 1});
 }
 
@@ -285,7 +285,7 @@ cvx_status cvx_plan_rates(cvx_ctx *ctx, double rate[CVX_OP_COUNT])
         rate[i] =
             2e9; /* a few passes over memory at some 10 GB/s: these ops are small beside the others */
     }
-    CVX_TRY(st, cvx_arena_open(&t.arena, "calibration", (size_t)32 << 20), done);
+    CVX_TRY(st, cvx_arena_open(&t.arena, "calibration", (size_t)48 << 20), done);
     for (size_t i = 0; i < sizeof trials / sizeof *trials; i++) {
         rate[trials[i].op] = 0;
         CVX_TRY(st, trial_rate(&t, trials[i].op, trials[i].fn, &rate[trials[i].op]), done);
