@@ -75,7 +75,6 @@ static cvx_status add_part(json_t *parts, const char *name, const char *path, bo
 
 static json_t *facts(const cvx_checkpoint *c)
 {
-    bool dpm = c->sched.kind == CVX_SCHED_DPM;
     char what[160];
 
     return json_pack("{s:s, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:I, s:I, s:f, s:s}", "model",
@@ -86,10 +85,9 @@ static json_t *facts(const cvx_checkpoint *c)
                      (json_int_t)(c->dit.sample_height * c->spatial), "sample_width",
                      (json_int_t)(c->dit.sample_width * c->spatial), "max_text_seq_length",
                      (json_int_t)c->dit.max_text_seq_length, "scheduler",
-                     dpm ? "CogVideoXDPMScheduler" : "CogVideoXDDIMScheduler",
-                     "text_encoder_layers", (json_int_t)c->t5.num_layers, "text_encoder_width",
-                     (json_int_t)c->t5.d_model, "vae_scaling_factor", c->vae.scaling_factor, "dir",
-                     c->dir);
+                     cvx_sched_class(c->sched.kind), "text_encoder_layers",
+                     (json_int_t)c->t5.num_layers, "text_encoder_width", (json_int_t)c->t5.d_model,
+                     "vae_scaling_factor", c->vae.scaling_factor, "dir", c->dir);
 }
 
 static void print_part(const char *name, const json_t *p)

@@ -362,6 +362,24 @@ static double flops_sched_step(const cvx_sched_step_args *a)
     return 12.0 * (double)cvx_numel(a->prev);
 }
 
+static cvx_status check_combine(const cvx_combine_args *a)
+{
+    bool ok = a->n >= 1 && a->n <= 4 && dense(a->y, a->y->ndim);
+
+    for (int i = 0; ok && i < a->n; i++) {
+        ok = dense(a->x[i], a->x[i]->ndim) && cvx_numel(a->x[i]) == cvx_numel(a->y);
+    }
+    if (!ok) {
+        return wrong("combine", "1 to 4 dense x of y's count", "y", a->y, "x[0]", a->x[0], NULL);
+    }
+    return CVX_OK;
+}
+
+static double flops_combine(const cvx_combine_args *a)
+{
+    return 2.0 * a->n * (double)cvx_numel(a->y);
+}
+
 /* The input's extents fit the output's, taps and stride. */
 static bool conv_fits(const cvx_conv3d_args *a)
 {

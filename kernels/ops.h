@@ -135,6 +135,14 @@ typedef struct cvx_sched_step_args {
     float c[7];
 } cvx_sched_step_args;
 
+/* y = c[0]·x[0] + c[1]·x[1] + ..., n of 1 to 4 terms over dense f32 tensors of one count, each product and sum rounded
+ * (no fused multiply-add), in this order. y may be one of x. */
+typedef struct cvx_combine_args {
+    const cvx_tensor *y, *x[4];
+    float c[4];
+    int n;
+} cvx_combine_args;
+
 /* Valid 3-D convolution over an input that its producer wrote with its borders in place.
  * x [t_in, h_in, w_in, cin] (any strides but the last), w [cout, cin, kt, kh, kw] (plain or packed),
  * b [cout] or NULL, y [t, h, w, cout] (any strides but the last: the inside of a bordered buffer is

@@ -43,6 +43,7 @@ const cvx_ops CVX_LEVEL(cvx_cpu_table_) = {
     .patchify = cvx_ref_patchify,
     .unpatchify = cvx_ref_unpatchify,
     .sched_step = cvx_ref_sched_step,
+    .combine = cvx_ref_combine,
     .conv3d = cpu_conv3d,
     .conv_input = cpu_conv_input,
     .group_norm_stats = cpu_group_norm_stats,

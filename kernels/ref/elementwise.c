@@ -131,3 +131,19 @@ cvx_status cvx_ref_sched_step(cvx_ctx *ctx, const cvx_sched_step_args *a)
     }
     return CVX_OK;
 }
+
+cvx_status cvx_ref_combine(cvx_ctx *ctx, const cvx_combine_args *a)
+{
+    int64_t n = cvx_numel(a->y);
+    float *y = a->y->data;
+
+#pragma omp parallel for num_threads(ctx->threads) schedule(static)
+    for (int64_t i = 0; i < n; i++) {
+        float sum = a->c[0] * ((const float *)a->x[0]->data)[i];
+        for (int k = 1; k < a->n; k++) {
+            sum += a->c[k] * ((const float *)a->x[k]->data)[i];
+        }
+        y[i] = sum;
+    }
+    return CVX_OK;
+}

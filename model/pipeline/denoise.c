@@ -1,5 +1,6 @@
 /* The second stage: the denoising loop and its checkpoints. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/fault.h"
 #include "base/stop.h"
@@ -23,8 +24,10 @@ static void model_input(cvx_run *r, const cvx_tensor *in)
 
 typedef struct denoise {
     cvx_dit_job dit;
-    cvx_tensor in, out, old_x0, noise; /* old_x0, noise: DPM only */
-    bool has_old;
+    cvx_tensor in, out;
+    cvx_tensor
+        kept; /* [sets, values]: what the solver keeps from step to step; data NULL: nothing */
+    cvx_tensor noise; /* DPM only */
 } denoise;
 
 static cvx_status denoise_open(cvx_run *r, denoise *d)
@@ -43,10 +46,42 @@ static cvx_status denoise_open(cvx_run *r, denoise *d)
     CVX_RETURN_IF(CVX_ALLOC(&r->arena, &d->out, CVX_F32, r->shape.batch, l->dim[0], l->dim[1],
                             l->dim[2], l->dim[3]));
     if (r->job->sched.kind == CVX_SCHED_DPM) {
-        CVX_RETURN_IF(CVX_ALLOC(&r->arena, &d->old_x0, CVX_F32, n));
         CVX_RETURN_IF(CVX_ALLOC(&r->arena, &d->noise, CVX_F32, n));
     }
+    int64_t sets = cvx_sched_kept(r->job->sched.kind);
+    if (sets > 0) {
+        CVX_RETURN_IF(CVX_ALLOC(&r->arena, &d->kept, CVX_F32, sets, n));
+        cvx_zero(r->p->ctx, &d->kept);
+    }
     return CVX_OK;
+}
+
+/* Set k of what the solver keeps. */
+static cvx_tensor kept(const denoise *d, int64_t k)
+{
+    cvx_tensor set = cvx_slice(&d->kept, 0, k, 1);
+    return CVX_RESHAPE(&set, d->kept.dim[1]);
+}
+
+/* x0 of step i is known: corrects the sample that led to it, then predicts the next one. */
+static cvx_status unipc_step(cvx_run *r, denoise *d, const cvx_sched *sched, int64_t i,
+                             const cvx_tensor *latents)
+{
+    cvx_ctx *ctx = r->p->ctx;
+    cvx_tensor sample = kept(d, 0), now = kept(d, 1 + i % 3);
+    cvx_tensor before = kept(d, 1 + (i + 2) % 3), older = kept(d, 1 + (i + 1) % 3);
+    cvx_sched_unipc_coef c;
+
+    cvx_sched_unipc(sched, i, &c);
+    cvx_combine_args first = {.y = &sample, .x = {latents}, .c = {1}, .n = 1};
+    if (c.corrects) {
+        first = (cvx_combine_args){.y = &sample, .x = {&sample, &before, &older, &now}, .n = 4};
+        memcpy(first.c, c.correct, sizeof c.correct);
+    }
+    CVX_RETURN_IF(cvx_op_combine(ctx, &first));
+    cvx_combine_args next = {.y = latents, .x = {&sample, &now, &before}, .n = 3};
+    memcpy(next.c, c.predict, sizeof c.predict);
+    return cvx_op_combine(ctx, &next);
 }
 
 static cvx_status denoise_step(cvx_run *r, denoise *d, const cvx_sched *sched, int64_t i)
@@ -68,17 +103,20 @@ static cvx_status denoise_step(cvx_run *r, denoise *d, const cvx_sched *sched, i
     model_input(r, &d->in);
     CVX_RETURN_IF(cvx_dit_forward(r->p->parts[CVX_PART_DIT].model.dit, &d->dit, &r->step, &d->out,
                                   &d->in, (double)cvx_sched_timestep(sched, i), NULL, NULL));
-    for (int k = cvx_sched_draws(sched, i, d->has_old); k > 0; k--) {
+    for (int k = cvx_sched_draws(sched, i); k > 0; k--) {
         CVX_RETURN_IF(cvx_run_draw(r, &d->noise));
         a.noise = &d->noise;
     }
-    cvx_sched_coef(sched, i, d->has_old, a.c);
-    if (d->old_x0.data != NULL) {
-        a.x0_out = &d->old_x0;
-        a.old_x0 = d->has_old ? &d->old_x0 : NULL;
-        d->has_old = true;
+    cvx_sched_coef(sched, i, a.c);
+    bool unipc = r->job->sched.kind == CVX_SCHED_UNIPC;
+    cvx_tensor x0;
+    if (d->kept.data != NULL) {
+        x0 = kept(d, unipc ? 1 + i % 3 : 0);
+        a.x0_out = &x0;
+        a.old_x0 = i > 0 && !unipc ? &x0 : NULL;
     }
-    return cvx_op_sched_step(r->p->ctx, &a);
+    CVX_RETURN_IF(cvx_op_sched_step(r->p->ctx, &a));
+    return unipc ? unipc_step(r, d, sched, i, &flat) : CVX_OK;
 }
 
 /* Adds the work and exchanges of `times` more steps like `one`. */
@@ -97,10 +135,10 @@ static void extend(cvx_stage_cost *c, const cvx_stage_cost *one, int64_t times)
 
 /* What a checkpoint must be to continue this loop; its job was compared before. */
 static cvx_status check_snapshot(const cvx_run *r, const cvx_snapshot *s, int64_t steps,
-                                 bool old_x0)
+                                 bool goes_on)
 {
     bool same = s->steps == steps && cvx_snapshot_count(s) == cvx_numel(&r->latents) &&
-                (!old_x0 || s->old_x0 != NULL);
+                (!goes_on || s->sets == cvx_sched_kept(r->job->sched.kind));
 
     return same ? CVX_OK
                 : cvx_fail(CVX_EFORMAT,
@@ -108,30 +146,29 @@ static cvx_status check_snapshot(const cvx_run *r, const cvx_snapshot *s, int64_
                            (long long)s->step, (long long)s->steps);
 }
 
-/* The leader's snapshot to every rank: latents, generator and, where the loop goes on, the previous x0. */
+/* The leader's snapshot to every rank: latents, generator and, where the loop goes on (d), what the solver keeps. */
 static cvx_status take_snapshot(cvx_run *r, denoise *d, int64_t steps)
 {
-    bool old_x0 = d != NULL && d->old_x0.data != NULL;
+    bool keeps = d != NULL && d->kept.data != NULL;
     unsigned char bytes[CVX_RNG_BYTES] = {0};
     cvx_tensor rng = CVX_VIEW(bytes, CVX_U8, CVX_RNG_BYTES);
     cvx_status st = CVX_OK;
 
     if (cvx_run_leads(r)) {
         const cvx_snapshot *s = &r->resume->at;
-        st = check_snapshot(r, s, steps, old_x0);
+        st = check_snapshot(r, s, steps, d != NULL);
         if (st == CVX_OK) {
             cvx_rng_save(&s->rng, bytes);
             cvx_upload(r->p->ctx, &r->latents, s->latents);
         }
-        if (st == CVX_OK && old_x0) {
-            cvx_upload(r->p->ctx, &d->old_x0, s->old_x0);
+        if (st == CVX_OK && keeps) {
+            cvx_upload(r->p->ctx, &d->kept, s->kept);
         }
     }
     CVX_RETURN_IF(cvx_run_share(r, st, &rng));
     CVX_RETURN_IF(cvx_run_share(r, CVX_OK, &r->latents));
-    if (old_x0) {
-        CVX_RETURN_IF(cvx_run_share(r, CVX_OK, &d->old_x0));
-        d->has_old = true;
+    if (keeps) {
+        CVX_RETURN_IF(cvx_run_share(r, CVX_OK, &d->kept));
     }
     if (d != NULL && cvx_run_leads(r)) { /* the decoder may need the last latents once more */
         cvx_snapshot_free(&r->resume->at);
@@ -145,21 +182,22 @@ static cvx_status make_snapshot(const cvx_run *r, const denoise *d, int64_t done
 {
     const int64_t *dim = r->latents.dim;
     size_t bytes = (size_t)cvx_numel(&r->latents) * sizeof(float);
-    bool old_x0 = d->has_old && done < steps;
+    int64_t sets = d->kept.data != NULL && done < steps ? d->kept.dim[0] : 0;
     cvx_snapshot s = {.step = done,
                       .steps = steps,
                       .dim = {dim[0], dim[1], dim[2], dim[3]},
                       .latents = malloc(bytes),
-                      .old_x0 = old_x0 ? malloc(bytes) : NULL,
+                      .sets = sets,
+                      .kept = sets > 0 ? malloc((size_t)sets * bytes) : NULL,
                       .rng = r->rng};
 
-    if (s.latents == NULL || (old_x0 && s.old_x0 == NULL)) {
+    if (s.latents == NULL || (sets > 0 && s.kept == NULL)) {
         cvx_snapshot_free(&s);
         return cvx_fail(CVX_ENOMEM, "no memory for a copy of the latents");
     }
     cvx_download(r->p->ctx, s.latents, &r->latents);
-    if (old_x0) {
-        cvx_download(r->p->ctx, s.old_x0, &d->old_x0);
+    if (sets > 0) {
+        cvx_download(r->p->ctx, s.kept, &d->kept);
     }
     *out = s;
     return CVX_OK;

@@ -114,7 +114,7 @@ cvx_status cvx_job_resolve(cvx_job *out, const cvx_checkpoint *c, const cvx_requ
     j.guided = r->guidance_scale > 1;
     j.dtype = strcmp(r->dtype, "bf16") == 0 ? CVX_BF16 : CVX_F32;
     if (r->scheduler != NULL) {
-        j.sched.kind = strcmp(r->scheduler, "dpm") == 0 ? CVX_SCHED_DPM : CVX_SCHED_DDIM;
+        j.sched.kind = cvx_sched_find(r->scheduler);
     }
     j.tiling = (cvx_vae_tiling){.enabled = r->enable_tiling,
                                 .sample_min_height = r->tile_sample_min_height,

@@ -41,7 +41,7 @@ const cvx_opt cvx_request_opts[] = {
     {"use-dynamic-cfg", CVX_OPT_FLAG, AT(use_dynamic_cfg), NULL,
      "guidance that grows over the steps, as diffusers computes it", 0, 0, NULL},
     {"scheduler", CVX_OPT_CHOICE, AT(scheduler), NULL, "solver (default: the checkpoint's)", 0, 0,
-     "ddim|dpm"},
+     "ddim|dpm|dpmsolver++|unipc"},
     {"max-sequence-length", CVX_OPT_INT, AT(max_sequence_length), "N",
      "text tokens (default: the transformer's max_text_seq_length)", 1, 65536, NULL},
     {"latents", CVX_OPT_STR, AT(latents), "FILE",

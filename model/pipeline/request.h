@@ -14,7 +14,7 @@ typedef struct cvx_request {
     int64_t num_inference_steps, seed, num_videos_per_prompt, max_sequence_length;
     double guidance_scale, strength;
     bool use_dynamic_cfg;
-    const char *scheduler; /* NULL: the checkpoint's own; "ddim", "dpm" */
+    const char *scheduler; /* NULL: the checkpoint's own; a name of cvx_sched_name */
     const char *dtype;     /* "f32", "bf16" */
     const char *image, *video, *latents, *save_latents;
     cvx_opt_list lora;

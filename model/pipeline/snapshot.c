@@ -10,12 +10,13 @@
 #define HEAD_MAX ((uint64_t)1 << 24)
 /* Latents of more values than this are no latents: a bound for what a file may ask for. */
 #define VALUES_MAX ((int64_t)1 << 32)
+#define SETS_MAX 16
 
 void cvx_snapshot_free(cvx_snapshot *s)
 {
     json_decref(s->job);
     free(s->latents);
-    free(s->old_x0);
+    free(s->kept);
     *s = (cvx_snapshot){0};
 }
 
@@ -110,10 +111,10 @@ static cvx_status add_frame(buffer *b, const char *tag, const void *data, size_t
 
 static cvx_status add_head(buffer *b, const cvx_snapshot *s)
 {
-    json_t *j = json_pack("{s:I, s:I, s:[I,I,I,I], s:b, s:O}", "step", (json_int_t)s->step, "steps",
+    json_t *j = json_pack("{s:I, s:I, s:[I,I,I,I], s:I, s:O}", "step", (json_int_t)s->step, "steps",
                           (json_int_t)s->steps, "latents", (json_int_t)s->dim[0],
                           (json_int_t)s->dim[1], (json_int_t)s->dim[2], (json_int_t)s->dim[3],
-                          "old_x0", s->old_x0 != NULL, "job", s->job);
+                          "sets", (json_int_t)s->sets, "job", s->job);
     char *text = j != NULL ? json_dumps(j, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
     cvx_status st = text == NULL ? cvx_fail(CVX_ENOMEM, "no memory for a checkpoint's head")
                                  : add_frame(b, "HEAD", text, strlen(text));
@@ -136,8 +137,8 @@ cvx_status cvx_snapshot_pack(unsigned char **out, size_t *len, const cvx_snapsho
     CVX_TRY(st, add_head(&b, s), done);
     CVX_TRY(st, add_frame(&b, "RNGS", rng, sizeof rng), done);
     CVX_TRY(st, add_frame(&b, "LATS", s->latents, bytes), done);
-    if (s->old_x0 != NULL) {
-        CVX_TRY(st, add_frame(&b, "OLDX", s->old_x0, bytes), done);
+    if (s->sets > 0) {
+        CVX_TRY(st, add_frame(&b, "KEPT", s->kept, (size_t)s->sets * bytes), done);
     }
     CVX_TRY(st, add_frame(&b, "STOP", NULL, 0), done);
     *out = b.data;
@@ -214,7 +215,7 @@ static cvx_status read_frame(reader *r, const char *tag, uint64_t want, unsigned
     return CVX_OK;
 }
 
-static cvx_status read_head(reader *r, cvx_snapshot *s, bool *old_x0)
+static cvx_status read_head(reader *r, cvx_snapshot *s)
 {
     unsigned char *text = NULL;
     uint64_t len = 0;
@@ -234,9 +235,10 @@ static cvx_status read_head(reader *r, cvx_snapshot *s, bool *old_x0)
     }
     s->step = json_integer_value(json_object_get(j, "step"));
     s->steps = json_integer_value(json_object_get(j, "steps"));
-    *old_x0 = json_is_true(json_object_get(j, "old_x0"));
+    s->sets = json_integer_value(json_object_get(j, "sets"));
     s->job = json_incref(json_object_get(j, "job"));
-    good = good && s->step > 0 && s->step <= s->steps && json_is_object(s->job);
+    good = good && s->step > 0 && s->step <= s->steps && s->sets >= 0 && s->sets <= SETS_MAX &&
+           json_is_object(s->job);
     json_decref(j);
     return good ? CVX_OK
                 : cvx_fail(CVX_EFORMAT, "%s: its head does not describe a denoising loop", r->what);
@@ -269,18 +271,17 @@ cvx_status cvx_snapshot_parse(cvx_snapshot *out, const void *data, size_t len, c
     cvx_snapshot s = {0};
     unsigned char *none = NULL;
     uint64_t zero;
-    bool old_x0 = false;
     cvx_status st = CVX_OK;
 
     if (len < MAGIC_BYTES || memcmp(data, MAGIC, MAGIC_BYTES) != 0) {
         return cvx_fail(CVX_EFORMAT, "%s: not a cvx checkpoint (it does not begin with %s)", what,
                         MAGIC);
     }
-    CVX_TRY(st, read_head(&r, &s, &old_x0), done);
+    CVX_TRY(st, read_head(&r, &s), done);
     CVX_TRY(st, read_rng(&r, &s.rng), done);
     CVX_TRY(st, read_floats(&r, "LATS", cvx_snapshot_count(&s), &s.latents), done);
-    if (old_x0) {
-        CVX_TRY(st, read_floats(&r, "OLDX", cvx_snapshot_count(&s), &s.old_x0), done);
+    if (s.sets > 0) {
+        CVX_TRY(st, read_floats(&r, "KEPT", s.sets * cvx_snapshot_count(&s), &s.kept), done);
     }
     CVX_TRY(st, read_frame(&r, "STOP", 0, &none, &zero), done);
     free(none);

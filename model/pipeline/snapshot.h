@@ -2,8 +2,8 @@
  *
  * A file is the eight bytes "CVXSNAP1" and then frames: a tag of four letters, the sizes of the content before
  * and after zlib (8 bytes each, little-endian), the CRC-32 of tag, sizes and compressed content (4 bytes), the
- * compressed content. Frames, in this order: HEAD (JSON: job, step, steps, latents' dims), RNGS, LATS, OLDX
- * (where there is a previous x0), and an empty STOP. docs/checkpoints.md has the same as a table. */
+ * compressed content. Frames, in this order: HEAD (JSON: job, step, steps, latents' dims, sets), RNGS, LATS, KEPT
+ * (where sets > 0), and an empty STOP. docs/checkpoints.md has the same as a table. */
 #ifndef CVX_MODEL_PIPELINE_SNAPSHOT_H
 #define CVX_MODEL_PIPELINE_SNAPSHOT_H
 
@@ -15,7 +15,9 @@ typedef struct cvx_snapshot {
     int64_t step, steps; /* steps done, and of how many; step 0: no snapshot */
     int64_t dim[4];      /* of the latents: F, C, h, w, padding included */
     float *latents;      /* owned */
-    float *old_x0;       /* as many values: x0 of the step before (DPM), NULL without; owned */
+    int64_t
+        sets; /* of as many values, that the solver keeps (cvx_sched_kept): 0 after the last step */
+    float *kept; /* [sets, values], NULL without; owned */
     cvx_rng rng;
 } cvx_snapshot;
 

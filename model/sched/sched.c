@@ -15,6 +15,47 @@ struct cvx_sched {
     double *alphas;
 };
 
+static const struct {
+    const char *name, *cls;
+    int64_t kept;
+} solvers[CVX_SCHED_KINDS] = {
+    [CVX_SCHED_DDIM] = {"ddim", "CogVideoXDDIMScheduler", 0},
+    [CVX_SCHED_DPM] = {"dpm", "CogVideoXDPMScheduler", 1},
+    [CVX_SCHED_DPMSOLVERPP] = {"dpmsolver++", "DPMSolverMultistepScheduler", 1},
+    [CVX_SCHED_UNIPC] = {"unipc", "UniPCMultistepScheduler", 4},
+};
+
+const char *cvx_sched_name(cvx_sched_kind kind)
+{
+    return solvers[kind].name;
+}
+
+const char *cvx_sched_class(cvx_sched_kind kind)
+{
+    return solvers[kind].cls;
+}
+
+cvx_sched_kind cvx_sched_find(const char *name)
+{
+    cvx_sched_kind k = CVX_SCHED_DDIM;
+
+    while (k < CVX_SCHED_KINDS && strcmp(name, solvers[k].name) != 0) {
+        k++;
+    }
+    return k;
+}
+
+int64_t cvx_sched_kept(cvx_sched_kind kind)
+{
+    return solvers[kind].kept;
+}
+
+/* Multistep solvers make their timesteps and their last alpha in ways of their own. */
+static bool multistep(const cvx_sched_config *c)
+{
+    return c->kind == CVX_SCHED_DPMSOLVERPP || c->kind == CVX_SCHED_UNIPC;
+}
+
 static cvx_status unknown(const char *path, const char *key, const char *value, const char *known)
 {
     return cvx_fail(CVX_EUNSUPPORTED, "%s: %s is \"%s\"; known are %s", path, key, value, known);
@@ -29,12 +70,13 @@ static cvx_status read_names(cvx_sched_config *c, const json_t *j, const char *p
     CVX_RETURN_IF(cvx_json_str(j, path, "prediction_type", &pred));
     CVX_RETURN_IF(cvx_json_str(j, path, "timestep_spacing", &spacing));
     CVX_RETURN_IF(cvx_json_str(j, path, "beta_schedule", &betas));
-    if (strcmp(cls, "CogVideoXDDIMScheduler") == 0) {
-        c->kind = CVX_SCHED_DDIM;
-    } else if (strcmp(cls, "CogVideoXDPMScheduler") == 0) {
-        c->kind = CVX_SCHED_DPM;
-    } else {
-        return unknown(path, "_class_name", cls, "CogVideoXDDIMScheduler, CogVideoXDPMScheduler");
+    while (c->kind < CVX_SCHED_KINDS && strcmp(cls, solvers[c->kind].cls) != 0) {
+        c->kind++;
+    }
+    if (c->kind == CVX_SCHED_KINDS) {
+        return unknown(path, "_class_name", cls,
+                       "CogVideoXDDIMScheduler, CogVideoXDPMScheduler, "
+                       "DPMSolverMultistepScheduler, UniPCMultistepScheduler");
     }
     static const char *const preds[] = {"v_prediction", "epsilon", "sample"};
     static const char *const spacings[] = {"trailing", "leading", "linspace"};
@@ -60,9 +102,52 @@ static cvx_status read_names(cvx_sched_config *c, const json_t *j, const char *p
     return CVX_OK;
 }
 
+/* Options of DPMSolverMultistepScheduler and UniPCMultistepScheduler: what is computed here is their default. */
+static cvx_status read_multistep(const cvx_sched_config *c, const json_t *j, const char *path)
+{
+    static const struct {
+        const char *key;
+        bool want;
+    } flags[] = {{"use_karras_sigmas", false}, {"use_exponential_sigmas", false},
+                 {"use_beta_sigmas", false},   {"use_flow_sigmas", false},
+                 {"use_lu_lambdas", false},    {"thresholding", false},
+                 {"euler_at_final", false},    {"predict_x0", true},
+                 {"lower_order_final", true}};
+    const char *algorithm = "dpmsolver++", *final = "zero",
+               *wanted = c->kind == CVX_SCHED_UNIPC ? "bh2" : "midpoint", *type = wanted;
+    int64_t order = 2;
+
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
+        bool got = flags[i].want;
+        CVX_RETURN_IF(cvx_json_bool(j, path, flags[i].key, &got));
+        if (got != flags[i].want) {
+            return cvx_fail(CVX_EUNSUPPORTED, "%s: %s is %s; only %s is computed here", path,
+                            flags[i].key, got ? "true" : "false", got ? "false" : "true");
+        }
+    }
+    CVX_RETURN_IF(cvx_json_int(j, path, "solver_order", &order));
+    CVX_RETURN_IF(cvx_json_str(j, path, "algorithm_type", &algorithm));
+    CVX_RETURN_IF(cvx_json_str(j, path, "final_sigmas_type", &final));
+    CVX_RETURN_IF(cvx_json_str(j, path, "solver_type", &type));
+    if (order != 2) {
+        return cvx_fail(CVX_EUNSUPPORTED, "%s: solver_order is %lld; only 2 is computed here", path,
+                        (long long)order);
+    }
+    if (strcmp(algorithm, "dpmsolver++") != 0) {
+        return unknown(path, "algorithm_type", algorithm, "dpmsolver++");
+    }
+    if (strcmp(final, "zero") != 0) {
+        return unknown(path, "final_sigmas_type", final, "zero");
+    }
+    return strcmp(type, wanted) == 0 ? CVX_OK : unknown(path, "solver_type", type, wanted);
+}
+
 static cvx_status read_config(cvx_sched_config *c, const json_t *j, const char *path)
 {
     CVX_RETURN_IF(read_names(c, j, path));
+    if (multistep(c)) {
+        CVX_RETURN_IF(read_multistep(c, j, path));
+    }
     CVX_RETURN_IF(cvx_json_int(j, path, "num_train_timesteps", &c->num_train_timesteps));
     CVX_RETURN_IF(cvx_json_int(j, path, "steps_offset", &c->steps_offset));
     CVX_RETURN_IF(cvx_json_double(j, path, "beta_start", &c->beta_start));
@@ -130,6 +215,9 @@ static void make_alphas(double *a, const cvx_sched_config *c)
         double s = (sqrt(a[i]) - last) * (first / (first - last));
         a[i] = s * s;
     }
+    if (multistep(c)) {
+        a[n - 1] = 0x1p-24; /* in place of 0, so that the first sigma is finite */
+    }
 }
 
 /* Fills t[0..n) and returns how many diffusers would give; negative values are possible. */
@@ -144,6 +232,11 @@ static int64_t make_timesteps(int64_t *t, const cvx_sched_config *c, int64_t n)
             double delta = ((double)train - ratio) - (double)train;
             got = (int64_t)ceil((0.0 - (double)train) / -ratio);
             t[i] = (int64_t)rint((double)train + (double)i * delta) - 1;
+        } else if (multistep(c) && c->spacing == CVX_LEADING) {
+            t[i] = (n - i) * (train / (n + 1)) + c->steps_offset;
+        } else if (multistep(c)) {
+            t[i] = (int64_t)rint(i == 0 ? (double)(train - 1)
+                                        : (double)(n - i) * ((double)(train - 1) / (double)n));
         } else if (c->spacing == CVX_LEADING) {
             t[i] = (n - 1 - i) * (train / n) + c->steps_offset;
         } else {
@@ -230,6 +323,16 @@ void cvx_sched_close(cvx_sched *s)
     }
 }
 
+const cvx_sched_config *cvx_sched_cfg(const cvx_sched *s)
+{
+    return &s->cfg;
+}
+
+int64_t cvx_sched_asked(const cvx_sched *s)
+{
+    return s->asked;
+}
+
 const double *cvx_sched_alphas(const cvx_sched *s)
 {
     return s->alphas;
@@ -275,74 +378,4 @@ double cvx_sched_guidance(const cvx_sched *s, int64_t i, double scale, bool dyna
         return scale;
     }
     return 1 + scale * ((1 - cos(M_PI * pow((n - t) / n, 5.0))) / 2);
-}
-
-static int64_t prev_timestep(const cvx_sched *s, int64_t i)
-{
-    /* the pipelines never reset the scheduler's own step count, so strength does not change it */
-    return cvx_sched_timestep(s, i) - s->cfg.num_train_timesteps / s->asked;
-}
-
-int cvx_sched_draws(const cvx_sched *s, int64_t i, bool has_old)
-{
-    if (s->cfg.kind == CVX_SCHED_DDIM) {
-        return 0;
-    }
-    return !has_old || prev_timestep(s, i) < 0 ? 1 : 2;
-}
-
-/* x0 = c[0]·sample + c[1]·model output. */
-static void x0_coef(const cvx_sched *s, double a, float c[7])
-{
-    switch (s->cfg.prediction) {
-    case CVX_PRED_V:
-        c[0] = (float)sqrt(a);
-        c[1] = -(float)sqrt(1 - a);
-        break;
-    case CVX_PRED_EPSILON:
-        c[0] = (float)(1 / sqrt(a));
-        c[1] = -(float)(sqrt(1 - a) / sqrt(a));
-        break;
-    case CVX_PRED_SAMPLE:
-        c[0] = 0;
-        c[1] = 1;
-        break;
-    }
-}
-
-/* get_variables and get_mult of CogVideoXDPMScheduler (DPM-Solver++ 2M, SDE form). */
-static void dpm_coef(const cvx_sched *s, int64_t i, bool has_old, double a, double prev, float c[7])
-{
-    double lamb = log(sqrt(a / (1 - a))), next = log(sqrt(prev / (1 - prev)));
-    double h = next - lamb;
-    double m1 = sqrt((1 - prev) / (1 - a)) * exp(-h);
-    double m2 = expm1(-2 * h) * sqrt(prev);
-    double noise = sqrt(1 - prev) * sqrt(1 - exp(-2 * h));
-
-    c[2] = (float)m1;
-    c[3] = -(float)m2;
-    c[6] = (float)noise;
-    if (cvx_sched_draws(s, i, has_old) == 2) {
-        double back = s->alphas[cvx_sched_timestep(s, i - 1)];
-        double r = (lamb - log(sqrt(back / (1 - back)))) / h;
-        c[3] = (float)(-m2 * (1 + 1 / (2 * r)));
-        c[5] = (float)(m2 * (1 / (2 * r)));
-    }
-}
-
-void cvx_sched_coef(const cvx_sched *s, int64_t i, bool has_old, float c[7])
-{
-    int64_t t = cvx_sched_timestep(s, i), p = prev_timestep(s, i);
-    double a = s->alphas[t];
-    double prev = p >= 0 ? s->alphas[p] : s->cfg.set_alpha_to_one ? 1.0 : s->alphas[0];
-
-    memset(c, 0, 7 * sizeof *c);
-    x0_coef(s, a, c);
-    if (s->cfg.kind == CVX_SCHED_DPM) {
-        dpm_coef(s, i, has_old, a, prev, c);
-        return;
-    }
-    double a_t = sqrt((1 - prev) / (1 - a));
-    c[2] = (float)a_t;
-    c[3] = (float)(sqrt(prev) - sqrt(a) * a_t);
 }

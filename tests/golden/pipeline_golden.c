@@ -148,7 +148,7 @@ static void compare(cvx_weights *w, const result *out)
 }
 
 typedef struct golden_case {
-    const char *model, *file, *image, *video;
+    const char *model, *file, *image, *video, *scheduler;
 } golden_case;
 
 static void whole_run(void **state)
@@ -161,6 +161,7 @@ static void whole_run(void **state)
     cvx_request r = request_of(w, g->model);
     r.image = g->image;
     r.video = g->video;
+    r.scheduler = g->scheduler != NULL ? g->scheduler : r.scheduler;
     run(&out, &r);
     compare(w, &out);
     free_result(&out);
@@ -237,26 +238,29 @@ static void lora_scales(void **state)
 #define SHAPES CVX_SOURCE_DIR "/models/shapes"
 
 static golden_case cases[] = {
-    {V("tiny-2b"), V("tiny-2b/golden.safetensors"), NULL, NULL},
-    {V("tiny-5b"), V("tiny-5b/golden.safetensors"), NULL, NULL},
-    {V("tiny-5b-i2v"), V("tiny-5b-i2v/golden.safetensors"), V("tiny-5b-i2v/input.png"), NULL},
-    {V("tiny-1.5-5b"), V("tiny-1.5-5b/golden.safetensors"), NULL, NULL},
+    {V("tiny-2b"), V("tiny-2b/golden.safetensors"), NULL, NULL, NULL},
+    {V("tiny-5b"), V("tiny-5b/golden.safetensors"), NULL, NULL, NULL},
+    {V("tiny-5b-i2v"), V("tiny-5b-i2v/golden.safetensors"), V("tiny-5b-i2v/input.png"), NULL, NULL},
+    {V("tiny-1.5-5b"), V("tiny-1.5-5b/golden.safetensors"), NULL, NULL, NULL},
     {V("tiny-1.5-5b-i2v"), V("tiny-1.5-5b-i2v/golden.safetensors"), V("tiny-1.5-5b-i2v/input.png"),
+     NULL, NULL},
+    {V("tiny-2b"), X("size-2b"), NULL, NULL, NULL},
+    {V("tiny-5b"), X("size-5b"), NULL, NULL, NULL},
+    {V("tiny-1.5-5b"), X("size-1.5"), NULL, NULL, NULL},
+    {V("tiny-5b"), X("steps16-5b"), NULL, NULL, NULL},
+    {V("tiny-5b"), X("inside-5b"), NULL, NULL, NULL},
+    {V("tiny-5b"), X("solver-DPMSolverMultistepScheduler"), NULL, NULL, "dpmsolver++"},
+    {V("tiny-5b"), X("solver-UniPCMultistepScheduler"), NULL, NULL, "unipc"},
+    {V("tiny-5b"), X("v2v-ddim"), NULL, DATA "extra/v2v-input", NULL},
+    {V("tiny-5b"), X("v2v-dpm"), NULL, DATA "extra/v2v-input", NULL},
+    {V("tiny-2b"), X("v2v-tiny-2b"), NULL, DATA "extra/v2v-input", NULL},
+    {V("tiny-1.5-5b"), X("v2v-tiny-1.5-5b"), NULL, DATA "extra/v2v-input-8", NULL},
+    {V("tiny-5b-i2v"), X("i2v-inside-tiny-5b-i2v"), V("tiny-5b-i2v/input.png"), NULL, NULL},
+    {V("tiny-1.5-5b-i2v"), X("i2v-inside-tiny-1.5-5b-i2v"), V("tiny-1.5-5b-i2v/input.png"), NULL,
      NULL},
-    {V("tiny-2b"), X("size-2b"), NULL, NULL},
-    {V("tiny-5b"), X("size-5b"), NULL, NULL},
-    {V("tiny-1.5-5b"), X("size-1.5"), NULL, NULL},
-    {V("tiny-5b"), X("steps16-5b"), NULL, NULL},
-    {V("tiny-5b"), X("inside-5b"), NULL, NULL},
-    {V("tiny-5b"), X("v2v-ddim"), NULL, DATA "extra/v2v-input"},
-    {V("tiny-5b"), X("v2v-dpm"), NULL, DATA "extra/v2v-input"},
-    {V("tiny-2b"), X("v2v-tiny-2b"), NULL, DATA "extra/v2v-input"},
-    {V("tiny-1.5-5b"), X("v2v-tiny-1.5-5b"), NULL, DATA "extra/v2v-input-8"},
-    {V("tiny-5b-i2v"), X("i2v-inside-tiny-5b-i2v"), V("tiny-5b-i2v/input.png"), NULL},
-    {V("tiny-1.5-5b-i2v"), X("i2v-inside-tiny-1.5-5b-i2v"), V("tiny-1.5-5b-i2v/input.png"), NULL},
-    {SHAPES, DATA "shapes-goldens/red-circle-right.safetensors", NULL, NULL},
-    {SHAPES, DATA "shapes-goldens/blue-square-growing.safetensors", NULL, NULL},
-    {SHAPES, DATA "shapes-goldens/yellow-star-up.safetensors", NULL, NULL},
+    {SHAPES, DATA "shapes-goldens/red-circle-right.safetensors", NULL, NULL, NULL},
+    {SHAPES, DATA "shapes-goldens/blue-square-growing.safetensors", NULL, NULL, NULL},
+    {SHAPES, DATA "shapes-goldens/yellow-star-up.safetensors", NULL, NULL, NULL},
 };
 
 int main(void)

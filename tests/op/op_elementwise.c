@@ -1,4 +1,4 @@
-/* Ops gated_act, add, embed, patchify, unpatchify, sched_step. */
+/* Ops gated_act, add, embed, patchify, unpatchify, sched_step, combine. */
 #include "op_test.h"
 
 static const cvx_act acts[] = {CVX_ACT_NONE, CVX_ACT_GELU_TANH, CVX_ACT_GELU, CVX_ACT_QUICK_GELU,
@@ -210,12 +210,46 @@ static void scheduler(void **state)
     cvx_ctx_close(ctx);
 }
 
+static void combinations(void **state)
+{
+    (void)state;
+    cvx_ctx *ctx = test_open("cpu", NULL, 2, CVX_F32);
+    float x[4][3] = {{0.3f, -1, 7}, {0.7f, 2, 1e-9f}, {1e6f, -3, 0}, {-0.2f, 4, 5}};
+    const float k[4] = {0.1f, -0.2f, 3e-7f, 0.4f};
+    cvx_tensor t[4];
+    cvx_combine_args a = {.y = &t[1], .n = 4};
+    float want[3];
+
+    memcpy(a.c, k, sizeof k);
+    for (int i = 0; i < 4; i++) {
+        t[i] = CVX_VIEW(x[i], CVX_F32, 3);
+        a.x[i] = &t[i];
+    }
+    for (int i = 0; i < 3; i++) { /* volatile: each product and sum rounded to f32, nothing fused */
+        volatile float sum = k[0] * x[0][i];
+        for (int j = 1; j < 4; j++) {
+            volatile float product = k[j] * x[j][i];
+            sum = sum + product;
+        }
+        want[i] = sum;
+    }
+    TEST_OK(cvx_op_combine(ctx, &a)); /* y is one of x */
+    assert_memory_equal(x[1], want, sizeof want);
+    a.n = 5;
+    assert_int_equal(cvx_op_combine(ctx, &a), CVX_EINTERNAL);
+    a.n = 2;
+    t[0] = CVX_VIEW(x[0], CVX_F32, 2);
+    assert_int_equal(cvx_op_combine(ctx, &a), CVX_EINTERNAL);
+    cvx_ctx_close(ctx);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(activations), cmocka_unit_test(activations_by_hand),
-        cmocka_unit_test(additions),   cmocka_unit_test(embeddings),
-        cmocka_unit_test(patches),     cmocka_unit_test(scheduler),
+        cmocka_unit_test(activations),  cmocka_unit_test(activations_by_hand),
+        cmocka_unit_test(additions),    cmocka_unit_test(embeddings),
+        cmocka_unit_test(patches),      cmocka_unit_test(scheduler),
+        cmocka_unit_test(combinations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

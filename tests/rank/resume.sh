@@ -57,6 +57,9 @@ goes_on 3 2
 begin "dpm bf16" --model tests/data/variants/tiny-5b "${tiny[@]}" --scheduler dpm --dtype bf16 --num-inference-steps 4
 stop_at 1 USR1 0 1
 goes_on 1 3
+begin "unipc" --model tests/data/variants/tiny-5b "${tiny[@]}" --scheduler unipc --num-inference-steps 6
+stop_at 3 TERM 1 2
+goes_on 3 3
 begin "image" --model tests/data/variants/tiny-1.5-5b-i2v --num-frames 9 --num-inference-steps 4 \
     --image tests/data/media/kind-rgb.png --scheduler dpm
 stop_at 3 TERM 1 2
@@ -67,7 +70,7 @@ stop_at 2 TERM 0 2
 goes_on 2 4 --enable-cfg-parallel
 if [ "$full" = 1 ]; then
     for v in 2b 5b 1.5-5b; do
-        for s in ddim dpm; do
+        for s in ddim dpm dpmsolver++ unipc; do
             for t in f32 bf16; do
                 begin "$v $s $t" --model "tests/data/variants/tiny-$v" "${tiny[@]}" --num-inference-steps 5 \
                     --scheduler $s --dtype $t

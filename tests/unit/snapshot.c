@@ -14,21 +14,22 @@
 
 #define VALUES (2 * 4 * 2 * 3)
 
-static cvx_snapshot make(int64_t step, bool old_x0)
+static cvx_snapshot make(int64_t step, int64_t sets)
 {
     cvx_snapshot s = {.job = json_pack("{s:s, s:i}", "prompt", "a \"red\" circle", "seed", 3),
                       .step = step,
                       .steps = 10,
                       .dim = {2, 4, 2, 3},
                       .latents = malloc(VALUES * sizeof(float)),
-                      .old_x0 = old_x0 ? malloc(VALUES * sizeof(float)) : NULL};
+                      .sets = sets,
+                      .kept = sets > 0 ? malloc((size_t)sets * VALUES * sizeof(float)) : NULL};
     float none[7];
 
     cvx_rng_seed(&s.rng, 5);
     cvx_rng_randn(&s.rng, s.latents, CVX_RNG_F32, VALUES);
     cvx_rng_randn(&s.rng, none, CVX_RNG_F32, 7); /* an odd number: a normal waits */
-    for (int i = 0; old_x0 && i < VALUES; i++) {
-        s.old_x0[i] = (float)i / 7;
+    for (int i = 0; i < sets * VALUES; i++) {
+        s.kept[i] = (float)i / 7;
     }
     return s;
 }
@@ -42,9 +43,9 @@ static void same(const cvx_snapshot *a, const cvx_snapshot *b)
     assert_int_equal(a->steps, b->steps);
     assert_memory_equal(a->dim, b->dim, sizeof a->dim);
     assert_memory_equal(a->latents, b->latents, VALUES * sizeof(float));
-    assert_int_equal(a->old_x0 != NULL, b->old_x0 != NULL);
-    if (a->old_x0 != NULL) {
-        assert_memory_equal(a->old_x0, b->old_x0, VALUES * sizeof(float));
+    assert_int_equal(a->sets, b->sets);
+    if (a->sets > 0) {
+        assert_memory_equal(a->kept, b->kept, (size_t)a->sets * VALUES * sizeof(float));
     }
     assert_true(json_equal(a->job, b->job));
     for (int n = 1; n < 40; n += 12) { /* few: pair by pair; many: in blocks */
@@ -57,8 +58,8 @@ static void same(const cvx_snapshot *a, const cvx_snapshot *b)
 static void round_trip(void **state)
 {
     (void)state;
-    for (int old_x0 = 0; old_x0 < 2; old_x0++) {
-        cvx_snapshot s = make(4, old_x0 != 0), t = {0};
+    for (int64_t sets = 0; sets < 5; sets++) {
+        cvx_snapshot s = make(4, sets), t = {0};
         unsigned char *bytes = NULL;
         size_t len = 0;
         assert_int_equal(cvx_snapshot_pack(&bytes, &len, &s), CVX_OK);
@@ -73,7 +74,7 @@ static void round_trip(void **state)
 /* Every byte matters: one that is changed, a file that ends early, a byte too many. */
 static void damage(void **state)
 {
-    cvx_snapshot s = make(4, true), t = {0};
+    cvx_snapshot s = make(4, 1), t = {0};
     unsigned char *bytes = NULL;
     size_t len = 0;
 
@@ -167,7 +168,7 @@ static void folder(void **state)
     assert_true(cvx_resume_due(&r, 3, 10) && cvx_resume_due(&r, 10, 10));
     assert_false(cvx_resume_due(&r, 4, 10));
     for (int64_t step = 1; step < 5; step++) {
-        cvx_snapshot s = make(step, true);
+        cvx_snapshot s = make(step, 1);
         assert_true(cvx_resume_save(&r, &s, &notes));
         cvx_snapshot_free(&s);
     }
@@ -210,7 +211,7 @@ static void folder(void **state)
     assert_int_equal(rmdir(dir), 0);
 
     /* a folder that went: told, and no failure */
-    cvx_snapshot s = make(5, false);
+    cvx_snapshot s = make(5, 0);
     assert_false(cvx_resume_save(&r, &s, &notes));
     assert_non_null(strstr(last_note, "no checkpoint after step 5: cannot write"));
     cvx_snapshot_free(&s);
