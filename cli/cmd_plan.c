@@ -196,7 +196,9 @@ static cvx_status plan(cvx_request *r)
     int64_t video_frames = 0;
     cvx_status st = CVX_OK;
 
-    r->prompt = r->prompt != NULL ? r->prompt : "";
+    if (r->prompt.n == 0) {
+        r->prompt = (cvx_opt_list){{""}, 1};
+    }
     r->output = r->output != NULL ? r->output : "plan.mp4";
     CVX_RETURN_IF(cvx_request_check(r));
     CVX_RETURN_IF(cvx_checkpoint_open(&c, r->model));

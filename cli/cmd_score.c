@@ -7,7 +7,8 @@
 #include "model/clip/score.h"
 
 typedef struct options {
-    const char *clip_model, *prompt, *plot, *sheet, *backend, *isa;
+    cvx_opt_list prompt;
+    const char *clip_model, *plot, *sheet, *backend, *isa;
     cvx_drift_rule rule;
     int64_t threads;
     bool json, quiet;
@@ -16,8 +17,9 @@ typedef struct options {
 static const cvx_opt opts[] = {
     {"clip-model", CVX_OPT_STR, offsetof(options, clip_model), "DIR",
      "CLIP checkpoint: config.json, model.safetensors, vocabulary (needed)", 0, 0, NULL},
-    {"prompt", CVX_OPT_STR, offsetof(options, prompt), "TEXT",
-     "what the video should show (needed)", 0, 0, NULL},
+    {"prompt", CVX_OPT_LIST, offsetof(options, prompt), "TEXT",
+     "what the video should show (needed); several, each as \"FRAME: text\", take turns", 0, 0,
+     NULL},
     {"json", CVX_OPT_FLAG, offsetof(options, json), NULL,
      "print one JSON object instead of a table", 0, 0, NULL},
     {"plot", CVX_OPT_STR, offsetof(options, plot), "FILE", "also draw the scores into this PNG", 0,
@@ -60,11 +62,14 @@ static cvx_status print_json(const cvx_clip_scores *s)
 
 static cvx_status draw(const options *o, const cvx_clip_scores *s, const char *video)
 {
+    char title[512];
+
+    cvx_prompts_title(&o->prompt, title, sizeof title);
     if (o->plot != NULL) {
         CVX_RETURN_IF(cvx_plot_scores(o->plot, &(cvx_plot_opts){.score = s->score,
                                                                 .n = s->n,
                                                                 .drift = s->drifting,
-                                                                .title = o->prompt,
+                                                                .title = title,
                                                                 .y_label = "CLIP score"}));
     }
     if (o->sheet == NULL) {
@@ -72,9 +77,9 @@ static cvx_status draw(const options *o, const cvx_clip_scores *s, const char *v
     }
     cvx_frames f = {0};
     CVX_RETURN_IF(cvx_frames_read(&f, video, 0));
-    cvx_status st = cvx_sheet_write(
-        o->sheet, &f,
-        &(cvx_sheet_opts){.title = o->prompt, .score = s->score, .drift = s->drifting});
+    cvx_status st =
+        cvx_sheet_write(o->sheet, &f,
+                        &(cvx_sheet_opts){.title = title, .score = s->score, .drift = s->drifting});
     cvx_frames_free(&f);
     return st;
 }
@@ -84,19 +89,20 @@ static cvx_status score(const options *o, const char *video)
     cvx_status st = CVX_OK;
     cvx_ctx *ctx = NULL;
     cvx_clip_scores s = {0};
+    cvx_prompts prompts;
     cvx_progress progress = {.fn = o->json || o->quiet ? cvx_events_quiet : cvx_events_bars,
                              .payload = stderr};
 
-    if (o->clip_model == NULL || o->prompt == NULL) {
-        return cvx_fail(CVX_EINVAL, "cvx score needs --%s (--help tells more)",
-                        o->clip_model == NULL ? "clip-model DIR" : "prompt TEXT");
+    if (o->clip_model == NULL) {
+        return cvx_fail(CVX_EINVAL, "cvx score needs --clip-model DIR (--help tells more)");
     }
+    CVX_RETURN_IF(cvx_prompts_parse(&prompts, &o->prompt));
     CVX_TRY(st,
             cvx_ctx_open(&ctx, &(cvx_ctx_options){.backend = o->backend,
                                                   .isa = o->isa,
                                                   .threads = (int)o->threads}),
             done);
-    CVX_TRY(st, cvx_clip_score_video(&s, ctx, o->clip_model, o->prompt, video, &progress), done);
+    CVX_TRY(st, cvx_clip_score_video(&s, ctx, o->clip_model, &prompts, video, &progress), done);
     CVX_TRY(st, cvx_clip_scores_judge(&s, &o->rule), done);
     CVX_TRY(st, draw(o, &s, video), done);
     if (o->json) {

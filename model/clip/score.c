@@ -113,8 +113,8 @@ static cvx_status take(frame_source *s, const uint8_t **rgb, int64_t *count)
 
 /* The scores of all frames; in batches, so that progress is told and a cancelled job ends soon.
  * *score grows; owned by the caller. */
-static cvx_status score_all(cvx_clip *clip, const float *text, double **score, int64_t *n,
-                            frame_source *s, cvx_progress *progress)
+static cvx_status score_all(cvx_clip *clip, const cvx_prompts *prompts, const float *text,
+                            double **score, int64_t *n, frame_source *s, cvx_progress *progress)
 {
     int64_t dim = cvx_clip_get_config(clip)->projection_dim, cap = 0, count;
     float *image = malloc((size_t)(CVX_CLIP_BATCH * dim) * sizeof *image);
@@ -140,7 +140,8 @@ static cvx_status score_all(cvx_clip *clip, const float *text, double **score, i
             *score = more;
         }
         for (int64_t i = 0; i < count; i++) {
-            (*score)[*n + i] = cvx_clip_score(text, image + i * dim, dim);
+            const float *of = text + cvx_prompts_at(prompts, *n + i) * dim;
+            (*score)[*n + i] = cvx_clip_score(of, image + i * dim, dim);
         }
         if (progress != NULL) {
             CVX_TRY(st, cvx_progress_step(progress, *n + count), done);
@@ -151,8 +152,27 @@ done:
     return st;
 }
 
+/* text [prompts, projection_dim]. */
+static cvx_status encode_prompts(cvx_clip *clip, const cvx_prompts *prompts, float *text,
+                                 bool *truncated, cvx_progress *progress)
+{
+    int64_t dim = cvx_clip_get_config(clip)->projection_dim;
+
+    *truncated = false;
+    for (int i = 0; i < prompts->n; i++) {
+        bool cut = false;
+        CVX_RETURN_IF(cvx_clip_encode_text(clip, text + i * dim, prompts->text[i], &cut));
+        if (cut && progress != NULL) {
+            cvx_progress_note(progress,
+                              "the prompt is longer than CLIP's text; its end is not scored");
+        }
+        *truncated |= cut;
+    }
+    return CVX_OK;
+}
+
 static cvx_status score_source(cvx_clip_scores *out, cvx_ctx *ctx, const char *dir,
-                               const char *prompt, frame_source *s, cvx_progress *progress)
+                               const cvx_prompts *prompts, frame_source *s, cvx_progress *progress)
 {
     const cvx_drift_rule rule = CVX_DRIFT_RULE_INIT;
     const cvx_dtype compute = ctx->compute;
@@ -165,15 +185,12 @@ static cvx_status score_source(cvx_clip_scores *out, cvx_ctx *ctx, const char *d
 
     ctx->compute = CVX_F32; /* a score must not depend on how the video was made */
     CVX_TRY(st, cvx_clip_open(&clip, ctx, dir), done);
-    text = malloc((size_t)cvx_clip_get_config(clip)->projection_dim * sizeof *text);
+    text = malloc((size_t)(prompts->n * cvx_clip_get_config(clip)->projection_dim) * sizeof *text);
     if (text == NULL) {
         CVX_TRY(st, cvx_fail(CVX_ENOMEM, "CLIP: no memory for an embedding"), done);
     }
-    CVX_TRY(st, cvx_clip_encode_text(clip, text, prompt, &truncated), done);
-    if (truncated && progress != NULL) {
-        cvx_progress_note(progress, "the prompt is longer than CLIP's text; its end is not scored");
-    }
-    CVX_TRY(st, score_all(clip, text, &score, &n, s, progress), done);
+    CVX_TRY(st, encode_prompts(clip, prompts, text, &truncated, progress), done);
+    CVX_TRY(st, score_all(clip, prompts, text, &score, &n, s, progress), done);
     CVX_TRY(st, cvx_clip_scores_make(out, score, n, &rule), done);
     out->truncated = truncated;
 done:
@@ -185,16 +202,17 @@ done:
 }
 
 cvx_status cvx_clip_score_frames(cvx_clip_scores *out, cvx_ctx *ctx, const char *dir,
-                                 const char *prompt, const uint8_t *rgb, int64_t n, int64_t h,
-                                 int64_t w, cvx_progress *progress)
+                                 const cvx_prompts *prompts, const uint8_t *rgb, int64_t n,
+                                 int64_t h, int64_t w, cvx_progress *progress)
 {
     frame_source s = {.n = n, .h = h, .w = w, .rgb = rgb};
 
-    return score_source(out, ctx, dir, prompt, &s, progress);
+    return score_source(out, ctx, dir, prompts, &s, progress);
 }
 
 cvx_status cvx_clip_score_video(cvx_clip_scores *out, cvx_ctx *ctx, const char *dir,
-                                const char *prompt, const char *path, cvx_progress *progress)
+                                const cvx_prompts *prompts, const char *path,
+                                cvx_progress *progress)
 {
     frame_source s = {0};
     cvx_status st = CVX_OK;
@@ -212,7 +230,7 @@ cvx_status cvx_clip_score_video(cvx_clip_scores *out, cvx_ctx *ctx, const char *
     if (progress != NULL) {
         CVX_TRY(st, cvx_progress_begin(progress, "score", s.n > 0 ? s.n : 0), done);
     }
-    CVX_TRY(st, score_source(out, ctx, dir, prompt, &s, progress), done);
+    CVX_TRY(st, score_source(out, ctx, dir, prompts, &s, progress), done);
     if (progress != NULL) {
         progress->total = s.next; /* what the file says of its length is not always so */
         cvx_progress_end(progress);

@@ -16,6 +16,7 @@
 #include "base/json.h"
 #include "base/progress.h"
 #include "model/clip/clip.h"
+#include "model/prompts.h"
 
 typedef struct cvx_drift_rule {
     double mad;   /* how many standard deviations below the median */
@@ -38,21 +39,22 @@ typedef struct cvx_clip_scores {
     cvx_drift_rule rule;
     double limit; /* frames below this drift */
     int64_t drift_count;
-    bool truncated; /* the prompt was longer than CLIP's text */
+    bool truncated; /* a prompt was longer than CLIP's text */
 } cvx_clip_scores;
 
-/* Opens the CLIP model at `dir` and scores n >= 1 frames rgb [n, h, w, 3] against the prompt, by
+/* Opens the CLIP model at `dir` and scores n >= 1 frames rgb [n, h, w, 3], each against the prompt that
+ * holds at it, by
  * the default rule and in f32 whatever ctx->compute says. progress (may be NULL) is stepped by
  * frames within a stage that the caller began, and is told when the prompt is cut.
  * cvx_clip_scores_free when done. Errors of cvx_clip_open and cvx_clip_encode_*; CVX_ECANCELLED. */
 cvx_status cvx_clip_score_frames(cvx_clip_scores *out, cvx_ctx *ctx, const char *dir,
-                                 const char *prompt, const uint8_t *rgb, int64_t n, int64_t h,
-                                 int64_t w, cvx_progress *progress) CVX_CHECK;
+                                 const cvx_prompts *prompts, const uint8_t *rgb, int64_t n,
+                                 int64_t h, int64_t w, cvx_progress *progress) CVX_CHECK;
 
 /* The same for a video, GIF, picture or folder of frames, read as it is scored (a few frames are
  * held). The stage "score" is begun and ended here. Also the errors of cvx_media_reader_*. */
 cvx_status cvx_clip_score_video(cvx_clip_scores *out, cvx_ctx *ctx, const char *dir,
-                                const char *prompt, const char *path,
+                                const cvx_prompts *prompts, const char *path,
                                 cvx_progress *progress) CVX_CHECK;
 
 /* From n >= 1 scores (copied). CVX_EINVAL for n < 1, CVX_ENOMEM. */

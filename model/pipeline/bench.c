@@ -216,7 +216,7 @@ static cvx_status prepare(bench *b)
     cvx_request *r = &b->request;
 
     *r = b->o->request;
-    r->prompt = "";
+    r->prompt = (cvx_opt_list){{""}, 1};
     r->output = "bench.mp4";
     r->height = r->height > 0 ? r->height : 480;
     r->width = r->width > 0 ? r->width : 720;

@@ -8,43 +8,62 @@
 #include "model/pipeline/resume.h"
 #include "model/pipeline/run.h"
 
-/* The transformer's input: the latents, or with an image both side by side in each frame's channels. */
-static void model_input(cvx_run *r, const cvx_tensor *in)
-{
-    for (int64_t f = 0; r->image.data != NULL && f < r->shape.frames; f++) {
-        const cvx_tensor *from[2] = {&r->latents, &r->image};
-        for (int i = 0; i < 2; i++) {
-            int64_t c = r->latents.dim[1];
-            cvx_tensor frame = cvx_slice(in, 0, f, 1), src = cvx_slice(from[i], 0, f, 1);
-            cvx_tensor dst = cvx_slice(&frame, 1, i * c, c);
-            cvx_copy(r->p->ctx, &dst, &src);
-        }
-    }
-}
-
 typedef struct denoise {
-    cvx_dit_job dit;
-    cvx_tensor in, out;
+    cvx_dit_job *dit; /* one a prompt; owned */
+    cvx_tensor in,
+        out; /* a window's latents (beside the image), and its velocities [batch, F, C, h, w] */
+    cvx_tensor blended; /* the whole video's velocities; `out` where there is one window */
     cvx_tensor
         kept; /* [sets, values]: what the solver keeps from step to step; data NULL: nothing */
     cvx_tensor noise; /* DPM only */
 } denoise;
 
+/* The transformer's tables for each prompt, the negative one beside it. */
+static cvx_status prepare_prompts(cvx_run *r, denoise *d)
+{
+    const cvx_dit_shape shape = cvx_job_window_shape(r->job);
+    const int64_t *e = r->embeds.dim;
+    int prompts = r->job->prompts.n;
+    size_t mark = cvx_arena_mark(&r->step);
+    cvx_tensor pair;
+
+    d->dit = calloc((size_t)prompts, sizeof *d->dit);
+    if (d->dit == NULL) {
+        return cvx_fail(CVX_ENOMEM, "no memory for %d prompts", prompts);
+    }
+    CVX_RETURN_IF(CVX_ALLOC(&r->step, &pair, CVX_F32, shape.batch, e[1], e[2]));
+    for (int i = 0; i < prompts; i++) {
+        for (int64_t b = 0; b < shape.batch; b++) {
+            cvx_tensor to = cvx_slice(&pair, 0, b, 1);
+            cvx_tensor from =
+                cvx_slice(&r->embeds, 0, b + 1 < shape.batch ? 0 : shape.batch - 1 + i, 1);
+            cvx_copy(r->p->ctx, &to, &from);
+        }
+        CVX_RETURN_IF(cvx_dit_prepare(r->p->parts[CVX_PART_DIT].model.dit, &d->dit[i], &r->arena,
+                                      &r->step, &shape, &pair));
+    }
+    cvx_arena_release(&r->step, mark, false);
+    return CVX_OK;
+}
+
 static cvx_status denoise_open(cvx_run *r, denoise *d)
 {
-    int64_t n = cvx_numel(&r->latents);
+    int64_t n = cvx_numel(&r->latents), length = r->job->windows.length;
     const cvx_tensor *l = &r->latents;
 
-    *d = (denoise){.in = r->latents};
     CVX_RETURN_IF(cvx_run_open(r->p, CVX_PART_DIT));
-    CVX_RETURN_IF(cvx_dit_prepare(r->p->parts[CVX_PART_DIT].model.dit, &d->dit, &r->arena, &r->step,
-                                  &r->shape, &r->embeds));
+    CVX_RETURN_IF(prepare_prompts(r, d));
     if (r->image.data != NULL) {
         CVX_RETURN_IF(
-            CVX_ALLOC(&r->arena, &d->in, CVX_F32, l->dim[0], 2 * l->dim[1], l->dim[2], l->dim[3]));
+            CVX_ALLOC(&r->arena, &d->in, CVX_F32, length, 2 * l->dim[1], l->dim[2], l->dim[3]));
     }
-    CVX_RETURN_IF(CVX_ALLOC(&r->arena, &d->out, CVX_F32, r->shape.batch, l->dim[0], l->dim[1],
+    CVX_RETURN_IF(CVX_ALLOC(&r->arena, &d->out, CVX_F32, r->shape.batch, length, l->dim[1],
                             l->dim[2], l->dim[3]));
+    d->blended = d->out;
+    if (r->job->windows.n > 1) {
+        CVX_RETURN_IF(CVX_ALLOC(&r->arena, &d->blended, CVX_F32, r->shape.batch, l->dim[0],
+                                l->dim[1], l->dim[2], l->dim[3]));
+    }
     if (r->job->sched.kind == CVX_SCHED_DPM) {
         CVX_RETURN_IF(CVX_ALLOC(&r->arena, &d->noise, CVX_F32, n));
     }
@@ -84,12 +103,75 @@ static cvx_status unipc_step(cvx_run *r, denoise *d, const cvx_sched *sched, int
     return cvx_op_combine(ctx, &next);
 }
 
+/* The transformer's input: a window's latents, or with an image both side by side in each frame's channels. */
+static cvx_tensor window_input(cvx_run *r, const denoise *d, int64_t start)
+{
+    int64_t length = r->job->windows.length, c = r->latents.dim[1];
+    cvx_tensor latents = cvx_slice(&r->latents, 0, start, length);
+
+    if (r->image.data == NULL) {
+        return latents;
+    }
+    cvx_tensor image = cvx_slice(&r->image, 0, start, length);
+    for (int64_t f = 0; f < length; f++) {
+        const cvx_tensor *from[2] = {&latents, &image};
+        for (int i = 0; i < 2; i++) {
+            cvx_tensor frame = cvx_slice(&d->in, 0, f, 1), src = cvx_slice(from[i], 0, f, 1);
+            cvx_tensor dst = cvx_slice(&frame, 1, i * c, c);
+            cvx_copy(r->p->ctx, &dst, &src);
+        }
+    }
+    return d->in;
+}
+
+/* Adds window i's share of its frames to the video's velocities. */
+static cvx_status blend_window(cvx_run *r, denoise *d, int64_t i)
+{
+    const cvx_windows *w = &r->job->windows;
+    int64_t start = cvx_windows_start(w, i), n = cvx_numel(&r->latents) / r->latents.dim[0];
+    /* what windows before this one have written */
+    int64_t seen = i == 0 ? 0 : cvx_windows_start(w, i - 1) + w->length;
+
+    for (int64_t b = 0; b < r->shape.batch; b++) {
+        cvx_tensor from = cvx_slice(&d->out, 0, b, 1), to = cvx_slice(&d->blended, 0, b, 1);
+        from = CVX_RESHAPE(&from, w->length, n);
+        to = CVX_RESHAPE(&to, w->frames, n);
+        for (int64_t f = 0; f < w->length; f++) {
+            cvx_tensor x = cvx_slice(&from, 0, f, 1), y = cvx_slice(&to, 0, start + f, 1);
+            float share = cvx_windows_share(w, i, start + f);
+            cvx_combine_args a = {.y = &y, .x = {&x, &y}, .c = {share, 1}, .n = 1};
+            a.n += start + f < seen;
+            CVX_RETURN_IF(cvx_op_combine(r->p->ctx, &a));
+        }
+    }
+    return CVX_OK;
+}
+
+/* The transformer over every window, under the prompt that holds at its middle; the result is d->blended. */
+static cvx_status predict(cvx_run *r, denoise *d, double timestep)
+{
+    const cvx_windows *w = &r->job->windows;
+
+    for (int64_t i = 0; i < w->n; i++) {
+        int64_t start = cvx_windows_start(w, i), middle = start + w->length / 2 - r->job->padding;
+        int64_t frame = middle > 0 ? middle * r->p->ckpt->temporal : 0;
+        int prompt = cvx_prompts_at(&r->job->prompts, frame);
+        cvx_tensor in = window_input(r, d, start);
+        CVX_RETURN_IF(cvx_dit_forward(r->p->parts[CVX_PART_DIT].model.dit, &d->dit[prompt],
+                                      &r->step, &d->out, &in, timestep, NULL, NULL));
+        if (w->n > 1) {
+            CVX_RETURN_IF(blend_window(r, d, i));
+        }
+    }
+    return CVX_OK;
+}
+
 static cvx_status denoise_step(cvx_run *r, denoise *d, const cvx_sched *sched, int64_t i)
 {
     const cvx_request *q = r->job->request;
     int64_t n = cvx_numel(&r->latents);
     cvx_tensor flat = CVX_RESHAPE(&r->latents, n);
-    cvx_tensor v = CVX_RESHAPE(&d->out, r->shape.batch, n);
+    cvx_tensor v = CVX_RESHAPE(&d->blended, r->shape.batch, n);
     cvx_tensor uncond = cvx_slice(&v, 0, 0, 1), cond = cvx_slice(&v, 0, r->shape.batch - 1, 1);
     cvx_sched_step_args a = {.prev = &flat,
                              .sample = &flat,
@@ -100,9 +182,7 @@ static cvx_status denoise_step(cvx_run *r, denoise *d, const cvx_sched *sched, i
 
     uncond = CVX_RESHAPE(&uncond, n);
     cond = CVX_RESHAPE(&cond, n);
-    model_input(r, &d->in);
-    CVX_RETURN_IF(cvx_dit_forward(r->p->parts[CVX_PART_DIT].model.dit, &d->dit, &r->step, &d->out,
-                                  &d->in, (double)cvx_sched_timestep(sched, i), NULL, NULL));
+    CVX_RETURN_IF(predict(r, d, (double)cvx_sched_timestep(sched, i)));
     for (int k = cvx_sched_draws(sched, i); k > 0; k--) {
         CVX_RETURN_IF(cvx_run_draw(r, &d->noise));
         a.noise = &d->noise;
@@ -272,30 +352,41 @@ void cvx_run_show_latents(const cvx_run *r, int64_t i)
     }
 }
 
-cvx_status cvx_run_denoise(cvx_run *r, const cvx_sched *sched)
+/* All steps from r->start on; *all: the cost of those that were walked. */
+static cvx_status loop(cvx_run *r, denoise *d, const cvx_sched *sched, cvx_stage_cost *all)
 {
     int64_t steps = cvx_sched_steps(sched), walk = r->p->ctx->measure ? 1 : steps;
-    cvx_stage_cost all = {0}; /* of the steps that were walked */
-    denoise d;
 
-    CVX_RETURN_IF(cvx_run_begin(r, CVX_STAGE_DENOISE, steps));
-    CVX_RETURN_IF(denoise_open(r, &d));
-    cvx_run_counters(r, &all, -1);
+    CVX_RETURN_IF(denoise_open(r, d));
+    cvx_run_counters(r, all, -1);
     if (r->start > 0) {
-        CVX_RETURN_IF(take_snapshot(r, &d, steps));
+        CVX_RETURN_IF(take_snapshot(r, d, steps));
     }
     for (int64_t i = r->start; i < walk; i++) {
         bool stop = false;
-        CVX_RETURN_IF(step_end(r, step_and_tell(r, &d, sched, i), &stop));
+        CVX_RETURN_IF(step_end(r, step_and_tell(r, d, sched, i), &stop));
         cvx_run_show_latents(r, i);
         if (!r->p->ctx->measure) {
-            keep(r, &d, i + 1, steps, stop);
+            keep(r, d, i + 1, steps, stop);
         }
         if (stop) {
             return stopped(r, i + 1, steps);
         }
     }
-    cvx_run_counters(r, &all, 1);
+    cvx_run_counters(r, all, 1);
+    return CVX_OK;
+}
+
+cvx_status cvx_run_denoise(cvx_run *r, const cvx_sched *sched)
+{
+    int64_t steps = cvx_sched_steps(sched);
+    cvx_stage_cost all = {0};
+    denoise d = {0};
+
+    CVX_RETURN_IF(cvx_run_begin(r, CVX_STAGE_DENOISE, steps));
+    cvx_status st = loop(r, &d, sched, &all);
+    free(d.dit);
+    CVX_RETURN_IF(st);
     cvx_run_end(r, CVX_STAGE_DENOISE);
     if (r->p->ctx->measure) {
         extend(&r->cost[CVX_STAGE_DENOISE], &all, steps - 1);

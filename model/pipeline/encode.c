@@ -51,8 +51,10 @@ static cvx_status encode_prompts(cvx_run *r)
         CVX_TRY(st, encode_prompt(r, tok, q->negative_prompt, i++), done);
         CVX_TRY(st, cvx_progress_step(&r->progress, i), done);
     }
-    CVX_TRY(st, encode_prompt(r, tok, q->prompt, i++), done);
-    CVX_TRY(st, cvx_progress_step(&r->progress, i), done);
+    for (int k = 0; k < r->job->prompts.n; k++) {
+        CVX_TRY(st, encode_prompt(r, tok, r->job->prompts.text[k], i++), done);
+        CVX_TRY(st, cvx_progress_step(&r->progress, i), done);
+    }
 done:
     cvx_t5_tokenizer_close(tok);
     return st;
@@ -60,8 +62,9 @@ done:
 
 static cvx_status encode_text(cvx_run *r)
 {
-    CVX_RETURN_IF(CVX_ALLOC(&r->arena, &r->embeds, CVX_F32, r->shape.batch, r->job->text_len,
-                            r->p->ckpt->t5.d_model));
+    int64_t texts = r->shape.batch - 1 + r->job->prompts.n;
+    CVX_RETURN_IF(
+        CVX_ALLOC(&r->arena, &r->embeds, CVX_F32, texts, r->job->text_len, r->p->ckpt->t5.d_model));
     const cvx_mesh *m =
         r->p->opt.mesh; /* tensor varies fastest: these ranks are the leader's group */
     bool encodes = m->replica->rank < m->degrees.n[CVX_MESH_TENSOR];
@@ -154,6 +157,25 @@ cvx_status cvx_run_alloc_latents(cvx_run *r)
                      s->height, s->width);
 }
 
+/* FreeNoise, on the host: the noise comes from there anyway. */
+static cvx_status reschedule(cvx_run *r)
+{
+    int64_t n = cvx_numel(&r->latents), frames = r->latents.dim[0];
+
+    if (r->p->ctx->measure) {
+        return CVX_OK;
+    }
+    float *noise = malloc((size_t)n * sizeof *noise);
+    if (noise == NULL) {
+        return cvx_fail(CVX_ENOMEM, "no memory for %lld values of noise", (long long)n);
+    }
+    cvx_download(r->p->ctx, noise, &r->latents);
+    cvx_windows_reschedule(&r->job->windows, noise, n / frames, &r->rng);
+    cvx_upload(r->p->ctx, &r->latents, noise);
+    free(noise);
+    return CVX_OK;
+}
+
 /* The starting latents, drawing from the generator in the pipelines' order: posterior, then noise. A resumed run
  * needs the image alone: its latents and generator come from the checkpoint. */
 static cvx_status start_latents(cvx_run *r, const cvx_sched *sched)
@@ -173,13 +195,14 @@ static cvx_status start_latents(cvx_run *r, const cvx_sched *sched)
     if (q->latents != NULL) {
         return r->p->ctx->measure ? CVX_OK : cvx_load_latents(q->latents, &r->latents);
     }
-    return cvx_run_draw(r, &r->latents);
+    CVX_RETURN_IF(cvx_run_draw(r, &r->latents));
+    return q->free_noise ? reschedule(r) : CVX_OK;
 }
 
 cvx_status cvx_run_encode(cvx_run *r, const cvx_sched *sched)
 {
     const cvx_request *q = r->job->request;
-    int64_t units = r->shape.batch + (q->image || q->video ? 1 : 0);
+    int64_t units = r->shape.batch - 1 + r->job->prompts.n + (q->image || q->video ? 1 : 0);
 
     CVX_RETURN_IF(cvx_run_begin(r, CVX_STAGE_ENCODE, units));
     CVX_RETURN_IF(encode_text(r));

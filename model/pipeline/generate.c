@@ -275,8 +275,8 @@ static cvx_status score(cvx_generator *g, const cvx_output *o, json_t **out, dou
         return CVX_OK;
     }
     CVX_RETURN_IF(cvx_progress_begin(&g->progress, "score", o->n));
-    st = cvx_clip_score_frames(&scores, g->ctx, r->clip_model, r->prompt, o->rgb, o->n, o->h, o->w,
-                               &g->progress);
+    st = cvx_clip_score_frames(&scores, g->ctx, r->clip_model, &g->job.prompts, o->rgb, o->n, o->h,
+                               o->w, &g->progress);
     if (st == CVX_OK) {
         *out = cvx_clip_scores_json(&scores);
         *mean = scores.mean;
@@ -337,7 +337,7 @@ static cvx_status deliver(video *v)
     cvx_generator *g = v->g;
     const cvx_request *r = g->request;
     const cvx_output *o = &v->output;
-    char path[CVX_PATH_MAX], latents[CVX_PATH_MAX];
+    char path[CVX_PATH_MAX], latents[CVX_PATH_MAX], title[4096];
     json_t *scores = NULL;
     double mean = 0;
     cvx_status st = CVX_OK;
@@ -353,7 +353,8 @@ static cvx_status deliver(video *v)
     }
     CVX_TRY(st, score(g, o, &scores, &mean), done);
     CVX_TRY(st, cvx_progress_begin(&g->progress, "mux", o->n), done);
-    CVX_TRY(st, cvx_output_write(o, path, v->job->fps, r->prompt, &g->last, &g->progress), done);
+    cvx_prompts_title(&r->prompt, title, sizeof title);
+    CVX_TRY(st, cvx_output_write(o, path, v->job->fps, title, &g->last, &g->progress), done);
     cvx_progress_end(&g->progress);
     CVX_TRY(st, write_manifest(v, path, scores), done);
     cvx_resume_clear(&v->resume);

@@ -78,6 +78,41 @@ static cvx_status resolve_frames(cvx_job *j, const cvx_checkpoint *c, const cvx_
     return CVX_OK;
 }
 
+/* The windows of a long video, in latent frames that patch_size_t divides. */
+static cvx_status resolve_windows(cvx_job *j, const cvx_checkpoint *c, const cvx_request *r)
+{
+    int64_t unit = c->dit.patch_size_t > 0 ? c->dit.patch_size_t : 1, t = c->temporal;
+    int64_t frames = j->latent_frames + j->padding, length = frames, stride = frames;
+
+    if (r->window_frames > 0) {
+        length = ((r->window_frames - 1) / t + 1 + unit - 1) / unit * unit;
+        stride =
+            r->window_stride > 0 ? r->window_stride / t / unit * unit : length / 2 / unit * unit;
+        stride = stride > 0 ? stride : unit;
+        if (stride > length) {
+            return cvx_fail(
+                CVX_EINVAL,
+                "--window-stride %lld: windows of %lld frames would leave gaps; at most %lld",
+                (long long)r->window_stride, (long long)r->window_frames, (long long)(length * t));
+        }
+        if (r->image != NULL && length < frames) {
+            return cvx_fail(
+                CVX_EINVAL,
+                "--window-frames with --image: only the first window would hold the image; make "
+                "the clip in parts, each from the last frame of the one before it");
+        }
+    }
+    j->windows = cvx_windows_make(frames, length, stride);
+    if (j->num_frames > c->dit.sample_frames && r->window_frames == 0 && j->note[0] == 0) {
+        snprintf(
+            j->note, sizeof j->note,
+            "num_frames %lld: the model was trained for %lld; --window-frames %lld keeps to that",
+            (long long)j->num_frames, (long long)c->dit.sample_frames,
+            (long long)c->dit.sample_frames);
+    }
+    return CVX_OK;
+}
+
 static cvx_status resolve_mode(const cvx_checkpoint *c, const cvx_request *r)
 {
     if (c->image_to_video && r->image == NULL) {
@@ -107,6 +142,8 @@ cvx_status cvx_job_resolve(cvx_job *out, const cvx_checkpoint *c, const cvx_requ
     CVX_RETURN_IF(resolve_mode(c, r));
     default_size(&j, c);
     CVX_RETURN_IF(resolve_frames(&j, c, r, video_frames));
+    CVX_RETURN_IF(resolve_windows(&j, c, r));
+    CVX_RETURN_IF(cvx_prompts_parse(&j.prompts, &r->prompt));
     j.latent_height = j.height / c->spatial;
     j.latent_width = j.width / c->spatial;
     j.text_len = r->max_sequence_length > 0 ? r->max_sequence_length : c->dit.max_text_seq_length;
@@ -121,7 +158,7 @@ cvx_status cvx_job_resolve(cvx_job *out, const cvx_checkpoint *c, const cvx_requ
                                 .sample_min_width = r->tile_sample_min_width,
                                 .overlap_factor_height = r->tile_overlap_factor_height,
                                 .overlap_factor_width = r->tile_overlap_factor_width};
-    cvx_dit_shape shape = cvx_job_shape(&j);
+    cvx_dit_shape shape = cvx_job_window_shape(&j);
     CVX_RETURN_IF(cvx_dit_check(&c->dit, &shape, c->spatial));
     if (j.tiling.enabled) {
         CVX_RETURN_IF(cvx_vae_check_tiling(&c->vae, &j.tiling, j.height, j.width));
@@ -137,4 +174,12 @@ cvx_dit_shape cvx_job_shape(const cvx_job *j)
                            .height = j->latent_height,
                            .width = j->latent_width,
                            .text_len = j->text_len};
+}
+
+cvx_dit_shape cvx_job_window_shape(const cvx_job *j)
+{
+    cvx_dit_shape s = cvx_job_shape(j);
+
+    s.frames = j->windows.length;
+    return s;
 }

@@ -4,6 +4,8 @@
 
 #include "model/pipeline/checkpoint.h"
 #include "model/pipeline/request.h"
+#include "model/pipeline/windows.h"
+#include "model/prompts.h"
 
 #define CVX_NOTE_MAX 512
 
@@ -19,7 +21,9 @@ typedef struct cvx_job {
     bool guided; /* classifier-free guidance: two batch items */
     cvx_dtype dtype;
     cvx_sched_config sched;
-    cvx_vae_tiling tiling;   /* enabled or not */
+    cvx_prompts prompts;
+    cvx_windows windows;   /* of latent frames, padding included: one for all of them, or several */
+    cvx_vae_tiling tiling; /* enabled or not */
     char note[CVX_NOTE_MAX]; /* a warning for the user, or "" */
 } cvx_job;
 
@@ -28,7 +32,8 @@ typedef struct cvx_job {
 cvx_status cvx_job_resolve(cvx_job *out, const cvx_checkpoint *c, const cvx_request *r,
                            int64_t video_frames) CVX_CHECK;
 
-/* The transformer's shape for this job. */
+/* The shape of the whole video's latents, and of what the transformer sees at a time: a window. */
 cvx_dit_shape cvx_job_shape(const cvx_job *j);
+cvx_dit_shape cvx_job_window_shape(const cvx_job *j);
 
 #endif

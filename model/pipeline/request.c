@@ -3,12 +3,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "model/prompts.h"
+
 #define AT(f) offsetof(cvx_request, f)
 
 const cvx_opt cvx_request_opts[] = {
     {"", 0, 0, NULL, "What to make", 0, 0, NULL},
     {"model", CVX_OPT_STR, AT(model), "DIR", "checkpoint in diffusers' folder layout", 0, 0, NULL},
-    {"prompt", CVX_OPT_STR, AT(prompt), "TEXT", "what the video shows", 0, 0, NULL},
+    {"prompt", CVX_OPT_LIST, AT(prompt), "TEXT",
+     "what the video shows; several, each as \"FRAME: text\", take turns (needs --window-frames)",
+     0, 0, NULL},
     {"negative-prompt", CVX_OPT_STR, AT(negative_prompt), "TEXT",
      "what it should not show (default: empty)", 0, 0, NULL},
     {"output", CVX_OPT_STR, AT(output), "FILE",
@@ -16,6 +20,14 @@ const cvx_opt cvx_request_opts[] = {
      NULL},
     {"num-frames", CVX_OPT_INT, AT(num_frames), "N",
      "frames, 4k + 1 (default: the checkpoint's; trained for 8k + 1, 1.5: 16k + 1)", 1, 1e6, NULL},
+    {"window-frames", CVX_OPT_INT, AT(window_frames), "N",
+     "long videos: denoise overlapping windows of N frames (4k + 1; best what the model was trained for) and blend "
+     "them in every step",
+     1, 1e6, NULL},
+    {"window-stride", CVX_OPT_INT, AT(window_stride), "N",
+     "frames from one window to the next, a multiple of 4 (default: half a window)", 4, 1e6, NULL},
+    {"free-noise", CVX_OPT_FLAG, AT(free_noise), NULL,
+     "with --window-frames: windows start from the same noise, shuffled (FreeNoise)", 0, 0, NULL},
     {"height", CVX_OPT_INT, AT(height), "PIXELS", "multiple of 16 (default: the checkpoint's)", 16,
      16384, NULL},
     {"width", CVX_OPT_INT, AT(width), "PIXELS", "multiple of 16 (default: the checkpoint's)", 16,
@@ -116,29 +128,6 @@ const cvx_opt cvx_request_opts[] = {
     {NULL, 0, 0, NULL, NULL, 0, 0, NULL},
 };
 
-cvx_status cvx_check_utf8(const char *text, const char *what)
-{
-    const unsigned char *p = (const unsigned char *)text;
-
-    while (*p != 0) {
-        int n = *p < 0x80 ? 0 : *p >= 0xc2 && *p < 0xe0 ? 1 : (*p & 0xf0) == 0xe0 ? 2 : 3;
-        bool ok = n < 3 || (*p >= 0xf0 && *p < 0xf5);
-        ok = ok && !(*p >= 0x80 && *p < 0xc2);
-        for (int i = 1; ok && i <= n; i++) {
-            ok = (p[i] & 0xc0) == 0x80;
-        }
-        ok = ok && !(*p == 0xe0 && p[1] < 0xa0) && !(*p == 0xed && p[1] > 0x9f) &&
-             !(*p == 0xf0 && p[1] < 0x90) && !(*p == 0xf4 && p[1] > 0x8f);
-        if (!ok) {
-            return cvx_fail(CVX_EINVAL,
-                            "%s: byte %zu (0x%02x) is not UTF-8; prompts must be UTF-8 text", what,
-                            (size_t)(p - (const unsigned char *)text), *p);
-        }
-        p += n + 1;
-    }
-    return CVX_OK;
-}
-
 static cvx_status require(const char *value, const char *flag)
 {
     if (value == NULL || value[0] == 0) {
@@ -153,14 +142,38 @@ static cvx_status exclude(const char *a, const char *b, const char *what)
                                   : CVX_OK;
 }
 
+static cvx_status check_windows(const cvx_request *r, const cvx_prompts *prompts)
+{
+    if (r->window_frames > 0 && (r->window_frames - 1) % 4 != 0) {
+        int64_t below = (r->window_frames - 1) / 4 * 4 + 1;
+        return cvx_fail(CVX_EINVAL,
+                        "--window-frames %lld: must be 4k + 1; the nearest are %lld and %lld",
+                        (long long)r->window_frames, (long long)below, (long long)below + 4);
+    }
+    if (r->window_stride % 4 != 0) {
+        int64_t below = r->window_stride / 4 * 4;
+        return cvx_fail(
+            CVX_EINVAL,
+            "--window-stride %lld: must be a multiple of 4; the nearest are %lld and %lld",
+            (long long)r->window_stride, (long long)below, (long long)below + 4);
+    }
+    if (r->window_frames > 0) {
+        return CVX_OK;
+    }
+    const char *flag = r->window_stride > 0 ? "--window-stride"
+                       : r->free_noise      ? "--free-noise"
+                       : prompts->n > 1     ? "several --prompt"
+                                            : NULL;
+    return flag == NULL ? CVX_OK : cvx_fail(CVX_EINVAL, "%s: needs --window-frames", flag);
+}
+
 cvx_status cvx_request_check(const cvx_request *r)
 {
+    cvx_prompts prompts;
+
     CVX_RETURN_IF(require(r->model, "model"));
-    if (r->prompt == NULL) {
-        return cvx_fail(CVX_EINVAL, "--prompt is needed (--help tells more)");
-    }
+    CVX_RETURN_IF(cvx_prompts_parse(&prompts, &r->prompt));
     CVX_RETURN_IF(require(r->output, "output"));
-    CVX_RETURN_IF(cvx_check_utf8(r->prompt, "--prompt"));
     CVX_RETURN_IF(cvx_check_utf8(r->negative_prompt, "--negative-prompt"));
     CVX_RETURN_IF(exclude(r->image, r->video, "--image and --video"));
     CVX_RETURN_IF(exclude(r->video, r->latents, "--video and --latents"));
@@ -170,6 +183,7 @@ cvx_status cvx_request_check(const cvx_request *r)
                         "num_frames %lld: must be 4k + 1; the nearest are %lld and %lld",
                         (long long)r->num_frames, (long long)below, (long long)below + 4);
     }
+    CVX_RETURN_IF(check_windows(r, &prompts));
     const int64_t size[2] = {r->height, r->width};
     for (int i = 0; i < 2; i++) {
         if (size[i] % 16 != 0) {
@@ -202,6 +216,10 @@ json_t *cvx_request_json(const cvx_request *r)
             v = *(const char *const *)f ? json_string(*(const char *const *)f) : NULL;
             break;
         case CVX_OPT_LIST:
+            if (strcmp(o->name, "prompt") == 0 && ((const cvx_opt_list *)f)->n == 1) {
+                v = json_string(((const cvx_opt_list *)f)->item[0]);
+                break;
+            }
             v = json_array();
             for (int i = 0; i < ((const cvx_opt_list *)f)->n; i++) {
                 json_array_append_new(v, json_string(((const cvx_opt_list *)f)->item[i]));

@@ -8,9 +8,12 @@
 #include "parallel/mesh.h"
 
 typedef struct cvx_request {
-    const char *model, *prompt, *negative_prompt, *output;
-    int64_t num_frames, height, width; /* 0: the checkpoint's own */
-    double fps;                        /* 0: 8, or 16 for 1.5 */
+    const char *model, *negative_prompt, *output;
+    cvx_opt_list prompt;                  /* see model/prompts.h */
+    int64_t num_frames, height, width;    /* 0: the checkpoint's own */
+    int64_t window_frames, window_stride; /* 0: no windows; half a window */
+    bool free_noise;
+    double fps; /* 0: 8, or 16 for 1.5 */
     int64_t num_inference_steps, seed, num_videos_per_prompt, max_sequence_length;
     double guidance_scale, strength;
     bool use_dynamic_cfg;
@@ -53,8 +56,5 @@ json_t *cvx_request_json(const cvx_request *r);
 
 /* Sets fields from such an object. Strings are borrowed from `obj`, which must outlive the request. */
 cvx_status cvx_request_from_json(cvx_request *r, const json_t *obj, const char *what) CVX_CHECK;
-
-/* Strict UTF-8 (no surrogates, no overlong forms): CVX_EINVAL naming `what` and the byte. */
-cvx_status cvx_check_utf8(const char *text, const char *what) CVX_CHECK;
 
 #endif

@@ -60,7 +60,14 @@ cvx_status cvx_resume_describe(json_t **out, const cvx_ctx *ctx, const cvx_job *
         json_decref(j);
         return st;
     }
-    json_object_set_new(j, "prompt", json_string(q->prompt));
+    json_t *prompts = json_array();
+    for (int i = 0; i < q->prompt.n; i++) {
+        json_array_append_new(prompts, json_string(q->prompt.item[i]));
+    }
+    json_object_set_new(j, "prompt", prompts);
+    json_object_set_new(j, "window-frames", json_integer(job->windows.length));
+    json_object_set_new(j, "window-stride", json_integer(job->windows.stride));
+    json_object_set_new(j, "free-noise", json_boolean(q->free_noise));
     if (job->guided) {
         json_object_set_new(j, "negative-prompt", json_string(q->negative_prompt));
     }

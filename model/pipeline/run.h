@@ -35,7 +35,7 @@ typedef struct cvx_run {
     cvx_arena arena, step; /* job and step lifetimes */
     cvx_rng rng;
     cvx_dit_shape shape;
-    cvx_tensor embeds;  /* [batch, text, d]: negative, positive */
+    cvx_tensor embeds;  /* [texts, text, d]: negative (if guided), then each prompt */
     cvx_tensor latents; /* [F, C, h, w] */
     cvx_tensor image;   /* [F, C, h, w]: I2V condition; data NULL without */
     cvx_resume *resume; /* as hooks->resume, on every rank */

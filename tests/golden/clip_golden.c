@@ -247,11 +247,11 @@ static void batches(void **state)
 static void score_frames(void **state)
 {
     fixture *f = *state;
+    const cvx_prompts prompts = {.n = 1,
+                                 .text = {"a red circle moving right on a black background"}};
     cvx_clip_scores s = {0};
 
-    OK(cvx_clip_score_frames(&s, f->ctx, SHAPES_CLIP,
-                             "a red circle moving right on a black background", f->rgb, f->n, f->h,
-                             f->w, NULL));
+    OK(cvx_clip_score_frames(&s, f->ctx, SHAPES_CLIP, &prompts, f->rgb, f->n, f->h, f->w, NULL));
     assert_int_equal(s.n, f->n);
     assert_false(s.truncated);
     cvx_tensor g = golden(f->f32, "scores_0");
@@ -270,15 +270,15 @@ static void score_frames(void **state)
 static void score_video(void **state)
 {
     fixture *f = *state;
-    static const char prompt[] = "a red circle";
+    static const cvx_prompts prompts = {.n = 1, .text = {"a red circle"}};
     cvx_clip_scores a = {0}, b = {0};
     cvx_frames frames = {0};
 
     OK(cvx_frames_read(&frames, DATA "extra/v2v-input", 0));
     assert_true(frames.n > CVX_CLIP_BATCH); /* more than one batch */
-    OK(cvx_clip_score_frames(&a, f->ctx, SHAPES_CLIP, prompt, frames.rgb, frames.n, frames.h,
+    OK(cvx_clip_score_frames(&a, f->ctx, SHAPES_CLIP, &prompts, frames.rgb, frames.n, frames.h,
                              frames.w, NULL));
-    OK(cvx_clip_score_video(&b, f->ctx, SHAPES_CLIP, prompt, DATA "extra/v2v-input", NULL));
+    OK(cvx_clip_score_video(&b, f->ctx, SHAPES_CLIP, &prompts, DATA "extra/v2v-input", NULL));
     assert_int_equal(b.n, frames.n);
     assert_memory_equal(a.score, b.score, (size_t)a.n * sizeof *a.score);
     cvx_clip_scores_free(&a);

@@ -83,7 +83,7 @@ static cvx_request request_of(cvx_weights *w, const char *model)
     cvx_request r = CVX_REQUEST_INIT;
 
     r.model = model;
-    r.prompt = meta(w, "prompt", "");
+    r.prompt = (cvx_opt_list){{meta(w, "prompt", "")}, 1};
     r.negative_prompt = meta(w, "negative_prompt", "");
     r.height = atoll(meta(w, "height", "0"));
     r.width = atoll(meta(w, "width", "0"));

@@ -20,7 +20,7 @@ static void good(void **state)
     json_t *doc = NULL;
 
     (void)state;
-    r.prompt = "a circle";
+    r.prompt = (cvx_opt_list){{"a circle"}, 1};
     r.seed = 9;
     r.batch = "jobs";
     r.lora.item[r.lora.n++] = "default";
@@ -31,7 +31,7 @@ static void good(void **state)
         CVX_OK);
     assert_int_equal(r.num_frames, 17);
     assert_true(r.guidance_scale == 2 && r.enable_tiling && r.seed == 9);
-    assert_string_equal(r.prompt, "a circle");
+    assert_string_equal(r.prompt.item[0], "a circle");
     assert_string_equal(r.output, "x.gif");
     assert_int_equal(r.lora.n, 2); /* instead of the default's */
     assert_string_equal(r.lora.item[0], "a");
