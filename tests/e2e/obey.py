@@ -71,12 +71,12 @@ def frames_of(path):
     return out, h, w
 
 
-def measure(path):
-    """(colour, motion, background) as words; None where no shape is seen in at least five frames."""
+def objects(path):
+    """The ground's colour, and for each frame that shows a shape: (frame, centre x, y, root of the area, colour)."""
     frames, h, w = frames_of(path)
     corners = [f[y * w + x] for f in frames for y in (*range(4), *range(h - 4, h)) for x in (*range(4), *range(w - 4, w))]
     ground = tuple(statistics.median(p[c] for p in corners) for c in range(3))
-    centres_x, centres_y, sizes, colours = [], [], [], []
+    out = []
     for t, frame in enumerate(frames):
         shape = []
         for i, pixel in enumerate(frame):
@@ -85,16 +85,20 @@ def measure(path):
                 shape.append((distance, i))
         if len(shape) < 12:
             continue
-        centres_x.append((t, statistics.fmean(i % w for _, i in shape)))
-        centres_y.append((t, statistics.fmean(i // w for _, i in shape)))
-        sizes.append((t, len(shape) ** 0.5))
         shape.sort()
         distinct = shape[int(0.4 * len(shape)):]
-        colours.append([statistics.median(frame[i][c] for _, i in distinct) for c in range(3)])
+        out.append((t, statistics.fmean(i % w for _, i in shape), statistics.fmean(i // w for _, i in shape),
+                    len(shape) ** 0.5, [statistics.median(frame[i][c] for _, i in distinct) for c in range(3)]))
+    return ground, out
+
+
+def measure(path):
+    """(colour, motion, background) as words; None where no shape is seen in at least five frames."""
+    ground, seen = objects(path)
     back = nearest(BACKS, ground)
-    if len(sizes) < 5:
+    if len(seen) < 5:
         return None, None, back
-    vx, vy, growth = slope(centres_x), slope(centres_y), slope(sizes)
+    vx, vy, growth = (slope([(s[0], s[k]) for s in seen]) for k in (1, 2, 3))
     if abs(vx) > 1.0 and abs(vx) > abs(vy):
         motion = "moving right" if vx > 0 else "moving left"
     elif abs(vy) > 0.6:
@@ -103,7 +107,7 @@ def measure(path):
         motion = "growing" if growth > 0 else "shrinking"
     else:
         motion = "standing still"
-    return nearest(COLORS, [statistics.median(c[i] for c in colours) for i in range(3)]), motion, back
+    return nearest(COLORS, [statistics.median(s[4][i] for s in seen) for i in range(3)]), motion, back
 
 
 def judge(prompts, folder, least):

@@ -1,0 +1,35 @@
+"""Judges long videos from their frames alone.
+
+    long.py steady FILE          the object has one colour, and from frame to frame its centre moves at most twice the
+                                 median step (and two pixels, what a soft edge makes) anywhere, so also at windows' seams
+    long.py turns FILE A B       first third in colour A, last third in colour B
+"""
+import math
+import statistics
+import sys
+
+from obey import COLORS, nearest, objects
+
+
+def steady(path):
+    _, seen = objects(path)
+    colours = [nearest(COLORS, s[4]) for s in seen]
+    share = colours.count(statistics.mode(colours)) / len(colours)
+    steps = [math.dist(a[1:3], b[1:3]) / (b[0] - a[0]) for a, b in zip(seen, seen[1:])]
+    limit = 2 * statistics.median(steps) + 2
+    print(f"{statistics.mode(colours)} in {share:.0%}, median step {statistics.median(steps):.2f}, "
+          f"longest {max(steps):.2f} (at most {limit:.2f})")
+    return share >= 0.9 and max(steps) <= limit
+
+
+def turns(path, first, last):
+    seen = [nearest(COLORS, s[4]) for s in objects(path)[1]]
+    third = len(seen) // 3
+    head, tail = seen[:third].count(first) / third, seen[-third:].count(last) / third
+    print(f"{first} in {head:.0%} of the first third, {last} in {tail:.0%} of the last")
+    return head >= 0.9 and tail >= 0.9
+
+
+if __name__ == "__main__":
+    ok = steady(sys.argv[2]) if sys.argv[1] == "steady" else turns(*sys.argv[2:5])
+    sys.exit(0 if ok else 1)

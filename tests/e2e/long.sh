@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Long videos by windows: one object that stays what it is and does not jump where windows meet; prompts that take
+# turns; what cannot be is refused in one line.
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+
+make() { # OUTPUT ARGS...
+    local out=$1
+    shift
+    "$cvx" generate --model models/shapes --num-inference-steps 20 --scheduler unipc --window-frames 17 --seed 5 \
+        --quiet --manifest none --output "$tmp/$out.safetensors" "$@"
+}
+
+make still --num-frames 65 --prompt "a red square standing still on a black background"
+make growing --num-frames 33 --prompt "a blue square growing on a white background"
+for v in still growing; do
+    expect "$v: the object stays, without a jump" python3 "$here/long.py" steady "$tmp/$v.safetensors"
+done
+make turns --num-frames 65 --prompt "0: a red square standing still on a black background" \
+    --prompt "33: a blue square standing still on a black background"
+expect "two prompts take turns" python3 "$here/long.py" turns "$tmp/turns.safetensors" red blue
+make other --num-frames 33 --free-noise --prompt "a red square standing still on a black background"
+make plain --num-frames 33 --prompt "a red square standing still on a black background"
+if python3 "$here/tensors.py" equal "$tmp/other.safetensors" "$tmp/plain.safetensors" latents; then
+    wrong "--free-noise changes nothing"
+else
+    ok "--free-noise starts from other noise"
+fi
+# 1.5: windows of latent frames in pairs, the padding frame in the first
+"$cvx" generate --model tests/data/variants/tiny-1.5-5b --prompt "a cat" --num-frames 49 --window-frames 17 --height 64 \
+    --width 96 --num-inference-steps 2 --quiet --manifest none --output "$tmp/pairs.safetensors"
+equal "1.5: frames" "49,3,64,96" "$(python3 "$here/tensors.py" shape "$tmp/pairs.safetensors" frames)"
+
+# one window is no window
+"$cvx" generate --model models/shapes --prompt "$prompt" --num-inference-steps 4 --quiet --manifest none \
+    --output "$tmp/a.safetensors"
+"$cvx" generate --model models/shapes --prompt "$prompt" --num-inference-steps 4 --quiet --manifest none \
+    --window-frames 33 --output "$tmp/b.safetensors"
+expect "a window longer than the video: the same bits" python3 "$here/tensors.py" equal "$tmp/a.safetensors" \
+    "$tmp/b.safetensors"
+
+refuse() { # NAME WORDS ARGS...
+    local name=$1 words=$2 code=0
+    shift 2
+    "$cvx" generate --model models/shapes --output "$tmp/no.mp4" --quiet "$@" 2>"$tmp/log" || code=$?
+    equal "$name: exit code" 2 "$code"
+    grep -q -- "$words" "$tmp/log" || wrong "$name: no '$words' in: $(cat "$tmp/log")"
+    equal "$name: one line" 1 "$(wc -l <"$tmp/log")"
+}
+refuse "16 frames" "13 and 17" --prompt x --window-frames 16
+refuse "a stride of 6" "4 and 8" --prompt x --window-frames 17 --window-stride 6
+refuse "a stride that leaves gaps" "gaps" --prompt x --num-frames 65 --window-frames 17 --window-stride 24
+refuse "a timeline without windows" "needs --window-frames" --prompt "0: x" --prompt "9: y"
+refuse "a timeline without frames" "first frame" --prompt x --prompt y --window-frames 17
+refuse "free noise without windows" "needs --window-frames" --prompt x --free-noise
+finish
