@@ -2,9 +2,9 @@
 
 #include <stdlib.h>
 
-const char *const cvx_mesh_names[CVX_MESH_COMMS] = {"data",     "cfg",     "ring",
-                                                    "ulysses",  "tensor",  "sequence",
-                                                    "branches", "replica", "world"};
+const char *const cvx_mesh_names[CVX_MESH_COMMS] = {"data",    "window", "cfg",      "ring",
+                                                    "ulysses", "tensor", "sequence", "branches",
+                                                    "replica", "world"};
 
 int cvx_mesh_size(const cvx_degrees *d)
 {
@@ -101,10 +101,11 @@ cvx_status cvx_mesh_open(cvx_mesh **out, cvx_comm *world, const cvx_degrees *deg
     const int *n = degrees->n;
 
     if (cvx_mesh_size(degrees) != world->size) {
-        return cvx_fail(CVX_EINVAL,
-                        "mesh data %d x cfg %d x ring %d x ulysses %d x tensor %d needs %d ranks, "
-                        "there are %d",
-                        n[0], n[1], n[2], n[3], n[4], cvx_mesh_size(degrees), world->size);
+        return cvx_fail(
+            CVX_EINVAL,
+            "mesh data %d x window %d x cfg %d x ring %d x ulysses %d x tensor %d needs "
+            "%d ranks, there are %d",
+            n[0], n[1], n[2], n[3], n[4], n[5], cvx_mesh_size(degrees), world->size);
     }
     return open_mesh(out, world, degrees, world->rank);
 }

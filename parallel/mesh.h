@@ -1,8 +1,8 @@
 /* The mesh: how the ranks of a job share its work.
  *
- *     data x cfg x ring x ulysses x tensor        (tensor varies fastest with the rank)
+ *     data x window x cfg x ring x ulysses x tensor        (tensor varies fastest with the rank)
  *
- * data: whole replicas, different videos. cfg: the two branches of classifier-free guidance. ring and
+ * data: whole replicas, different videos. window: the windows of a long video. cfg: the two branches of classifier-free guidance. ring and
  * ulysses: the rows of the joint sequence [text; video]; together they are the dimension `sequence`, whose
  * rank r holds the r-th of its even contiguous shards. tensor: the columns and rows of the weights. The
  * dimensions that talk most vary fastest, so that they fall inside a node. */
@@ -13,6 +13,7 @@
 
 typedef enum cvx_mesh_dim {
     CVX_MESH_DATA = 0,
+    CVX_MESH_WINDOW,
     CVX_MESH_CFG,
     CVX_MESH_RING,
     CVX_MESH_ULYSSES,
@@ -23,7 +24,7 @@ typedef enum cvx_mesh_dim {
 typedef struct cvx_degrees {
     int n[CVX_MESH_DIMS];
 } cvx_degrees;
-#define CVX_DEGREES_ONE ((cvx_degrees){{1, 1, 1, 1, 1}})
+#define CVX_DEGREES_ONE ((cvx_degrees){{1, 1, 1, 1, 1, 1}})
 
 typedef struct cvx_mesh {
     cvx_degrees degrees;
@@ -61,7 +62,7 @@ enum {
     CVX_MESH_WORLD,
     CVX_MESH_COMMS
 };
-/* Their names: "data" ... "tensor", "sequence", "branches", "replica", "world". */
+/* Their names: "data", "window" ... "tensor", "sequence", "branches", "replica", "world". */
 extern const char *const cvx_mesh_names[CVX_MESH_COMMS];
 cvx_comm *cvx_mesh_comm(const cvx_mesh *m, int i);
 /* Which dimensions vary within communicator i: bit d for dimension d. */

@@ -81,7 +81,8 @@ static cvx_status bench(cvx_comm *world, const cvx_place *place, cvx_bench_optio
 
     r->threads = r->threads > 0 ? r->threads : place->threads;
     d.n[CVX_MESH_CFG] = r->enable_cfg_parallel ? 2 : 1;
-    for (int i = CVX_MESH_RING; i < CVX_MESH_DIMS; i++) {
+    for (int i = CVX_MESH_RING; i < CVX_MESH_DIMS;
+         i++) { /* one pass of a model: no windows, no data */
         d.n[i] = r->degree[i] > 0 ? (int)r->degree[i] : 1;
     }
     if (r->degree[CVX_MESH_ULYSSES] == 0) { /* what is left */

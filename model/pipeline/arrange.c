@@ -148,6 +148,9 @@ static bool allowed(const cvx_degrees *d, const cvx_degrees *fixed, const cvx_jo
     if (fixed == NULL || fixed->n[CVX_MESH_DATA] == 0) {
         ok = ok && n[CVX_MESH_DATA] <= job->request->num_videos_per_prompt;
     }
+    if (fixed == NULL || fixed->n[CVX_MESH_WINDOW] == 0) {
+        ok = ok && n[CVX_MESH_WINDOW] <= job->windows.n;
+    }
     if (fixed == NULL || fixed->n[CVX_MESH_TENSOR] == 0) { /* more would hold no head */
         ok = ok && n[CVX_MESH_TENSOR] <= ckpt->dit.num_attention_heads;
     }

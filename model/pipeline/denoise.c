@@ -12,6 +12,7 @@ typedef struct denoise {
     cvx_dit_job *dit; /* one a prompt; owned */
     cvx_tensor in,
         out; /* a window's latents (beside the image), and its velocities [batch, F, C, h, w] */
+    cvx_tensor taken; /* as out, for another group's window; data NULL where there are no groups */
     cvx_tensor blended; /* the whole video's velocities; `out` where there is one window */
     cvx_tensor
         kept; /* [sets, values]: what the solver keeps from step to step; data NULL: nothing */
@@ -60,6 +61,10 @@ static cvx_status denoise_open(cvx_run *r, denoise *d)
     CVX_RETURN_IF(CVX_ALLOC(&r->arena, &d->out, CVX_F32, r->shape.batch, length, l->dim[1],
                             l->dim[2], l->dim[3]));
     d->blended = d->out;
+    if (r->p->opt.mesh->dim[CVX_MESH_WINDOW]->size > 1) {
+        CVX_RETURN_IF(CVX_ALLOC(&r->arena, &d->taken, CVX_F32, r->shape.batch, length, l->dim[1],
+                                l->dim[2], l->dim[3]));
+    }
     if (r->job->windows.n > 1) {
         CVX_RETURN_IF(CVX_ALLOC(&r->arena, &d->blended, CVX_F32, r->shape.batch, l->dim[0],
                                 l->dim[1], l->dim[2], l->dim[3]));
@@ -124,8 +129,8 @@ static cvx_tensor window_input(cvx_run *r, const denoise *d, int64_t start)
     return d->in;
 }
 
-/* Adds window i's share of its frames to the video's velocities. */
-static cvx_status blend_window(cvx_run *r, denoise *d, int64_t i)
+/* Adds window i's share of its frames, from its velocities v, to the video's. */
+static cvx_status blend_window(cvx_run *r, denoise *d, int64_t i, const cvx_tensor *v)
 {
     const cvx_windows *w = &r->job->windows;
     int64_t start = cvx_windows_start(w, i), n = cvx_numel(&r->latents) / r->latents.dim[0];
@@ -133,7 +138,7 @@ static cvx_status blend_window(cvx_run *r, denoise *d, int64_t i)
     int64_t seen = i == 0 ? 0 : cvx_windows_start(w, i - 1) + w->length;
 
     for (int64_t b = 0; b < r->shape.batch; b++) {
-        cvx_tensor from = cvx_slice(&d->out, 0, b, 1), to = cvx_slice(&d->blended, 0, b, 1);
+        cvx_tensor from = cvx_slice(v, 0, b, 1), to = cvx_slice(&d->blended, 0, b, 1);
         from = CVX_RESHAPE(&from, w->length, n);
         to = CVX_RESHAPE(&to, w->frames, n);
         for (int64_t f = 0; f < w->length; f++) {
@@ -147,20 +152,39 @@ static cvx_status blend_window(cvx_run *r, denoise *d, int64_t i)
     return CVX_OK;
 }
 
-/* The transformer over every window, under the prompt that holds at its middle; the result is d->blended. */
+/* The transformer over window i, under the prompt that holds at its middle: d->out. */
+static cvx_status predict_window(cvx_run *r, denoise *d, int64_t i, double timestep)
+{
+    const cvx_windows *w = &r->job->windows;
+    int64_t start = cvx_windows_start(w, i), middle = start + w->length / 2 - r->job->padding;
+    int64_t frame = middle > 0 ? middle * r->p->ckpt->temporal : 0;
+    int prompt = cvx_prompts_at(&r->job->prompts, frame);
+    cvx_tensor in = window_input(r, d, start);
+
+    return cvx_dit_forward(r->p->parts[CVX_PART_DIT].model.dit, &d->dit[prompt], &r->step, &d->out,
+                           &in, timestep, NULL, NULL);
+}
+
+/* All windows, dealt to the groups of the mesh in turn; the result is d->blended. Every rank blends in the order of the
+ * windows, so that the sums are the same for any number of groups. */
 static cvx_status predict(cvx_run *r, denoise *d, double timestep)
 {
     const cvx_windows *w = &r->job->windows;
+    cvx_comm *groups = r->p->opt.mesh->dim[CVX_MESH_WINDOW];
+    cvx_status st = CVX_OK;
 
-    for (int64_t i = 0; i < w->n; i++) {
-        int64_t start = cvx_windows_start(w, i), middle = start + w->length / 2 - r->job->padding;
-        int64_t frame = middle > 0 ? middle * r->p->ckpt->temporal : 0;
-        int prompt = cvx_prompts_at(&r->job->prompts, frame);
-        cvx_tensor in = window_input(r, d, start);
-        CVX_RETURN_IF(cvx_dit_forward(r->p->parts[CVX_PART_DIT].model.dit, &d->dit[prompt],
-                                      &r->step, &d->out, &in, timestep, NULL, NULL));
-        if (w->n > 1) {
-            CVX_RETURN_IF(blend_window(r, d, i));
+    for (int64_t first = 0; first < w->n; first += groups->size) {
+        if (first + groups->rank < w->n) {
+            st = predict_window(r, d, first + groups->rank, timestep);
+        }
+        CVX_RETURN_IF(groups->size > 1 ? cvx_comm_agree(groups, st) : st);
+        for (int g = 0; w->n > 1 && g < groups->size && first + g < w->n; g++) {
+            const cvx_tensor *v = g == groups->rank ? &d->out : &d->taken;
+            if (groups->size > 1) {
+                CVX_RETURN_IF(
+                    cvx_comm_broadcast(groups, v->data, cvx_numel(v) * (int64_t)sizeof(float), g));
+            }
+            CVX_RETURN_IF(blend_window(r, d, first + g, v));
         }
     }
     return CVX_OK;

@@ -91,6 +91,8 @@ const cvx_opt cvx_request_opts[] = {
      NULL},
     {"data-parallel-degree", CVX_OPT_INT, AT(degree[CVX_MESH_DATA]), "N",
      "groups of ranks that make different videos", 1, CVX_MAX_RANKS, NULL},
+    {"window-parallel-degree", CVX_OPT_INT, AT(degree[CVX_MESH_WINDOW]), "N",
+     "groups of ranks that denoise different windows of one long video", 1, CVX_MAX_RANKS, NULL},
     {"enable-cfg-parallel", CVX_OPT_FLAG, AT(enable_cfg_parallel), NULL,
      "the two branches of guidance on different ranks", 0, 0, NULL},
     {"ring-degree", CVX_OPT_INT, AT(degree[CVX_MESH_RING]), "N",

@@ -13,6 +13,7 @@ from obey import COLORS, nearest, objects
 
 def steady(path):
     _, seen = objects(path)
+    seen = [s for s in seen if s[0] >= 5]  # what grows is too small before
     colours = [nearest(COLORS, s[4]) for s in seen]
     share = colours.count(statistics.mode(colours)) / len(colours)
     steps = [math.dist(a[1:3], b[1:3]) / (b[0] - a[0]) for a, b in zip(seen, seen[1:])]

@@ -18,7 +18,11 @@ class Job:
                                        for part in ("transformer", "vae", "text_encoder"))
         self.n, self.cfg = ranks, 2 if args.enable_cfg_parallel else 1
         self.ring, self.ulysses, self.tensor = args.ring_degree, args.ulysses_degree, args.tensor_parallel_degree
-        self.frames, self.steps = 5, 2
+        self.groups, self.steps = args.window_parallel_degree, 2
+        self.all_frames = (args.num_frames - 1) // 4 + 1  # latent ones
+        self.frames = min(self.all_frames, (args.window_frames - 1) // 4 + 1) if args.window_frames else self.all_frames
+        stride = max(1, self.frames // 2)
+        self.windows = 1 + -(-(self.all_frames - self.frames) // stride)
         self.h, self.w = args.height // 8, 96 // 8
         self.heads, self.d = self.dit["num_attention_heads"], self.dit["attention_head_dim"]
         self.text = self.dit["max_text_seq_length"]
@@ -31,9 +35,9 @@ class Job:
             self.sent.setdefault((comm, kind), [0] * self.n)[rank] += count
 
     def place(self, rank):
-        """(cfg, ring, ulysses, tensor) of a rank."""
+        """(window, cfg, ring, ulysses, tensor) of a rank."""
         out = []
-        for degree in (self.tensor, self.ulysses, self.ring, self.cfg):
+        for degree in (self.tensor, self.ulysses, self.ring, self.cfg, self.groups):
             out.insert(0, rank % degree)
             rank //= degree
         return out
@@ -42,8 +46,11 @@ class Job:
         return shard(self.rows, self.ring * self.ulysses, ring * self.ulysses + ulysses)
 
     def denoise(self, r, gathers):
-        _, ring, u, t = self.place(r)
-        b, passes = 2 // self.cfg, self.steps * self.dit["num_layers"]
+        g, _, ring, u, t = self.place(r)
+        calls = self.steps * len(range(g, self.windows, self.groups))
+        b, passes = 2 // self.cfg, calls * self.dit["num_layers"]
+        self.add("window", "broadcast", r, calls * 4 * 2 * self.frames * self.vae["latent_channels"] * self.h * self.w *
+                 (self.groups - 1) if self.windows > 1 else 0)
         hl, own = shard(self.heads, self.tensor, t), self.own_rows(ring, u)
         place_rows = [sum(self.own_rows(i, k) for k in range(self.ulysses)) for i in range(self.ring)]
         h = shard(hl, self.ulysses, u)
@@ -59,7 +66,7 @@ class Job:
         mine = shard(values, self.tensor, t)
         if self.tensor > 1:
             self.add("tensor", "all-reduce", r, passes * 2 * 4 * (values - mine + mine * (self.tensor - 1)))
-            self.add("tensor", "all-gather", r, self.steps * 4 * width *
+            self.add("tensor", "all-gather", r, calls * 4 * width *
                      shard(12 * self.dit["num_layers"], self.tensor, t) * (self.tensor - 1))
             values = self.text * self.t5["d_model"]  # the sharded text encoder, two prompts
             mine = shard(values, self.tensor, t)
@@ -68,7 +75,7 @@ class Job:
         first = start(self.rows, self.ring * self.ulysses, ring * self.ulysses + u)
         video = own - max(0, min(self.text - first, own))
         others = self.cfg * self.ring * self.ulysses - 1
-        self.add("branches", "all-gather", r, self.steps * 4 * b * video * 4 * self.dit["out_channels"] * others)
+        self.add("branches", "all-gather", r, calls * 4 * b * video * 4 * self.dit["out_channels"] * others)
 
     def conv(self, r, near, t, w, channels):
         self.add("replica", "send/recv", r, near * 4 * t * (w + 2) * channels)
@@ -104,8 +111,8 @@ class Job:
 
     def decode(self, r):
         n = min(self.n, self.h)
-        rest = self.frames % 2
-        for i in range(self.frames // 2):
+        rest = self.all_frames % 2
+        for i in range(self.all_frames // 2):
             if r < n:
                 self.decode_chunk(r, n, 2 + (rest if i == 0 else 0))
 
@@ -116,8 +123,10 @@ def main():
     p.add_argument("events")
     p.add_argument("ranks", type=int)
     p.add_argument("--enable-cfg-parallel", action="store_true")
-    for name in ("ring-degree", "ulysses-degree", "tensor-parallel-degree"):
+    for name in ("ring-degree", "ulysses-degree", "tensor-parallel-degree", "window-parallel-degree"):
         p.add_argument(f"--{name}", type=int, default=1)
+    p.add_argument("--num-frames", type=int, default=17)
+    p.add_argument("--window-frames", type=int, default=0)
     p.add_argument("--height", type=int, default=64)
     args = p.parse_args()
     with open(args.events) as f:

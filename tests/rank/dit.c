@@ -344,7 +344,7 @@ static int check_variant(const variant *v, const size *z, int ranks)
             for (int u = 1; u <= ranks / cfg / ring; u++) {
                 int tensor = ranks / (cfg * ring * u);
                 if (cfg * ring * u * tensor == ranks) {
-                    check_mesh(v, &(cvx_degrees){{1, cfg, ring, u, tensor}}, z, one);
+                    check_mesh(v, &(cvx_degrees){{1, 1, cfg, ring, u, tensor}}, z, one);
                     meshes++;
                 }
             }

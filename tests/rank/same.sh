@@ -34,6 +34,10 @@ same 6 --enable-cfg-parallel --ulysses-degree 3
 # bands of unequal height, pictures too large for the convolutions' rings to hold a chunk
 begin "shapes, large" --model models/shapes --height 256 --width 384 --num-frames 9
 same 5
+begin "shapes, windows" --model models/shapes --num-frames 33 --window-frames 17 --free-noise
+same 3
+same 4 --enable-cfg-parallel --window-parallel-degree 2
+same 5 --window-parallel-degree 5
 begin "shapes bf16" --model models/shapes --dtype bf16
 same 3
 same 4 --enable-cfg-parallel

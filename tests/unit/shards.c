@@ -174,7 +174,7 @@ static cvx_weights *make_t5(writer *w, cvx_t5_config *cfg)
 static int64_t held(cvx_ctx *ctx, cvx_weights *w, const void *cfg, bool t5, bool pack, int size,
                     int rank)
 {
-    const cvx_degrees d = {{1, 1, 1, 1, size}};
+    const cvx_degrees d = {{1, 1, 1, 1, 1, size}};
     cvx_mesh *mesh = NULL;
     cvx_arena a;
     cvx_load l = {.ctx = ctx, .arena = &a, .weights = w, .pack = pack};
