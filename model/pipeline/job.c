@@ -143,7 +143,10 @@ cvx_status cvx_job_resolve(cvx_job *out, const cvx_checkpoint *c, const cvx_requ
     default_size(&j, c);
     CVX_RETURN_IF(resolve_frames(&j, c, r, video_frames));
     CVX_RETURN_IF(resolve_windows(&j, c, r));
-    CVX_RETURN_IF(cvx_prompts_parse(&j.prompts, &r->prompt));
+    j.prompts = (cvx_prompts){.n = 1, .text = {""}}; /* a batch's defaults may have none */
+    if (r->prompt.n > 0) {
+        CVX_RETURN_IF(cvx_prompts_parse(&j.prompts, &r->prompt));
+    }
     j.latent_height = j.height / c->spatial;
     j.latent_width = j.width / c->spatial;
     j.text_len = r->max_sequence_length > 0 ? r->max_sequence_length : c->dit.max_text_seq_length;

@@ -1,0 +1,126 @@
+#!/usr/bin/env bash
+# The Slurm scripts on a cluster of two nodes: videos by srun and mpirun, arrays, requeues in the middle of denoising and
+# at the time limit, cancelled jobs. The bytes are those of one process. Says SKIP where there can be no such cluster.
+set -euo pipefail
+rank=$1 cvx=$2
+full=${CVX_CHECK_FULL:-0}
+set -- "$cvx"
+. tests/e2e/lib.sh
+. tests/slurm/lab.sh
+missing=$(lab_missing)
+if [ -n "$missing" ]; then
+    echo "SKIP  slurm: $missing"
+    exit 0
+fi
+# folders with short names: munge's socket path has an upper bound
+lab=$tmp/lab
+trap 'lab_down "$lab"; rm -rf "$tmp"' EXIT
+expect "a cluster of two nodes" lab_up "$lab" 2 4
+export CVX_RANK=$rank CVX_HOME=$PWD CVX_SCRATCH=$tmp
+unset OMP_NUM_THREADS
+cd "$tmp"
+model=(--model "$CVX_HOME/models/shapes" --prompt "$prompt" --quiet --manifest none)
+
+submit() { # SBATCH-FLAGS... SCRIPT ARGS...
+    sbatch --parsable --output="$tmp/%j.log" "$@"
+}
+state() { scontrol show job "$1" 2>/dev/null | sed -nE 's/^ +JobState=([A-Z_]+).*/\1/p' | head -n 1; }
+# until_state JOB STATES: waits; a job that hangs ends after five minutes
+until_state() {
+    local i
+    for ((i = 0; i < 1500; i++)); do
+        [[ $(state "$1") =~ ^($2)$ ]] && return 0
+        sleep 0.2
+    done
+    echo "job $1 is $(state "$1"), not $2"
+    return 1
+}
+over="COMPLETED|FAILED|CANCELLED|TIMEOUT|NODE_FAIL"
+done_as() { # NAME JOB: completed
+    until_state "$2" "$over" || true
+    equal "$1: state" COMPLETED "$(state "$2")"
+    [ "$(state "$2")" = COMPLETED ] || tail -n 5 "$tmp/$2.log"
+}
+same() { # NAME A B
+    if cmp -s "$2" "$3"; then ok "$1: same bytes"; else wrong "$1: other bytes"; fi
+}
+
+"$cvx" generate "${model[@]}" --num-inference-steps 4 --output one.safetensors
+j=$(submit -N 2 -n 4 "$CVX_HOME/slurm/generate.sh" "${model[@]}" --num-inference-steps 4 --output "$tmp/srun.safetensors")
+done_as "srun on two nodes" "$j"
+same "srun on two nodes" one.safetensors srun.safetensors
+j=$(CVX_LAUNCHER=mpirun submit -N 2 -n 4 "$CVX_HOME/slurm/generate.sh" "${model[@]}" --num-inference-steps 4 \
+    --output "$tmp/mpirun.safetensors")
+done_as "mpirun on two nodes" "$j"
+same "mpirun on two nodes" one.safetensors mpirun.safetensors
+
+# an array: five seeds on two tasks
+j=$(submit --array=0-1 "$CVX_HOME/slurm/array.sh" --seeds 40-44 --model "$CVX_HOME/models/shapes" --prompt "$prompt" \
+    --num-inference-steps 4 --quiet --output "$tmp/seed-%seed.safetensors")
+for t in 0 1; do done_as "array, task $t" "${j}_$t"; done
+equal "array: all seeds" 5 "$(find . -name 'seed-4[0-4].safetensors' | wc -l)"
+same "array: seed 42 is the one of a single run" one.safetensors seed-42.safetensors
+printf '%s\n' '{"prompt": "a blue square", "output": "l0.safetensors"}' \
+    '{"prompt": "a green star", "output": "l1.safetensors"}' '{"prompt": "a red star", "output": "l2.safetensors"}' >lines.jsonl
+j=$(submit --array=3-5:2 "$CVX_HOME/slurm/array.sh" --batch lines.jsonl --model "$CVX_HOME/models/shapes" \
+    --num-inference-steps 2 --quiet)
+for t in 3 5; do done_as "array of lines, task $t" "${j}_$t"; done
+equal "array of lines: all made" 3 "$(find . -name 'l[012].safetensors' | wc -l)"
+
+# stopped in the middle: as many steps as last some seconds on any machine
+long=(--num-inference-steps 150 --checkpoint-every 10)
+"$cvx" generate "${model[@]}" --num-inference-steps 150 --output undisturbed.safetensors
+started() { # JOB: its denoising has begun
+    local i
+    for ((i = 0; i < 300; i++)); do
+        compgen -G "$tmp/cvx-$1.checkpoints/*.cvxckpt" >/dev/null && return 0
+        sleep 0.1
+    done
+    return 1
+}
+disturbed() { # NAME COMMAND...: the job's number is put in place of JOB
+    local name=$1 job
+    shift
+    job=$(submit -N 2 -n 2 "$CVX_HOME/slurm/generate.sh" "${model[@]}" "${long[@]}" --output "$tmp/disturbed.safetensors")
+    expect "$name: runs" started "$job"
+    expect "$name" "${@//JOB/$job}"
+    done_as "$name" "$job"
+    if grep -q "going on after step" "$tmp/$job.log"; then ok "$name: went on from a checkpoint"; else
+        wrong "$name: $(tail -n 3 "$tmp/$job.log")"
+    fi
+    same "$name" undisturbed.safetensors disturbed.safetensors
+    equal "$name: checkpoints are gone" "" "$(compgen -G "$tmp/cvx-$job.checkpoints" || true)"
+    rm -f disturbed.safetensors
+}
+disturbed "requeued" scontrol requeue JOB
+disturbed "the time limit's signal" scancel --batch --signal=USR1 JOB
+if [ "$full" = 1 ]; then
+    CVX_LAUNCHER=mpirun disturbed "requeued, mpirun" scontrol requeue JOB
+    CVX_LAUNCHER=mpirun disturbed "the time limit's signal, mpirun" scancel --batch --signal=USR1 JOB
+    # the limit itself: Slurm may send the signal up to a minute early
+    j=$(submit --time=2 --signal=B:USR1@60 -n 1 "$CVX_HOME/slurm/generate.sh" "${model[@]}" --num-inference-steps 900 \
+        --height 128 --width 192 --num-frames 33 --output "$tmp/limit.safetensors")
+    "$cvx" generate "${model[@]}" --num-inference-steps 900 --height 128 --width 192 --num-frames 33 \
+        --output calm.safetensors
+    done_as "over the time limit" "$j"
+    same "over the time limit" calm.safetensors limit.safetensors
+fi
+
+j=$(submit -N 2 -n 2 "$CVX_HOME/slurm/generate.sh" "${model[@]}" "${long[@]}" --output "$tmp/cancelled.safetensors")
+expect "to be cancelled: runs" started "$j"
+scancel "$j"
+until_state "$j" "$over" || true
+equal "cancelled: state" CANCELLED "$(state "$j")"
+for ((i = 0; i < 100; i++)); do
+    pgrep -f "$tmp/cancelled.safetensors" >/dev/null || break
+    sleep 0.1
+done
+equal "cancelled: no process is left" "" "$(pgrep -f "$tmp/cancelled.safetensors" || true)"
+equal "cancelled: no file" "" "$(compgen -G "$tmp/cancelled*" || true)"
+
+j=$(submit "$CVX_HOME/slurm/generate.sh" "${model[@]}" --num-frames 48 --output "$tmp/no.mp4")
+until_state "$j" "$over" || true
+equal "48 frames: state" FAILED "$(state "$j")"
+if grep -q "45 and 49" "$tmp/$j.log"; then ok "48 frames: says what would be right"; else wrong "48 frames: $(cat "$tmp/$j.log")"; fi
+cd "$CVX_HOME"
+finish
