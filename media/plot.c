@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "media/axis.h"
 #include "media/canvas.h"
 
 typedef struct plot {
@@ -14,19 +15,6 @@ typedef struct plot {
     double mean;
     int64_t drifting;
 } plot;
-
-/* The smallest of 1, 2, 2.5 (if `halves`) and 5 times a power of ten that is at least x. */
-static double nice(double x, bool halves)
-{
-    double p = pow(10.0, floor(log10(x)));
-    double m = x / p;
-
-    return p * (m <= 1.0001             ? 1
-                : m <= 2.0001           ? 2
-                : halves && m <= 2.5001 ? 2.5
-                : m <= 5.0001           ? 5
-                                        : 10);
-}
 
 static double x_of(const plot *p, int64_t i)
 {
@@ -64,21 +52,10 @@ static cvx_status measure(plot *p)
     /* Room above and below, and no magnified rounding noise on a flat curve. */
     double span = fmax(hi - lo, fmax(0.02, 1e-6 * fmax(fabs(lo), fabs(hi))));
     double middle = (lo + hi) / 2;
-    p->step = nice(span * 1.2 / 5, true);
+    p->step = cvx_axis_nice(span * 1.2 / 5, true);
     p->lo = floor((middle - span * 0.58) / p->step) * p->step;
     p->hi = ceil((middle + span * 0.58) / p->step) * p->step;
     return CVX_OK;
-}
-
-static int decimals(double step)
-{
-    for (int d = 0; d < 9; d++) {
-        double v = step * pow(10.0, d);
-        if (fabs(v - rint(v)) < 1e-6 * v) {
-            return d;
-        }
-    }
-    return 9;
 }
 
 static double draw_title(plot *p)
@@ -139,7 +116,7 @@ static void draw_legend(plot *p, double y)
     mean_style(p, true);
     stroke(p, x, y - 4, x + 22, y - 4, 1.5);
     mean_style(p, false);
-    snprintf(text, sizeof text, "mean %.*f", decimals(p->step) + 1, p->mean);
+    snprintf(text, sizeof text, "mean %.*f", cvx_axis_decimals(p->step) + 1, p->mean);
     cvx_canvas_colour(c, CVX_INK, 1);
     x += 30 + cvx_canvas_text(c, x + 30, y, CVX_LEFT, text) + 22;
     if (p->o->drift != NULL) {
@@ -154,7 +131,7 @@ static void draw_legend(plot *p, double y)
 static void draw_y_axis(plot *p)
 {
     char text[64];
-    int digits = decimals(p->step);
+    int digits = cvx_axis_decimals(p->step);
     int64_t n = llrint((p->hi - p->lo) / p->step);
 
     cvx_canvas_font(&p->page, 11, false);
@@ -172,7 +149,7 @@ static void draw_x_axis(plot *p)
 {
     char text[64];
     double room = fmax(2, floor((p->x1 - p->x0) / 64));
-    int64_t step = (int64_t)fmax(1, nice((double)p->o->n / room, false));
+    int64_t step = (int64_t)fmax(1, cvx_axis_nice((double)p->o->n / room, false));
 
     cvx_canvas_font(&p->page, 11, false);
     for (int64_t i = 0; i < p->o->n; i += step) {
