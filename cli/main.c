@@ -9,6 +9,8 @@
 
 const cvx_command *const cvx_commands[] = {&cvx_cmd_generate,
                                            &cvx_cmd_score,
+                                           &cvx_cmd_interpolate,
+                                           &cvx_cmd_upscale,
                                            &cvx_cmd_gif,
                                            &cvx_cmd_sheet,
                                            &cvx_cmd_inspect,

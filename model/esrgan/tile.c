@@ -6,9 +6,9 @@
 
 /* Source pixels of a piece, margins included: some 450 MB of activations. */
 #define SRVGG_PIXELS 400000
-#define RRDB_PIXELS 160000
+#define RRDB_PIXELS 250000
 /* An RRDBNet sees hundreds of pixels far, but what lies beyond this changes nothing by 1/255 (tests/golden/esrgan_golden.c). */
-#define RRDB_MARGIN 32
+#define RRDB_MARGIN 64
 
 cvx_esrgan_tiling cvx_esrgan_default_tiling(const cvx_esrgan_config *cfg)
 {
@@ -40,30 +40,29 @@ typedef struct grid {
     int64_t overlap, margin;
 } grid;
 
+/* The longest of n even pieces of a side, with its margins: one piece has none, of two each has one. */
+static int64_t extent(int64_t side, int64_t n, int64_t margin)
+{
+    return (side + n - 1) / n + (n == 1 ? 0 : n == 2 ? margin : 2 * margin);
+}
+
 /* The cut into nh x nw even pieces, none too large, that computes the fewest pixels. */
 static grid even_grid(int64_t h, int64_t w, int64_t margin, int64_t most)
 {
-    grid best = {.margin = margin};
-    int64_t least = INT64_MAX;
+    int64_t least = INT64_MAX, n[2] = {h, w}; /* should nothing fit: pieces of one pixel */
 
-    for (int64_t nh = 1; nh <= h; nh++) {
-        int64_t th = (h + nh - 1) / nh, eh = nh > 1 ? th + 2 * margin : h;
-        int64_t room = most / eh, nw = 1;
-        if (room < w) {
-            room -= 2 * margin;
-            nw = room < 1 ? w : (w + room - 1) / room;
-        }
-        int64_t tw = (w + nw - 1) / nw, ew = nw > 1 ? tw + 2 * margin : w;
-        if (eh * ew * nh * nw < least && (eh * ew <= most || nh == h)) {
-            least = eh * ew * nh * nw;
-            best.h = best.step_h = th;
-            best.w = best.step_w = tw;
-        }
-        if (nw == 1 && nh > 1) {
-            break;
+    for (int64_t nh = 1; nh <= h && nh <= 256; nh++) {
+        for (int64_t nw = 1; nw <= w && nw <= 256; nw++) {
+            int64_t pixels = extent(h, nh, margin) * extent(w, nw, margin);
+            if (pixels <= most && pixels * nh * nw < least) {
+                least = pixels * nh * nw;
+                n[0] = nh;
+                n[1] = nw;
+            }
         }
     }
-    return best;
+    int64_t th = (h + n[0] - 1) / n[0], tw = (w + n[1] - 1) / n[1];
+    return (grid){.h = th, .w = tw, .step_h = th, .step_w = tw, .margin = margin};
 }
 
 static grid make_grid(const cvx_esrgan_config *cfg, const cvx_esrgan_tiling *t, int64_t h,

@@ -156,6 +156,11 @@ void cvx_rife_close(cvx_rife *m)
     free(m);
 }
 
+cvx_ctx *cvx_rife_ctx(const cvx_rife *m)
+{
+    return m->ctx;
+}
+
 /* ---- a frame --------------------------------------------------------------------------------- */
 
 /* Everything of one frame; pictures are [1, h, w, c]. */

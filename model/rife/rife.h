@@ -28,6 +28,7 @@ typedef struct cvx_rife cvx_rife;
  * the tensors that are there. l->weights is not needed afterwards. */
 cvx_status cvx_rife_open(cvx_rife **out, const cvx_load *l, const cvx_rife_config *cfg) CVX_CHECK;
 void cvx_rife_close(cvx_rife *m); /* accepts NULL */
+cvx_ctx *cvx_rife_ctx(const cvx_rife *m);
 
 /* What a frame's making shows; NULLs are not wanted. Memory of the caller, dense. */
 typedef struct cvx_rife_tap {
