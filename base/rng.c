@@ -225,3 +225,17 @@ void cvx_rng_randn(cvx_rng *r, float *out, cvx_rng_kind kind, int64_t n)
         out[i] = kind == CVX_RNG_BF16 ? round_bf16(out[i]) : round_f16(out[i]);
     }
 }
+
+void cvx_rng_normal(cvx_rng *r, float *out, int64_t n, double std)
+{
+    if (n >= 16) { /* torch scales in single precision here, below in double */
+        fill_blocks(r, out, n, false);
+        for (int64_t i = 0; i < n; i++) {
+            out[i] = out[i] * (float)std + 0.0f;
+        }
+        return;
+    }
+    for (int64_t i = 0; i < n; i++) {
+        out[i] = (float)(normal_f64(r) * std);
+    }
+}

@@ -31,4 +31,7 @@ typedef enum cvx_rng_kind { CVX_RNG_F32, CVX_RNG_F16, CVX_RNG_BF16 } cvx_rng_kin
  * uniforms (and 16 more for the tail when 16 does not divide n); fewer are drawn pair by pair. */
 void cvx_rng_randn(cvx_rng *r, float *out, cvx_rng_kind kind, int64_t n);
 
+/* torch.empty(n).normal_(0, std, generator=...) in f32. */
+void cvx_rng_normal(cvx_rng *r, float *out, int64_t n, double std);
+
 #endif

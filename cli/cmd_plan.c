@@ -27,6 +27,9 @@ static void print_table(const cvx_checkpoint *c, const cvx_job *j, const cvx_ctx
            "job MiB", "step MiB", "TFLOP", "about s");
     for (int i = 0; i < CVX_STAGE_COUNT; i++) {
         const cvx_stage_cost *s = &p->stage[i];
+        if (i == CVX_STAGE_FINISH && s->weights == 0) { /* not asked for */
+            continue;
+        }
         double flops = 0, seconds = cvx_plan_seconds(s, rate);
         for (int k = 0; k < CVX_OP_COUNT; k++) {
             flops += s->flops[k];
@@ -34,7 +37,7 @@ static void print_table(const cvx_checkpoint *c, const cvx_job *j, const cvx_ctx
         total += seconds;
         printf("%-8s %12.1f %12.1f %10.1f %10.1f %12.3f %10.1f\n", cvx_stage_names[i],
                (double)s->weights / MIB, (double)s->mapped / MIB, (double)s->job / MIB,
-               (double)s->step / MIB, flops / 1e12, seconds);
+               (double)(s->step + s->finish) / MIB, flops / 1e12, seconds);
     }
     printf(
         "\nframes kept for the output: %.1f MiB; the program itself: %.1f MiB\n"
@@ -52,6 +55,9 @@ static void print_json(const cvx_job *j, const cvx_ctx *ctx, const cvx_plan *p,
 
     for (int i = 0; i < CVX_STAGE_COUNT; i++) {
         const cvx_stage_cost *s = &p->stage[i];
+        if (i == CVX_STAGE_FINISH && s->weights == 0) {
+            continue;
+        }
         double flops = 0, seconds = cvx_plan_seconds(s, rate);
         for (int k = 0; k < CVX_OP_COUNT; k++) {
             flops += s->flops[k];
@@ -61,7 +67,8 @@ static void print_json(const cvx_job *j, const cvx_ctx *ctx, const cvx_plan *p,
             stages, json_pack("{s:s, s:I, s:I, s:I, s:I, s:f, s:f}", "stage", cvx_stage_names[i],
                               "weights_bytes", (json_int_t)s->weights, "mapped_bytes",
                               (json_int_t)s->mapped, "job_bytes", (json_int_t)s->job, "step_bytes",
-                              (json_int_t)s->step, "tflop", flops / 1e12, "seconds", seconds));
+                              (json_int_t)(s->step + s->finish), "tflop", flops / 1e12, "seconds",
+                              seconds));
     }
     json_t *out =
         json_pack("{s:I, s:I, s:I, s:f, s:s, s:i, s:b, s:o, s:I, s:I, s:I, s:f, s:b}", "num_frames",

@@ -551,6 +551,122 @@ static double flops_blend(const cvx_blend_args *a)
     return 3.0 * (double)cvx_numel(a->y);
 }
 
+static cvx_status check_conv2d(const cvx_conv2d_args *a)
+{
+    cvx_conv3d_args same = {.y = a->y, .x = a->x, .w = a->w, .stride = a->stride, .up2 = a->up2};
+    const cvx_tensor *y = a->y, *w = a->w, *more[2] = {a->residual, a->outer};
+    bool split = y->dtype != CVX_F32;
+    bool ok = conv_operand(y) && conv_operand(a->x) && w->ndim == 5 && is_float(w) &&
+              w->dim[2] == 1 && y->dim[0] == a->x->dim[0] && y->dim[3] == w->dim[0] &&
+              a->x->dim[3] == w->dim[1] && vector(a->b, 0, y->dim[3]) &&
+              vector(a->slope, 0, y->dim[3]) && (a->stride == 1 || a->stride == 2) &&
+              conv_fits(&same) &&
+              (w->layout == (a->up2 ? CVX_PACKED_CONV_UP2 : CVX_PACKED_CONV) ||
+               (w->layout == CVX_PLAIN && cvx_is_dense(w) && !split)) &&
+              (!split || y->dim[3] % 32 == 0);
+
+    for (int i = 0; i < 2; i++) {
+        ok = ok && (more[i] == NULL || (f32(more[i], 4) && same_dims(more[i], y)));
+    }
+    if (!ok) {
+        return wrong("conv2d",
+                     "as conv3d with one tap in time; y f32, or a split dtype with cout % 32 == 0, "
+                     "slope [cout], residual and outer like y in f32",
+                     "y", y, "x", a->x, "w", w, "b", a->b, "slope", a->slope, "residual",
+                     a->residual, "outer", a->outer, NULL);
+    }
+    return CVX_OK;
+}
+
+static double flops_conv2d(const cvx_conv2d_args *a)
+{
+    double taps = (double)(a->w->dim[1] * a->w->dim[3] * a->w->dim[4]);
+    return 2.0 * (double)cvx_numel(a->y) * taps;
+}
+
+static cvx_status check_resize(const cvx_resize_args *a)
+{
+    const cvx_tensor *y = a->y, *x = a->x;
+
+    if (!f32(y, 3) || !f32(x, 3) || y->dim[2] != x->dim[2] || x->dim[0] < 1 || x->dim[1] < 1 ||
+        !(a->step > 0)) {
+        return wrong("resize", "x [h, w, c], y [.., .., c], step > 0", "y", y, "x", x, NULL);
+    }
+    return CVX_OK;
+}
+
+static double flops_resize(const cvx_resize_args *a)
+{
+    return (a->cubic ? 40.0 : 8.0) * (double)cvx_numel(a->y);
+}
+
+static cvx_status check_warp(const cvx_warp_args *a)
+{
+    const cvx_tensor *y = a->y, *x = a->x, *f = a->flow;
+
+    if (!f32(y, 3) || !f32(x, 3) || !f32(f, 3) || !same_dims(x, y) || f->dim[0] != y->dim[0] ||
+        f->dim[1] != y->dim[1] || f->dim[2] != 2) {
+        return wrong("warp", "x, y [h, w, c], flow [h, w, 2]", "y", y, "x", x, "flow", f, NULL);
+    }
+    return CVX_OK;
+}
+
+static double flops_warp(const cvx_warp_args *a)
+{
+    return 8.0 * (double)cvx_numel(a->y);
+}
+
+static cvx_status check_sigmoid_mix(const cvx_sigmoid_mix_args *a)
+{
+    const cvx_tensor *y = a->y, *m = a->mask;
+
+    if (!f32(y, 3) || !f32(a->a, 3) || !f32(a->b, 3) || !f32(m, 3) || !same_dims(y, a->a) ||
+        !same_dims(y, a->b) || m->dim[0] != y->dim[0] || m->dim[1] != y->dim[1] || m->dim[2] != 1) {
+        return wrong("sigmoid_mix", "y, a, b [h, w, c], mask [h, w, 1]", "y", y, "a", a->a, "b",
+                     a->b, "mask", m, NULL);
+    }
+    return CVX_OK;
+}
+
+static double flops_sigmoid_mix(const cvx_sigmoid_mix_args *a)
+{
+    return 6.0 * (double)cvx_numel(a->y);
+}
+
+static cvx_status check_pixel_shuffle(const cvx_pixel_shuffle_args *a)
+{
+    const cvx_tensor *y = a->y, *x = a->x, *b = a->base;
+    int64_t n = a->n;
+    bool ok = f32(y, 3) && f32(x, 3) && n >= 1 && y->dim[0] == x->dim[0] * n &&
+              y->dim[1] == x->dim[1] * n && x->dim[2] == y->dim[2] * n * n;
+
+    ok = ok && (b == NULL || (f32(b, 3) && b->dim[0] == x->dim[0] && b->dim[1] == x->dim[1] &&
+                              b->dim[2] == y->dim[2]));
+    if (!ok) {
+        return wrong("pixel_shuffle", "x [h, w, c·n·n], y [h·n, w·n, c], base [h, w, c]", "y", y,
+                     "x", x, "base", b, NULL);
+    }
+    return CVX_OK;
+}
+
+static double flops_pixel_shuffle(const cvx_pixel_shuffle_args *a)
+{
+    return (double)cvx_numel(a->y);
+}
+
+static cvx_status check_abs_max(const cvx_abs_max_args *a)
+{
+    if (!f32(a->x, 3) || a->out == NULL) {
+        return wrong("abs_max", "x [h, w, c] and a place for the result", "x", a->x, NULL);
+    }
+    return CVX_OK;
+}
+
+static double flops_abs_max(const cvx_abs_max_args *a)
+{
+    return (double)cvx_numel(a->x);
+}
+
 #define CVX_OP(op)                                                                                 \
     cvx_status cvx_op_##op(cvx_ctx *ctx, const cvx_##op##_args *a)                                 \
     {                                                                                              \
@@ -560,6 +676,9 @@ static double flops_blend(const cvx_blend_args *a)
         s->flops += flops_##op(a);                                                                 \
         if (ctx->measure) {                                                                        \
             return CVX_OK;                                                                         \
+        }                                                                                          \
+        if (ctx->ops->op == NULL) {                                                                \
+            return cvx_fail(CVX_EUNSUPPORTED, "backend %s has no op " #op, ctx->ops->name);        \
         }                                                                                          \
         double start = cvx_now();                                                                  \
         cvx_status st = ctx->ops->op(ctx, a);                                                      \

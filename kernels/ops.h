@@ -203,6 +203,54 @@ typedef struct cvx_blend_args {
     int axis;
 } cvx_blend_args;
 
+/* As conv3d with kt = 1 (x holds its borders; t pictures), and what follows a convolution in networks on pictures:
+ *   v = conv + b; v = act(v); v = v·scale (0: 1) + residual; y = outer + outer_scale·v, absent operands left out,
+ * act(v) = v where v > 0, elsewhere v·slope[channel] (PReLU; leaky ReLU by equal slopes; NULL: none). act_last: act
+ * comes after the residual instead. y may also have the dtype that cvx_conv_input() names for a next convolution
+ * (then cout is a multiple of 32 and w packed); residual and outer are f32, and either may be y itself. */
+typedef struct cvx_conv2d_args {
+    const cvx_tensor *y, *x, *w, *b, *slope, *residual, *outer;
+    double scale, outer_scale;
+    int stride;
+    bool up2, act_last;
+} cvx_conv2d_args;
+
+/* y = gain·x at other coordinates (+ y if `add`): output pixel i reads source position (i + 0.5)·step - 0.5 on both
+ * axes, as torch's interpolate without align_corners and antialias. Bilinear: the position is at least 0 and
+ * neighbours end at the border; cubic: a = -0.75, the four indices end at the border. x [h, w, c] and
+ * y [.., .., c] f32, any strides but the last. */
+typedef struct cvx_resize_args {
+    const cvx_tensor *y, *x;
+    double step, gain;
+    bool cubic, add;
+} cvx_resize_args;
+
+/* y[r, c] = x at (c + flow[r, c, 0], r + flow[r, c, 1]), bilinear, positions held within the picture
+ * (grid_sample with padding_mode="border", align_corners=True). x, y [h, w, c], flow [h, w, 2] f32, any strides but
+ * the last; y is not x. */
+typedef struct cvx_warp_args {
+    const cvx_tensor *y, *x, *flow;
+} cvx_warp_args;
+
+/* y = a·m + b·(1 - m), m = 1 / (1 + exp(-mask)). y, a, b [h, w, c], mask [h, w, 1] f32, any strides but the last; y
+ * may be a or b. */
+typedef struct cvx_sigmoid_mix_args {
+    const cvx_tensor *y, *a, *b, *mask;
+} cvx_sigmoid_mix_args;
+
+/* y[r·n + i, c·n + j, k] = x[r, c, (k·n + i)·n + j], plus base[r, c, k] if given (the picture enlarged by
+ * repetition). x [h, w, k·n·n], y [h·n, w·n, k], base [h, w, k] f32, any strides but the last. */
+typedef struct cvx_pixel_shuffle_args {
+    const cvx_tensor *y, *x, *base;
+    int64_t n;
+} cvx_pixel_shuffle_args;
+
+/* *out (host) = the greatest |x| of x [h, w, c] f32, any strides but the last; in measure mode *out stays. */
+typedef struct cvx_abs_max_args {
+    const cvx_tensor *x;
+    float *out;
+} cvx_abs_max_args;
+
 typedef struct cvx_ops {
     const char *name; /* "ref", "cpu-avx512", "cuda" */
 #define CVX_OP(op) cvx_status (*op)(cvx_ctx * ctx, const cvx_##op##_args *a);

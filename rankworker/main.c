@@ -10,6 +10,7 @@
 #include "model/pipeline/arrange.h"
 #include "model/pipeline/batch.h"
 #include "model/pipeline/bench.h"
+#include "model/stages/command.h"
 #include "parallel/mpi/comm_mpi.h"
 #include "rankworker/place.h"
 #include "rankworker/stats.h"
@@ -96,6 +97,38 @@ static cvx_status bench(cvx_comm *world, const cvx_place *place, cvx_bench_optio
     return st;
 }
 
+/* `cvx-rank interpolate IN OUT`, `cvx-rank upscale IN OUT`: every rank makes its share of the frames. */
+static cvx_status stages(cvx_comm *world, int argc, char **argv, bool interpolate)
+{
+    const cvx_command cmd = {.name = interpolate ? "cvx-rank interpolate" : "cvx-rank upscale",
+                             .args = "IN OUT",
+                             .summary = "The stages after the frames on the ranks of an MPI job.",
+                             .details = interpolate ? cvx_interpolate_details : cvx_upscale_details,
+                             .opts = interpolate ? cvx_interpolate_opts : cvx_upscale_opts};
+    cvx_stages_request r = CVX_STAGES_REQUEST_INIT;
+    cvx_place place;
+    const char *pos[2];
+    bool help = false;
+    int n = 0;
+    cvx_status st = cvx_opts_parse(&cmd, &r, argc, argv, pos, 2, &n, &help);
+
+    if (st == CVX_OK && n < 2 && !help) {
+        st = cvx_fail(CVX_EINVAL, "%s needs IN OUT", cmd.name);
+    }
+    if (help) {
+        return CVX_OK;
+    }
+    CVX_RETURN_IF(cvx_comm_agree(world, st));
+    CVX_RETURN_IF(cvx_place_find(&place, world));
+    r.threads = r.threads > 0 ? r.threads : place.threads;
+    if (strcmp(r.isa, "auto") == 0 && strcmp(r.backend, "ref") != 0) {
+        CVX_RETURN_IF(cvx_place_isa(&r.isa, world));
+    }
+    r.quiet |= world->rank > 0;
+    return cvx_stages_command(&r, interpolate, pos[0], pos[1], world, r.json ? stdout : stderr,
+                              world->rank == 0 ? stdout : NULL);
+}
+
 /* Tells a failure once, and gives every rank the exit code of its cause: the launcher passes on any rank's. What can
  * only be one rank's own trouble is told before the others are asked, in case they no longer answer. */
 static cvx_status conclude(cvx_comm *world, cvx_status st)
@@ -130,6 +163,11 @@ static cvx_status run(cvx_comm *world, const cvx_command *cmd, options *o, int a
     for (int i = 1; world->rank > 0 && i < argc; i++) {
         if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
             return CVX_OK; /* the first rank prints it */
+        }
+    }
+    for (int k = 0; k < 2; k++) {
+        if (argc > 1 && strcmp(argv[1], k == 0 ? "interpolate" : "upscale") == 0) {
+            return stages(world, argc - 1, argv + 1, k == 0);
         }
     }
     cvx_status st = benching ? cvx_opts_parse(&benches, &b, argc - 1, argv + 1, pos, 1, &n, &help)

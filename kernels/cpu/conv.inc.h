@@ -16,6 +16,23 @@
  * weights to be used often. */
 #define BAND_PIXELS 512
 
+/* What follows a sum and its bias in conv2d: see cvx_conv2d_args. */
+typedef struct conv_after {
+    const float *slope, *outer; /* NULL: none */
+    int64_t os[3];              /* of outer, in floats */
+    float scale, outer_scale;
+    bool act_last;
+} conv_after;
+
+/* What conv3d and conv2d ask for. */
+typedef struct conv_call {
+    const cvx_tensor *y, *x, *w, *b, *residual, *outer;
+    int64_t x0;
+    int stride;
+    bool up2;
+    const conv_after *after; /* NULL: nothing follows */
+} conv_call;
+
 /* One convolution without gaps in its output; up2 is four of these. */
 typedef struct conv_job {
     int64_t cin, cout, kt, kh, kw;
@@ -24,11 +41,14 @@ typedef struct conv_job {
     int64_t xs[3];    /* bytes from frame to frame, row to row, pixel to pixel */
     int64_t ring, x0; /* frames of x, and the first one's place */
     int64_t stride;
-    float *y;
+    char *y;
+    int64_t y_size;        /* bytes of one number: 4, or as bf16 2 and as three of them 6 */
     const float *residual; /* NULL: none */
-    int64_t ys[3], rs[3];  /* in floats */
-    const float *bias;     /* NULL: none */
-    const char *w_packed;  /* of this job, [block][kt][kh] kernel rows of row_bytes */
+    int64_t ys[3], rs[3];  /* in bytes; in floats */
+    bool follows;          /* `after` holds */
+    conv_after after;
+    const float *bias;    /* NULL: none */
+    const char *w_packed; /* of this job, [block][kt][kh] kernel rows of row_bytes */
     int64_t row_bytes;
     int64_t tile;          /* amx: pixels of a tile; 0: f32 */
     int x_parts, w_parts;  /* amx */
@@ -199,19 +219,92 @@ static void finish_few(float *y, const float *sum, const float *bias, const floa
     }
 }
 
+/* A block's slopes, residuals or outer values of n <= NR channels, zeros past them. */
+INLINE void take_block(vf v[2], const float *p, int64_t n)
+{
+    float t[NR] = {0};
+
+    if (n < NR) {
+        memcpy(t, p, (size_t)n * sizeof *t);
+        p = t;
+    }
+    v[0] = vload(p);
+    v[1] = vload(p + VW);
+}
+
+/* PReLU: negative values times their channel's slope. */
+INLINE vf leak(vf v, vf slope)
+{
+    return vselect(v > 0, v, v * slope);
+}
+
+/* n <= NR numbers to y, as its dtype has them; other than f32 only for whole blocks on the amx level. */
+INLINE void put_block(char *y, const vf v[2], int64_t n, int64_t size)
+{
+    float t[NR];
+
+#if defined(__AMX_BF16__)
+    if (size != sizeof(float)) {
+        split32(y, 64, size == 2 ? 1 : 3, (__m512)v[0], (__m512)v[1]);
+        return;
+    }
+#endif
+    (void)size;
+    vstore(t, v[0]);
+    vstore(t + VW, v[1]);
+    memcpy(y, t, (size_t)n * sizeof *t);
+}
+
+/* As conv_finish, for what conv2d asks. */
+static void finish_after(const conv_job *j, const float *sum, const float *bias, char *y,
+                         const float *res, const float *outer, int64_t len, int64_t o0, int64_t n)
+{
+    const conv_after *f = &j->after;
+    vf slope[2] = {vset1(1), vset1(1)}, more[2];
+
+    if (f->slope != NULL) {
+        take_block(slope, f->slope + o0, n);
+    }
+    for (int64_t i = 0; i < len; i++, sum += NR, y += j->ys[2]) {
+        vf v[2] = {vload(sum) + vload(bias), vload(sum + VW) + vload(bias + VW)};
+        for (int k = 0; k < 2; k++) {
+            v[k] = (f->act_last ? v[k] : leak(v[k], slope[k])) * f->scale;
+        }
+        if (res != NULL) {
+            take_block(more, res + i * j->rs[2], n);
+            v[0] += more[0], v[1] += more[1];
+        }
+        if (f->act_last) {
+            v[0] = leak(v[0], slope[0]), v[1] = leak(v[1], slope[1]);
+        }
+        if (outer != NULL) {
+            take_block(more, outer + i * f->os[2], n);
+            v[0] = v[0] * f->outer_scale + more[0], v[1] = v[1] * f->outer_scale + more[1];
+        }
+        put_block(y, v, n, j->y_size);
+    }
+}
+
 /* Pixels c0 .. c0 + len of an output row: sums [len][NR] of n <= NR channels from o0 on, through
- * bias [NR] and residual to y. */
+ * bias [NR], residual and what follows to y. */
 static void conv_finish(const conv_job *j, const float *sum, const float *bias, int64_t t,
                         int64_t r, int64_t c0, int64_t len, int64_t o0, int64_t n)
 {
-    float *y = j->y + t * j->ys[0] + r * j->ys[1] + c0 * j->ys[2] + o0;
-    const float *res = NULL;
+    char *to = j->y + t * j->ys[0] + r * j->ys[1] + c0 * j->ys[2] + o0 * j->y_size;
+    const float *res = NULL, *outer = j->after.outer;
     vf b0 = vload(bias), b1 = vload(bias + VW);
 
     if (j->residual != NULL) {
         res = j->residual + t * j->rs[0] + r * j->rs[1] + c0 * j->rs[2] + o0;
     }
-    for (int64_t i = 0; i < len; i++, sum += NR, y += j->ys[2]) {
+    if (j->follows) {
+        const int64_t *os = j->after.os;
+        outer = outer != NULL ? outer + t * os[0] + r * os[1] + c0 * os[2] + o0 : NULL;
+        finish_after(j, sum, bias, to, res, outer, len, o0, n);
+        return;
+    }
+    for (int64_t i = 0; i < len; i++, sum += NR, to += j->ys[2]) {
+        float *y = (float *)(void *)to;
         if (n < NR) {
             finish_few(y, sum, bias, res, n);
         } else {
@@ -232,8 +325,8 @@ static void block_bias(float bias[NR], const conv_job *j, int64_t o0, int64_t n)
     }
 }
 
-static size_t conv_scratch(const cvx_ctx *ctx, const cvx_conv3d_args *a);
-static void conv_with(cvx_ctx *ctx, const cvx_conv3d_args *a, float *scratch);
+static size_t conv_scratch(const cvx_ctx *ctx, const conv_call *a);
+static void conv_with(cvx_ctx *ctx, const conv_call *a, float *scratch);
 
 #if defined(__AMX_BF16__)
 #include "kernels/cpu/conv_amx.inc.h"
@@ -333,10 +426,11 @@ static void run_conv(const conv_job *j, float *scratch, int threads)
 }
 
 /* The job of phase p of an up2 convolution, or (p = 0) of any other. */
-static conv_job make_conv_job(const cvx_ctx *ctx, const cvx_conv3d_args *a, int p)
+static conv_job make_conv_job(const cvx_ctx *ctx, const conv_call *a, int p)
 {
     const int64_t *y = a->y->dim, *w = a->w->dim, *xs = a->x->stride, *ys = a->y->stride;
     int64_t size = (int64_t)cvx_dtype_size(a->x->dtype), half = a->up2 ? 2 : 1;
+    int64_t y_size = (int64_t)cvx_dtype_size(a->y->dtype);
     int64_t pr = p / 2, pc = p % 2, blocks = conv_blocks(w[0]);
     conv_job j = {.cin = w[1],
                   .cout = w[0],
@@ -350,14 +444,23 @@ static conv_job make_conv_job(const cvx_ctx *ctx, const cvx_conv3d_args *a, int 
                   .ring = a->x->dim[0],
                   .x0 = a->x0,
                   .stride = a->stride,
-                  .ys = {ys[0], ys[1] * half, ys[2] * half}};
+                  .y_size = y_size,
+                  .ys = {ys[0] * y_size, ys[1] * half * y_size, ys[2] * half * y_size}};
 
     j.x = (const char *)a->x->data + pr * j.xs[1] + pc * j.xs[2];
-    j.y = (float *)a->y->data + pr * ys[1] + pc * ys[2];
+    j.y = (char *)a->y->data + (pr * ys[1] + pc * ys[2]) * y_size;
     if (a->residual != NULL) {
         const int64_t *rs = a->residual->stride;
         j.residual = (const float *)a->residual->data + pr * rs[1] + pc * rs[2];
         j.rs[0] = rs[0], j.rs[1] = rs[1] * half, j.rs[2] = rs[2] * half;
+    }
+    if (a->after != NULL) {
+        const int64_t *os = a->outer != NULL ? a->outer->stride : ys;
+        j.follows = true;
+        j.after = *a->after;
+        j.after.outer =
+            a->outer != NULL ? (const float *)a->outer->data + pr * os[1] + pc * os[2] : NULL;
+        j.after.os[0] = os[0], j.after.os[1] = os[1] * half, j.after.os[2] = os[2] * half;
     }
     j.bias = a->b != NULL ? a->b->data : NULL;
     j.row_bytes = (int64_t)cpu_packed_conv_bytes(ctx, a->w, a->up2) /
@@ -371,14 +474,14 @@ static conv_job make_conv_job(const cvx_ctx *ctx, const cvx_conv3d_args *a, int 
     return j;
 }
 
-static size_t conv_scratch(const cvx_ctx *ctx, const cvx_conv3d_args *a)
+static size_t conv_scratch(const cvx_ctx *ctx, const conv_call *a)
 {
     conv_job j = make_conv_job(ctx, a, 0);
 
     return (size_t)(ctx->threads * conv_sums(&j)) * sizeof(float);
 }
 
-static void conv_with(cvx_ctx *ctx, const cvx_conv3d_args *a, float *scratch)
+static void conv_with(cvx_ctx *ctx, const conv_call *a, float *scratch)
 {
     for (int p = 0; p < (a->up2 ? 4 : 1); p++) {
         conv_job j = make_conv_job(ctx, a, p);
@@ -386,17 +489,50 @@ static void conv_with(cvx_ctx *ctx, const cvx_conv3d_args *a, float *scratch)
     }
 }
 
-static cvx_status cpu_conv3d(cvx_ctx *ctx, const cvx_conv3d_args *a)
+static cvx_status call_conv(cvx_ctx *ctx, const conv_call *a)
 {
     void *scratch;
 
-    if (a->w->layout == CVX_PLAIN) {
-        return cvx_ref_conv3d(ctx, a);
-    }
     if (amx_takes(a->w) && a->x->dtype == CVX_F32) {
         return amx_conv_f32(ctx, a);
     }
     CVX_RETURN_IF(cvx_cpu_scratch(ctx, &scratch, conv_scratch(ctx, a)));
     conv_with(ctx, a, scratch);
     return CVX_OK;
+}
+
+static cvx_status cpu_conv3d(cvx_ctx *ctx, const cvx_conv3d_args *a)
+{
+    if (a->w->layout == CVX_PLAIN) {
+        return cvx_ref_conv3d(ctx, a);
+    }
+    return call_conv(ctx, &(conv_call){.y = a->y,
+                                       .x = a->x,
+                                       .w = a->w,
+                                       .b = a->b,
+                                       .residual = a->residual,
+                                       .x0 = a->x0,
+                                       .stride = a->stride,
+                                       .up2 = a->up2});
+}
+
+static cvx_status cpu_conv2d(cvx_ctx *ctx, const cvx_conv2d_args *a)
+{
+    conv_after after = {.slope = a->slope != NULL ? a->slope->data : NULL,
+                        .act_last = a->act_last,
+                        .scale = a->scale != 0 ? (float)a->scale : 1,
+                        .outer_scale = (float)a->outer_scale};
+
+    if (a->w->layout == CVX_PLAIN) {
+        return cvx_ref_conv2d(ctx, a);
+    }
+    return call_conv(ctx, &(conv_call){.y = a->y,
+                                       .x = a->x,
+                                       .w = a->w,
+                                       .b = a->b,
+                                       .residual = a->residual,
+                                       .outer = a->outer,
+                                       .stride = a->stride,
+                                       .up2 = a->up2,
+                                       .after = &after});
 }

@@ -163,13 +163,14 @@ INLINE void amx_pair_of_parts(float *sum, const conv_job *j, const amx_place *p,
 /* Asks for the lines that a tile's results go to: they come while its sums are computed. */
 INLINE void expect_results(const conv_job *j, int64_t t, int64_t r, int64_t c0, int64_t o0)
 {
-    const float *y = j->y + t * j->ys[0] + r * j->ys[1] + c0 * j->ys[2] + o0;
+    const char *y = j->y + t * j->ys[0] + r * j->ys[1] + c0 * j->ys[2] + o0 * j->y_size;
 
     for (int64_t i = 0; i < j->tile; i++) {
-        __builtin_prefetch(y + i * j->ys[2], 1);
-        __builtin_prefetch(y + i * j->ys[2] + 16, 1);
+        for (int64_t k = 0; k < 32 * j->y_size; k += 64) {
+            __builtin_prefetch(y + i * j->ys[2] + k, 1);
+        }
     }
-    if (j->residual != NULL && j->residual != j->y) {
+    if (j->residual != NULL && (const void *)j->residual != j->y) {
         const float *q = j->residual + t * j->rs[0] + r * j->rs[1] + c0 * j->rs[2] + o0;
         for (int64_t i = 0; i < j->tile; i++) {
             __builtin_prefetch(q + i * j->rs[2]);
@@ -229,7 +230,7 @@ static void amx_conv_task(const conv_job *j, int64_t task)
 #define AHEAD_BYTES ((int64_t)1800 << 10)
 #define MOST_ROWS 16
 
-static void deal_amx_conv(conv_job *j, const cvx_ctx *ctx, const cvx_conv3d_args *a)
+static void deal_amx_conv(conv_job *j, const cvx_ctx *ctx, const conv_call *a)
 {
     int64_t blocks = conv_blocks(j->cout), weights = j->kt * j->kh * j->row_bytes, row, rows;
 
@@ -279,7 +280,7 @@ static void split_band(const cvx_tensor *to, const cvx_tensor *x, int64_t x0, in
 #define SPLIT_BYTES ((int64_t)12 << 20)
 
 /* Rows of output whose input fits. */
-static int64_t split_rows_at_once(const cvx_conv3d_args *a, int parts)
+static int64_t split_rows_at_once(const conv_call *a, int parts)
 {
     int64_t row = a->w->dim[2] * a->x->dim[2] * a->w->dim[1] * 2 * parts;
     int64_t fit = (SPLIT_BYTES / row - a->w->dim[3]) / a->stride, even;
@@ -290,7 +291,7 @@ static int64_t split_rows_at_once(const cvx_conv3d_args *a, int parts)
 }
 
 /* A convolution of f32 input: split and convolved in bands of rows. */
-static cvx_status amx_conv_f32(cvx_ctx *ctx, const cvx_conv3d_args *a)
+static cvx_status amx_conv_f32(cvx_ctx *ctx, const conv_call *a)
 {
     int parts = row_parts(ctx);
     int64_t rows = split_rows_at_once(a, parts), kt = a->w->dim[2], kh = a->w->dim[3];
@@ -301,9 +302,9 @@ static cvx_status amx_conv_f32(cvx_ctx *ctx, const cvx_conv3d_args *a)
 
     for (int64_t t = 0; t < a->y->dim[0]; t++) {
         for (int64_t r = 0; r < a->y->dim[1]; r += rows) {
-            cvx_tensor y = cvx_slice(a->y, 0, t, 1), res;
+            cvx_tensor y = cvx_slice(a->y, 0, t, 1), res, outer;
             int64_t n = cvx_min_i64(rows, a->y->dim[1] - r);
-            cvx_conv3d_args b = *a;
+            conv_call b = *a;
             void *scratch;
             y = cvx_slice(&y, 1, r, n);
             b.y = &y;
@@ -311,6 +312,11 @@ static cvx_status amx_conv_f32(cvx_ctx *ctx, const cvx_conv3d_args *a)
                 res = cvx_slice(a->residual, 0, t, 1);
                 res = cvx_slice(&res, 1, r, n);
                 b.residual = &res;
+            }
+            if (a->outer != NULL) {
+                outer = cvx_slice(a->outer, 0, t, 1);
+                outer = cvx_slice(&outer, 1, r, n);
+                b.outer = &outer;
             }
             CVX_RETURN_IF(cvx_cpu_scratch(ctx, &scratch, bytes + conv_scratch(ctx, &b)));
             split.dim[1] = a->up2 ? n / 2 + 2 : (n - 1) * a->stride + kh;

@@ -23,13 +23,13 @@ static void amx_conv_task(const conv_job *j, int64_t task)
     (void)j, (void)task;
 }
 
-static cvx_status amx_conv_f32(cvx_ctx *ctx, const cvx_conv3d_args *a)
+static cvx_status amx_conv_f32(cvx_ctx *ctx, const conv_call *a)
 {
     (void)ctx, (void)a;
     return CVX_OK;
 }
 
-static void deal_amx_conv(conv_job *j, const cvx_ctx *ctx, const cvx_conv3d_args *a)
+static void deal_amx_conv(conv_job *j, const cvx_ctx *ctx, const conv_call *a)
 {
     (void)j, (void)ctx, (void)a;
 }

@@ -23,6 +23,7 @@
 
 #include "kernels/cpu/conv.inc.h"
 #include "kernels/cpu/groupnorm.inc.h"
+#include "kernels/cpu/image.inc.h"
 #include "kernels/cpu/linear.inc.h"
 
 #include "kernels/cpu/attention.inc.h"
@@ -52,4 +53,10 @@ const cvx_ops CVX_LEVEL(cvx_cpu_table_) = {
     .avg_pool_time = cvx_ref_avg_pool_time,
     .strided_copy = cvx_ref_strided_copy,
     .blend = cvx_ref_blend,
+    .conv2d = cpu_conv2d,
+    .resize = cpu_resize,
+    .warp = cpu_warp,
+    .sigmoid_mix = cpu_sigmoid_mix,
+    .pixel_shuffle = cpu_pixel_shuffle,
+    .abs_max = cpu_abs_max,
 };

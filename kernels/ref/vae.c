@@ -55,12 +55,11 @@ static void add_tap(double *sum, const cvx_tensor *w, const float *x, int64_t ta
     }
 }
 
-/* Output channels o0 .. o0 + n of one pixel. */
-static void conv_pixel(const cvx_conv3d_args *a, int64_t t, int64_t r, int64_t c, int64_t o0,
-                       int64_t n)
+/* Bias and products of output channels o0 .. o0 + n of one pixel. */
+static void conv_sums(double sum[64], const cvx_conv3d_args *a, int64_t t, int64_t r, int64_t c,
+                      int64_t o0, int64_t n)
 {
     const int64_t *w = a->w->dim;
-    double sum[64];
 
     for (int64_t o = 0; o < n; o++) {
         sum[o] = a->b != NULL ? (double)((const float *)a->b->data)[o0 + o] : 0.0;
@@ -76,6 +75,15 @@ static void conv_pixel(const cvx_conv3d_args *a, int64_t t, int64_t r, int64_t c
             }
         }
     }
+}
+
+/* Output channels o0 .. o0 + n of one pixel. */
+static void conv_pixel(const cvx_conv3d_args *a, int64_t t, int64_t r, int64_t c, int64_t o0,
+                       int64_t n)
+{
+    double sum[64];
+
+    conv_sums(sum, a, t, r, c, o0, n);
     const float *residual = a->residual != NULL ? pixel(a->residual, t, r, c) + o0 : NULL;
     float *y = pixel(a->y, t, r, c) + o0;
     for (int64_t o = 0; o < n; o++) {
@@ -93,6 +101,52 @@ cvx_status cvx_ref_conv3d(cvx_ctx *ctx, const cvx_conv3d_args *a)
             for (int64_t c = 0; c < y[2]; c++) {
                 for (int64_t o = 0; o < y[3]; o += 64) {
                     conv_pixel(a, t, r, c, o, y[3] - o < 64 ? y[3] - o : 64);
+                }
+            }
+        }
+    }
+    return CVX_OK;
+}
+
+/* The same with what follows in conv2d. */
+static void conv2d_pixel(const cvx_conv2d_args *p, const cvx_conv3d_args *a, int64_t t, int64_t r,
+                         int64_t c, int64_t o0, int64_t n)
+{
+    const float *slope = p->slope != NULL ? (const float *)p->slope->data + o0 : NULL;
+    float *y = pixel(a->y, t, r, c) + o0;
+    double v[64];
+
+    conv_sums(v, a, t, r, c, o0, n);
+    for (int64_t o = 0; o < n; o++) {
+        if (slope != NULL && !p->act_last && v[o] < 0) {
+            v[o] *= (double)slope[o];
+        }
+        v[o] *= p->scale != 0 ? p->scale : 1;
+        if (p->residual != NULL) {
+            v[o] += (double)pixel(p->residual, t, r, c)[o0 + o];
+        }
+        if (slope != NULL && p->act_last && v[o] < 0) {
+            v[o] *= (double)slope[o];
+        }
+        if (p->outer != NULL) {
+            v[o] = (double)pixel(p->outer, t, r, c)[o0 + o] + p->outer_scale * v[o];
+        }
+        y[o] = (float)v[o];
+    }
+}
+
+cvx_status cvx_ref_conv2d(cvx_ctx *ctx, const cvx_conv2d_args *p)
+{
+    cvx_conv3d_args a = {
+        .y = p->y, .x = p->x, .w = p->w, .b = p->b, .stride = p->stride, .up2 = p->up2};
+    const int64_t *y = p->y->dim;
+
+#pragma omp parallel for num_threads(ctx->threads) schedule(static) collapse(2)
+    for (int64_t t = 0; t < y[0]; t++) {
+        for (int64_t r = 0; r < y[1]; r++) {
+            for (int64_t c = 0; c < y[2]; c++) {
+                for (int64_t o = 0; o < y[3]; o += 64) {
+                    conv2d_pixel(p, &a, t, r, c, o, y[3] - o < 64 ? y[3] - o : 64);
                 }
             }
         }

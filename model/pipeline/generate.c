@@ -6,6 +6,7 @@
 #include "base/fault.h"
 #include "base/stop.h"
 #include "model/clip/score.h"
+#include "model/pipeline/finish.h"
 #include "model/pipeline/manifest.h"
 #include "model/pipeline/output.h"
 
@@ -47,6 +48,8 @@ typedef struct video {
     bool retiled;
     int64_t k;
     cvx_output output; /* on the rank that writes it */
+    json_t *scores;    /* of its frames; NULL: none */
+    double mean;
     cvx_resume resume;
     cvx_stage_cost cost[CVX_STAGE_COUNT];
 } video;
@@ -188,7 +191,11 @@ static cvx_status check_places(const cvx_generator *g)
     if (!leads(g)) {
         return CVX_OK;
     }
-    CVX_RETURN_IF(cvx_output_check(r->output, g->job.width, g->job.height, g->job.fps));
+    cvx_stages_plan out = {.w = g->job.width, .h = g->job.height, .fps = g->job.fps};
+    if (cvx_finish_wanted(r)) {
+        CVX_RETURN_IF(cvx_finish_measure(&out, g->ctx, r, out.w, out.h, out.fps));
+    }
+    CVX_RETURN_IF(cvx_output_check(r->output, out.w, out.h, out.fps));
     CVX_RETURN_IF(check_side_file(r->save_latents));
     return check_side_file(r->manifest);
 }
@@ -331,43 +338,81 @@ static cvx_status numbered(const cvx_generator *g, char out[CVX_PATH_MAX], const
     return CVX_OK;
 }
 
-/* Everything after the frames exist: latents, scores, output, manifest. */
-static cvx_status deliver(video *v)
+/* What is made of the frames before they are written: latents, scores. */
+static cvx_status before_output(video *v)
 {
     cvx_generator *g = v->g;
     const cvx_request *r = g->request;
-    const cvx_output *o = &v->output;
-    char path[CVX_PATH_MAX], latents[CVX_PATH_MAX], title[4096];
-    json_t *scores = NULL;
-    double mean = 0;
-    cvx_status st = CVX_OK;
+    char latents[CVX_PATH_MAX];
 
     cvx_fault_at("deliver");
     if (g->last.data == NULL) {
         return cvx_fail(CVX_ENOMEM, "%s: no memory to keep the latents", r->output);
     }
-    CVX_TRY(st, numbered(g, path, r->output, v->k), done);
     if (r->save_latents != NULL) {
-        CVX_TRY(st, numbered(g, latents, r->save_latents, v->k), done);
-        CVX_TRY(st, save_latents(g, latents), done);
+        CVX_RETURN_IF(numbered(g, latents, r->save_latents, v->k));
+        CVX_RETURN_IF(save_latents(g, latents));
     }
-    CVX_TRY(st, score(g, o, &scores, &mean), done);
-    CVX_TRY(st, cvx_progress_begin(&g->progress, "mux", o->n), done);
-    cvx_prompts_title(&r->prompt, title, sizeof title);
-    CVX_TRY(st, cvx_output_write(o, path, v->job->fps, title, &g->last, &g->progress), done);
-    cvx_progress_end(&g->progress);
-    CVX_TRY(st, write_manifest(v, path, scores), done);
+    return score(g, &v->output, &v->scores, &v->mean);
+}
+
+/* The manifest and the line for the user, of an output that is there. */
+static cvx_status after_output(video *v, const char *path, const cvx_stages_plan *out, int64_t n)
+{
+    cvx_generator *g = v->g;
+    const cvx_request *r = g->request;
+
+    CVX_RETURN_IF(write_manifest(v, path, v->scores));
     cvx_resume_clear(&v->resume);
     if (g->opt.report != NULL) {
         fprintf(g->opt.report, "%s: %lld frames of %lldx%lld at %g fps, seed %lld", path,
-                (long long)o->n, (long long)o->w, (long long)o->h, v->job->fps,
+                (long long)n, (long long)out->w, (long long)out->h, out->fps,
                 (long long)((uint64_t)r->seed + (uint64_t)v->k));
-        fprintf(g->opt.report, scores != NULL ? ", CLIP score %.2f\n" : "\n", mean);
+        fprintf(g->opt.report, v->scores != NULL ? ", CLIP score %.2f\n" : "\n", v->mean);
         fflush(g->opt.report);
     }
-done:
-    json_decref(scores);
-    return st;
+    return CVX_OK;
+}
+
+/* Everything after the frames exist: latents, scores, output, manifest. */
+static cvx_status deliver(video *v)
+{
+    cvx_generator *g = v->g;
+    const cvx_output *o = &v->output;
+    const cvx_stages_plan plain = {.w = o->w, .h = o->h, .fps = v->job->fps};
+    char path[CVX_PATH_MAX];
+
+    CVX_RETURN_IF(numbered(g, path, g->request->output, v->k));
+    CVX_RETURN_IF(before_output(v));
+    CVX_RETURN_IF(cvx_progress_begin(&g->progress, "mux", o->n));
+    CVX_RETURN_IF(cvx_output_write(o, path, v->job->fps, v->job->title, &g->last, &g->progress));
+    cvx_progress_end(&g->progress);
+    return after_output(v, path, &plain, o->n);
+}
+
+/* The same with stages in which every rank of the replica has a share. */
+static cvx_status deliver_finished(video *v)
+{
+    cvx_generator *g = v->g;
+    cvx_comm *replica = g->opt.mesh->replica;
+    cvx_progress quiet = {0}, *progress = leads(g) ? &g->progress : &quiet;
+    cvx_stages_plan out;
+    char path[CVX_PATH_MAX];
+    int64_t n = 0;
+
+    CVX_RETURN_IF(numbered(g, path, g->request->output, v->k));
+    CVX_RETURN_IF(cvx_comm_agree(replica, leads(g) ? before_output(v) : CVX_OK));
+    double start = cvx_now();
+    CVX_RETURN_IF(
+        cvx_finish_run(g->ctx, v->job, leads(g) ? &v->output : NULL, path, replica, progress, &n));
+    v->cost[CVX_STAGE_FINISH].seconds = cvx_now() - start;
+    cvx_status st = CVX_OK;
+    if (leads(g)) {
+        st = cvx_finish_measure(&out, g->ctx, v->job->request, v->job->width, v->job->height,
+                                v->job->fps);
+        st = st == CVX_OK ? after_output(v, path, &out, n) : st;
+    }
+    return cvx_comm_agree(replica, st);
 }
 
 static cvx_status make_video(video *v)
@@ -385,6 +430,9 @@ static cvx_status make_video(video *v)
 
     CVX_RETURN_IF(cvx_pipeline_run(g->pipeline, v->job, v->k, &hooks, v->plan->job_bytes,
                                    v->plan->step_bytes, v->cost));
+    if (cvx_finish_wanted(g->request)) {
+        return deliver_finished(v);
+    }
     return cvx_comm_agree(g->opt.mesh->replica, leads(g) ? deliver(v) : CVX_OK);
 }
 
@@ -519,6 +567,7 @@ static cvx_status one_video(cvx_generator *g, int64_t k)
     }
     cvx_resume_close(&v.resume);
     cvx_output_close(&v.output);
+    json_decref(v.scores);
     return st;
 }
 

@@ -147,6 +147,7 @@ cvx_status cvx_job_resolve(cvx_job *out, const cvx_checkpoint *c, const cvx_requ
     if (r->prompt.n > 0) {
         CVX_RETURN_IF(cvx_prompts_parse(&j.prompts, &r->prompt));
     }
+    cvx_prompts_title(&r->prompt, j.title, sizeof j.title);
     j.latent_height = j.height / c->spatial;
     j.latent_width = j.width / c->spatial;
     j.text_len = r->max_sequence_length > 0 ? r->max_sequence_length : c->dit.max_text_seq_length;

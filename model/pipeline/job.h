@@ -8,6 +8,7 @@
 #include "model/prompts.h"
 
 #define CVX_NOTE_MAX 512
+#define CVX_TITLE_MAX 2048
 
 typedef struct cvx_job {
     const cvx_request *request; /* borrowed */
@@ -24,7 +25,8 @@ typedef struct cvx_job {
     cvx_prompts prompts;
     cvx_windows windows;   /* of latent frames, padding included: one for all of them, or several */
     cvx_vae_tiling tiling; /* enabled or not */
-    char note[CVX_NOTE_MAX]; /* a warning for the user, or "" */
+    char title[CVX_TITLE_MAX]; /* the prompts, for the output's metadata */
+    char note[CVX_NOTE_MAX];   /* a warning for the user, or "" */
 } cvx_job;
 
 /* Errors: CVX_EINVAL naming the value and the nearest that works. video_frames: frames of --video, 0

@@ -8,6 +8,7 @@
 
 #include "base/hash.h"
 #include "model/lora.h"
+#include "model/pipeline/finish.h"
 
 static cvx_status hash_weights(json_t *out, const char *key, const char *path)
 {
@@ -72,7 +73,7 @@ static cvx_status hash_input(json_t *out, const char *key, const char *path)
 static cvx_status fill_hashes(json_t *out, const cvx_checkpoint *c, const cvx_request *r)
 {
     static const char *const parts[] = {"transformer", "text_encoder", "vae"};
-    char path[CVX_PATH_MAX], key[32];
+    char path[CVX_PATH_MAX], other[CVX_PATH_MAX], key[32];
 
     for (int i = 0; i < 3; i++) {
         CVX_RETURN_IF(cvx_checkpoint_part(c, path, parts[i]));
@@ -83,6 +84,13 @@ static cvx_status fill_hashes(json_t *out, const cvx_checkpoint *c, const cvx_re
         snprintf(key, sizeof key, "lora%d", i);
         CVX_RETURN_IF(cvx_lora_parse(r->lora.item[i], path, &scale));
         CVX_RETURN_IF(hash_weights(out, key, path));
+    }
+    CVX_RETURN_IF(cvx_finish_models(r, path, other));
+    if (path[0] != 0) {
+        CVX_RETURN_IF(hash_weights(out, "interpolate_model", path));
+    }
+    if (other[0] != 0) {
+        CVX_RETURN_IF(hash_weights(out, "upscale_model", other));
     }
     CVX_RETURN_IF(hash_input(out, "image", r->image));
     CVX_RETURN_IF(hash_input(out, "video", r->video));
@@ -105,7 +113,9 @@ cvx_status cvx_manifest_hashes(json_t **out, const cvx_checkpoint *c, const cvx_
 /* A replay may run from another folder: paths are kept absolute. */
 static void make_absolute(json_t *request)
 {
-    static const char *const keys[] = {"model", "image", "video", "latents", "clip-model"};
+    static const char *const keys[] = {"model",        "image",      "video",
+                                       "latents",      "clip-model", "interpolate-model",
+                                       "upscale-model"};
     char full[PATH_MAX];
 
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
@@ -188,7 +198,9 @@ json_t *cvx_manifest_make(const cvx_ctx *ctx, const cvx_checkpoint *c, const cvx
     json_t *m = json_object();
 
     for (int i = 0; i < CVX_STAGE_COUNT; i++) {
-        json_array_append_new(stages, stage_json(cvx_stage_names[i], &cost[i]));
+        if (i != CVX_STAGE_FINISH || cvx_finish_wanted(job->request)) {
+            json_array_append_new(stages, stage_json(cvx_stage_names[i], &cost[i]));
+        }
     }
     json_object_set_new(m, "cvx_manifest", json_integer(1));
     json_object_set_new(m, "version", json_string(CVX_VERSION));

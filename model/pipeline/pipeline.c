@@ -11,7 +11,7 @@
 /* Room of the weights arenas: reserved, not used. Packed f32 weights of CogVideoX-5b are 22 GB. */
 #define WEIGHTS_RESERVE ((size_t)1 << 38)
 
-const char *const cvx_stage_names[CVX_STAGE_COUNT] = {"encode", "denoise", "decode"};
+const char *const cvx_stage_names[CVX_STAGE_COUNT] = {"encode", "denoise", "decode", "finish"};
 
 cvx_status cvx_pipeline_open(cvx_pipeline **out, cvx_ctx *ctx, const cvx_checkpoint *ckpt,
                              const cvx_pipeline_options *opt)

@@ -19,6 +19,7 @@ typedef enum cvx_stage {
     CVX_STAGE_ENCODE = 0, /* prompt, and image or video */
     CVX_STAGE_DENOISE,
     CVX_STAGE_DECODE,
+    CVX_STAGE_FINISH, /* interpolation and enlargement: model/pipeline/finish.h */
     CVX_STAGE_COUNT
 } cvx_stage;
 extern const char *const cvx_stage_names[CVX_STAGE_COUNT];
@@ -28,6 +29,7 @@ typedef struct cvx_stage_cost {
     size_t weights; /* packed and widened weights of every open model */
     size_t mapped;  /* bytes of weight files that the open models read in place */
     size_t job, step;
+    size_t finish; /* of the last stage, which has memory of its own */
     double flops[CVX_OP_COUNT];
     cvx_comm_stat comm[CVX_MESH_COMMS][CVX_COMM_KINDS]; /* this rank's exchanges */
     double seconds;

@@ -5,6 +5,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "model/pipeline/finish.h"
+
 /* The encoder, filter graphs and thread stacks beyond what is resident when the plan is made: measured
  * as the difference of a whole run and its arenas, see docs/architecture.md. */
 #define ENCODER_BYTES ((size_t)17 << 20)
@@ -50,16 +52,38 @@ size_t cvx_memory_peak(void)
     return read_size("/proc/self/status", "VmHWM:") << 10;
 }
 
+/* The last stage, while the models of the others are open as when decoding. One rank makes all of it at worst. */
+static cvx_status measure_finish(cvx_plan *p, const cvx_ctx *ctx, const cvx_job *job)
+{
+    cvx_stage_cost *c = &p->stage[CVX_STAGE_FINISH];
+    const cvx_stage_cost *before = &p->stage[CVX_STAGE_DECODE];
+    cvx_stages_plan s;
+
+    if (!cvx_finish_wanted(job->request)) {
+        return CVX_OK;
+    }
+    CVX_RETURN_IF(cvx_finish_measure(&s, ctx, job->request, job->width, job->height, job->fps));
+    c->weights = before->weights + s.weights;
+    c->mapped = before->mapped;
+    c->finish = s.step;
+    for (int i = 0; i < CVX_OP_COUNT; i++) {
+        c->flops[i] = s.flops[i] * (double)job->out_frames;
+    }
+    return CVX_OK;
+}
+
 static cvx_status measure(cvx_plan *p, const cvx_ctx *ctx, const cvx_checkpoint *ckpt,
                           const cvx_job *job)
 {
     size_t peak = 0, needed = 0;
 
     CVX_RETURN_IF(cvx_pipeline_measure(ctx, ckpt, &p->options, job, p->stage));
+    CVX_RETURN_IF(measure_finish(p, ctx, job));
     p->job_bytes = p->step_bytes = 0;
     for (int i = 0; i < CVX_STAGE_COUNT; i++) {
         const cvx_stage_cost *c = &p->stage[i];
-        size_t anon = c->weights + c->job + c->step + (i == CVX_STAGE_DECODE ? p->output_bytes : 0);
+        size_t anon = c->weights + c->job + c->step + c->finish +
+                      (i >= CVX_STAGE_DECODE ? p->output_bytes : 0);
         needed = anon > needed ? anon : needed;
         peak = anon + c->mapped > peak ? anon + c->mapped : peak;
         p->job_bytes = c->job > p->job_bytes ? c->job : p->job_bytes;
@@ -290,6 +314,7 @@ cvx_status cvx_plan_rates(cvx_ctx *ctx, double rate[CVX_OP_COUNT])
         rate[trials[i].op] = 0;
         CVX_TRY(st, trial_rate(&t, trials[i].op, trials[i].fn, &rate[trials[i].op]), done);
     }
+    rate[CVX_OP_ID_conv2d] = rate[CVX_OP_ID_conv3d]; /* the same loops */
 done:
     ctx->backend = t.ctx.backend; /* what the kernels keep is the context's, which frees it */
     cvx_arena_close(&t.arena);

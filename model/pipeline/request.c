@@ -107,6 +107,15 @@ const cvx_opt cvx_request_opts[] = {
     {"cluster", CVX_OPT_STR, AT(cluster), "FILE",
      "JSON description of the machines for the choice of the mesh (docs/parallelism.md)", 0, 0,
      NULL},
+    {"", 0, 0, NULL, "After the frames (docs/stages.md)", 0, 0, NULL},
+    {"interpolate", CVX_OPT_INT, AT(interpolate), "N",
+     "2, 4 or 8 frames for each one (RIFE), at N times the rate", 2, 8, NULL},
+    {"interpolate-model", CVX_OPT_STR, AT(interpolate_model), "DIR",
+     "RIFE model folder (default: the rife-v3.9 of cvx)", 0, 0, NULL},
+    {"upscale", CVX_OPT_DOUBLE, AT(upscale), "X", "frames X times larger, up to 4 (Real-ESRGAN)", 1,
+     8, NULL},
+    {"upscale-model", CVX_OPT_STR, AT(upscale_model), "DIR",
+     "Real-ESRGAN model folder (default: the realesr-animevideov3 of cvx)", 0, 0, NULL},
     {"", 0, 0, NULL, "Long work and many jobs", 0, 0, NULL},
     {"checkpoint-dir", CVX_OPT_STR, AT(checkpoint_dir), "DIR",
      "keep the state of the denoising loop here; the same command goes on from it", 0, 0, NULL},
@@ -186,6 +195,10 @@ cvx_status cvx_request_check(const cvx_request *r)
                         (long long)r->num_frames, (long long)below, (long long)below + 4);
     }
     CVX_RETURN_IF(check_windows(r, &prompts));
+    if (r->interpolate != 0 && r->interpolate != 2 && r->interpolate != 4 && r->interpolate != 8) {
+        return cvx_fail(CVX_EINVAL, "interpolate %lld: 2, 4 or 8 frames for one are possible",
+                        (long long)r->interpolate);
+    }
     const int64_t size[2] = {r->height, r->width};
     for (int i = 0; i < 2; i++) {
         if (size[i] % 16 != 0) {

@@ -24,7 +24,10 @@ typedef struct cvx_request {
     bool enable_tiling, enable_slicing;
     int64_t tile_sample_min_height, tile_sample_min_width;        /* 0: from the config */
     double tile_overlap_factor_height, tile_overlap_factor_width; /* 0: diffusers' own */
-    const char *offload; /* "none", "model", "sequential" */
+    const char *offload;                           /* "none", "model", "sequential" */
+    int64_t interpolate;                           /* frames for one, 0: 1 */
+    double upscale;                                /* 0: 1 */
+    const char *interpolate_model, *upscale_model; /* NULL: those that come with cvx */
     const char *clip_model, *backend, *isa, *replay, *manifest;
     const char *checkpoint_dir; /* NULL: no checkpoints */
     int64_t checkpoint_every;   /* 0: CVX_CHECKPOINT_EVERY */

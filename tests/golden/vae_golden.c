@@ -86,6 +86,22 @@ static cvx_status collect(void *payload, const float *rgb, int64_t first, int64_
     return CVX_OK;
 }
 
+/* Every fifth value of a video against "NAME.every5": five meets every column and channel in turn. */
+static void close_to_every5(cvx_weights *golden_file, const char *name, const video *v,
+                            double bound)
+{
+    char key[64];
+    int64_t n = v->frames * 3 * v->plane, few = (n + 4) / 5;
+    float *some = malloc((size_t)few * sizeof *some);
+
+    for (int64_t i = 0; i < few; i++) {
+        some[i] = v->data[5 * i];
+    }
+    snprintf(key, sizeof key, "%s.every5", name);
+    close_to(golden_file, key, some, few, bound);
+    free(some);
+}
+
 static video decode(fixture *f, const cvx_tensor *z, const cvx_vae_tiling *tiling)
 {
     cvx_tensor in = frames_first(z);
@@ -121,20 +137,19 @@ static void variant(const char *backend, const char *isa, const char *model)
     open_fixture(&f, backend, isa, model, path);
     cvx_tensor z = golden(f.golden, "vae_z");
     video v = decode(&f, &z, NULL);
-    close_to(f.golden, "vae_decode", v.data, v.frames * 3 * v.plane, BOUND);
+    close_to_every5(f.golden, "vae_decode", &v, BOUND);
     assert_int_equal(v.calls, z.dim[2] / 2);
 
-    cvx_tensor x = golden(f.golden, "vae_decode");
-    float *p = x.data;
+    /* the reference encoded its own decoded frames, of which ours have just been shown to be the same */
+    cvx_tensor x = CVX_VIEW(v.data, CVX_F32, 1, 3, v.frames, z.dim[3] * 8, z.dim[4] * 8);
     for (int64_t i = 0; i < cvx_numel(&x); i++) {
-        p[i] = p[i] < -1 ? -1 : p[i] > 1 ? 1 : p[i];
+        v.data[i] = v.data[i] < -1 ? -1 : v.data[i] > 1 ? 1 : v.data[i];
     }
     int64_t n;
     float *mean = encode(&f, &x, NULL, &n);
     close_to(f.golden, "vae_encode_mean", mean, n, BOUND);
     free(mean);
     free(v.data);
-    free(x.data);
     free(z.data);
     close_fixture(&f);
 }
@@ -149,10 +164,50 @@ static void tiled_5b(const char *backend, const char *isa)
     open_fixture(&f, backend, isa, "tiny-5b", "variants/tiny-5b/golden.safetensors");
     cvx_tensor z = golden(f.golden, "vae_tiled_z");
     video v = decode(&f, &z, &tiling);
-    close_to(f.golden, "vae_tiled_decode", v.data, v.frames * 3 * v.plane, BOUND);
+    close_to_every5(f.golden, "vae_tiled_decode", &v, BOUND);
     free(v.data);
     free(z.data);
     close_fixture(&f);
+}
+
+/* The value of `from` (dims 2 .. 4) at a place between its values, as torch's trilinear interpolate reads it. */
+static double between(const cvx_tensor *from, const int64_t *size, const int64_t at[4])
+{
+    int64_t low[3], step[3];
+    double part[3], sum = 0;
+
+    for (int d = 0; d < 3; d++) {
+        int64_t n = from->dim[2 + d];
+        double p = ((double)at[1 + d] + 0.5) * (double)n / (double)size[d] - 0.5;
+        p = p < 0 ? 0 : p;
+        low[d] = (int64_t)p;
+        step[d] = low[d] < n - 1;
+        part[d] = p - (double)low[d];
+    }
+    for (int k = 0; k < 8; k++) {
+        const int up[3] = {k >> 2, k >> 1 & 1, k & 1};
+        int64_t i = at[0];
+        double w = 1;
+        for (int d = 0; d < 3; d++) {
+            i = i * from->dim[2 + d] + low[d] + up[d] * step[d];
+            w *= up[d] ? part[d] : 1 - part[d];
+        }
+        sum += w * (double)((float *)from->data)[i];
+    }
+    return sum;
+}
+
+/* to [1, 3, F, H, W] <- 2·from - 1, enlarged and rounded to f16: the reference's input, but for an ulp here and there where its
+ * single precision rounds otherwise (some 1e-6 in the mean square). */
+static void enlarge(const cvx_tensor *to, const cvx_tensor *from)
+{
+    const int64_t *d = to->dim;
+
+    for (int64_t i = 0; i < cvx_numel(to); i++) {
+        int64_t at[4] = {i / d[4] / d[3] / d[2], i / d[4] / d[3] % d[2], i / d[4] % d[3], i % d[4]};
+        float v = (float)(between(from, d + 2, at) * 2 - 1);
+        ((float *)to->data)[i] = cvx_f16_to_f32(cvx_f32_to_f16(v));
+    }
 }
 
 static void tiled_extra(const char *backend, const char *isa)
@@ -164,7 +219,11 @@ static void tiled_extra(const char *backend, const char *isa)
     int64_t n;
 
     open_fixture(&f, backend, isa, "tiny-5b", "extra/vae-tiled.safetensors");
-    cvx_tensor x = golden(f.golden, "x");
+    cvx_tensor small = golden(f.golden, "x.small");
+    cvx_tensor x = CVX_VIEW(NULL, CVX_F32, 1, 3, 9, 96, 144);
+    x.data = malloc((size_t)cvx_numel(&x) * sizeof(float));
+    enlarge(&x, &small);
+    free(small.data);
     float *mean = encode(&f, &x, NULL, &n);
     close_to(f.golden, "encode_mean", mean, n, BOUND);
     free(mean);
@@ -174,7 +233,7 @@ static void tiled_extra(const char *backend, const char *isa)
     cvx_tensor z = golden(f.golden, "encode_tiled_mean");
     video v = decode(&f, &z, &tiling);
     /* stored in f16: rounding alone is up to 2^-11 of each value, 2^-12.8 in the mean square */
-    close_to(f.golden, "decode_tiled_of_it", v.data, v.frames * 3 * v.plane, 3e-4);
+    close_to_every5(f.golden, "decode_tiled_of_it", &v, 3e-4);
     free(v.data);
     free(z.data);
     free(x.data);

@@ -1,0 +1,35 @@
+/* cvx upscale: larger frames. */
+#include <stdio.h>
+
+#include "base/stop.h"
+#include "cli/cli.h"
+#include "model/stages/command.h"
+
+static int run(int argc, char **argv)
+{
+    cvx_stages_request r = CVX_STAGES_REQUEST_INIT;
+    const char *pos[2];
+    cvx_comm *comm = NULL;
+    int n, code;
+
+    if (!cvx_cli_begin(&cvx_cmd_upscale, &r, argc, argv, pos, 2, 2, &n, &code)) {
+        return code;
+    }
+    cvx_status st = cvx_comm_self(&comm);
+
+    cvx_stop_install();
+    if (st == CVX_OK) {
+        st = cvx_stages_command(&r, false, pos[0], pos[1], comm, r.json ? stdout : stderr, stdout);
+    }
+    cvx_comm_close(comm);
+    return cvx_cli_finish(st);
+}
+
+const cvx_command cvx_cmd_upscale = {
+    .name = "cvx upscale",
+    .args = "IN OUT",
+    .summary = "Enlarges the frames of a video (Real-ESRGAN).",
+    .details = cvx_upscale_details,
+    .opts = cvx_upscale_opts,
+    .run = run,
+};
