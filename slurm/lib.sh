@@ -83,10 +83,10 @@ cvx_setup() {
 
 # cvx_start RANKS ARGS...: one run in the background; its launcher's process in $step.
 cvx_start() {
-    local n=$1
+    local n=$1 nodes=${SLURM_JOB_NUM_NODES:-1}
     shift
     if [ "$launcher" = srun ]; then
-        srun --mpi=pmix --ntasks="$n" --cpus-per-task="$threads" --overcommit --kill-on-bad-exit=1 "$rank" "$@" &
+        srun --mpi=pmix --nodes=$((n < nodes ? n : nodes)) --ntasks="$n" --cpus-per-task="$threads" --overcommit --kill-on-bad-exit=1 "$rank" "$@" &
     else
         mpirun -n "$n" "$rank" "$@" &
     fi

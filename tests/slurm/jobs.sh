@@ -122,5 +122,25 @@ j=$(submit "$CVX_HOME/slurm/generate.sh" "${model[@]}" --num-frames 48 --output 
 until_state "$j" "$over" || true
 equal "48 frames: state" FAILED "$(state "$j")"
 if grep -q "45 and 49" "$tmp/$j.log"; then ok "48 frames: says what would be right"; else wrong "48 frames: $(cat "$tmp/$j.log")"; fi
+export CVX=$cvx
+j=$(submit -N 2 -n 2 "$CVX_HOME/slurm/bench.sh" --model "$CVX_HOME/models/shapes" --results "$tmp/results" --videos 1 \
+    --num-inference-steps 3)
+done_as "bench.sh" "$j"
+expect "bench.sh: its figures" python3 - "$tmp/results" <<'P'
+import json, sys
+with open(f"{sys.argv[1]}/results.json") as f:
+    runs = json.load(f)["runs"]
+print(runs)
+assert [r["ranks"] for r in runs] == [1, 2] and runs[0]["efficiency"] == 1
+for r in runs:
+    # a rate times its time gives the work back: 17 frames, one video
+    assert abs(r["frames_per_second"] * r["seconds_per_video"] - 17) < 1e-6
+    assert abs(r["videos_per_hour"] * r["seconds_per_video"] - 3600) < 1e-6
+assert not runs[0]["megabytes_per_video"].get("all-to-all") and sum(runs[1]["megabytes_per_video"].values()) > 0
+assert open(f"{sys.argv[1]}/plot.png", "rb").read(8) == b"\x89PNG\r\n\x1a\n"
+with open(f"{sys.argv[1]}/table.md") as f:
+    assert sum(line.startswith(("| 1 |", "| 2 |")) for line in f) == 2
+P
+equal "bench.sh: nothing else is left" "plot.png results.json table.md" "$(cd results && echo *)"
 cd "$CVX_HOME"
 finish
