@@ -24,6 +24,7 @@ equal "stopped after one step" 1 "$(last vae)"
 expect "the same command goes on" run --state "$tmp/state"
 equal "VAE trained to its end" 2 "$(last vae)"
 equal "transformer trained to its end" 2 "$(last transformer)"
+equal "decoder trained to its end" 1 "$(last decoder)"
 equal "no step was done twice" 1 "$(grep -c '"stage": "vae", "step": 1,' "$tmp/state/log.jsonl")"
 [ -s "$tmp/state/sheet.png" ] || wrong "no sheet of frames"
 

@@ -39,8 +39,7 @@ def weights_of(folder, part, trainer_file, model, parameters):
 def assemble(folder, start, out):
     """A checkpoint in bfloat16 in OUT, of FOLDER's finished parts or, of a part still in training, of its averaged weights
     so far; tokenizer, schedule and everything not trained are those of START."""
-    vae_dir = os.path.join(folder, "vae")
-    vae = AutoencoderKLCogVideoX.from_pretrained(vae_dir, torch_dtype=torch.float32)
+    vae = AutoencoderKLCogVideoX.from_pretrained(vae_stage.newest(folder), torch_dtype=torch.float32)
     if os.path.exists(os.path.join(folder, "transformer", "config.json")):
         dit = CogVideoXTransformer3DModel.from_pretrained(os.path.join(folder, "transformer"),
                                                           torch_dtype=torch.float32)

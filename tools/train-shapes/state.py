@@ -87,9 +87,9 @@ class Optimizer:
         for group in self.adam.param_groups:
             group["lr"] = lr
         self.adam.step()
-        torch._foreach_lerp_(self.momentum, [p.grad for p in self.muon], 0.05)
         shapes = {}
         for p, m in zip(self.muon, self.momentum):
+            m.lerp_(p.grad, 0.05)
             shapes.setdefault((len(p), p[0].numel()), []).append((p, p.grad.lerp(m, 0.95).flatten(1)))
         for (a, b), group in shapes.items():
             update = orthogonal(torch.stack([u for _, u in group])).float()

@@ -71,11 +71,13 @@ def evaluate(vae, device, count, fast=True):
     return psnr(x, y)
 
 
-def loss_of(vae, x, noise):
-    """Reconstruction, weighted five times near the shape, plus the KL term that keeps the latent near a unit normal."""
-    posterior = vae.encode(x).latent_dist
-    mean, deviation = posterior.mean.float(), posterior.std.float()
-    y = vae.decode(mean + deviation * noise).sample.float()
+def loss_of(vae, x, noise, fixed=False):
+    """Reconstruction, weighted five times near the shape, plus the KL term that keeps the latent near a unit normal;
+    fixed: the encoder is not trained, and its latent gets a little more noise, for the transformer's are not exact."""
+    with torch.set_grad_enabled(not fixed):
+        posterior = vae.encode(x).latent_dist
+        mean, deviation = posterior.mean.float(), posterior.std.float()
+    y = vae.decode(mean + (deviation + (0.03 if fixed else 0)) * noise).sample.float()
     ground = x.flatten(2).median(2).values[:, :, None, None, None]
     weight = 1 + 4 * ((x - ground).abs().amax(1, keepdim=True) > 0.15).float()
     weight = torch.nn.functional.max_pool3d(weight, (1, 5, 5), 1, (0, 2, 2))
@@ -85,12 +87,48 @@ def loss_of(vae, x, noise):
     return rec + KL_WEIGHT * kl, rec, kl
 
 
+def finish(vae, done):
+    partial = done + ".partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    vae.save_pretrained(partial)
+    os.rename(partial, done)
+
+
+def loop(folder, stage, vae, trainer, steps, recipe, device):
+    """Trains until STEPS, evaluates the averaged weights and leaves them in folder/STAGE."""
+    fixed = stage == "decoder"
+    smooth, began, first = None, time.monotonic(), trainer.step
+    while trainer.step < steps:
+        # the decoder's own stage sees other videos than the first one
+        drawn = trainer.step + (1_000_000 if fixed else 0)
+        x = clips(drawn, recipe.vae_batch).to(device)
+        _, gen = generators(4, drawn)
+        noise = torch.randn(len(x), vae.config.latent_channels, 1 + (x.shape[2] - 1) // 4, x.shape[3] // 8,
+                            x.shape[4] // 8, generator=gen).to(device)
+        with torch.autocast(device, dtype=torch.bfloat16):
+            loss, rec, kl = loss_of(vae, x, noise, fixed)
+        trainer.update(loss, rate(trainer.step, steps, recipe.vae_lr, 100, 0.4))
+        smooth = rec.item() if smooth is None else 0.98 * smooth + 0.02 * rec.item()
+        if trainer.step % recipe.log_every == 0:
+            pace = (time.monotonic() - began) / (trainer.step - first)
+            log(folder, stage=stage, step=trainer.step, of=steps, loss=smooth, kl=kl.item(),
+                hours_left=(steps - trainer.step) * pace / 3600)
+        if trainer.step % recipe.vae_evaluate_every == 0:
+            with trainer.averaged():
+                log(folder, stage=stage, step=trainer.step, psnr=evaluate(vae, device, recipe.vae_evaluate_videos))
+        trainer.rest(recipe.save_seconds, recipe.stop_after)
+    trainer.save()
+    with trainer.averaged():
+        log(folder, stage=stage, step=trainer.step, psnr_final=evaluate(vae, device, recipe.vae_evaluate_videos))
+        finish(vae, os.path.join(folder, stage))
+
+
 def train(folder, start, recipe, device):
-    """Until recipe.vae_steps; leaves the averaged weights in folder/vae."""
-    done = os.path.join(folder, "vae")
-    if os.path.exists(os.path.join(done, "config.json")):
+    """Encoder and decoder until recipe.vae_steps, from the VAE in START; the result is folder/vae."""
+    if os.path.exists(os.path.join(folder, "vae", "config.json")):
         return
     vae = AutoencoderKLCogVideoX.from_pretrained(start, torch_dtype=torch.float32).to(device)
+    # what meets the pixels is no hidden layer
     plain = list(vae.encoder.conv_in.parameters()) + list(vae.decoder.conv_out.parameters())
     trainer = Trainer(os.path.join(folder, "vae.pt"), vae.parameters(), plain, 0.0, (0.9, 0.99), 0.995)
     if not trainer.load():
@@ -98,29 +136,26 @@ def train(folder, start, recipe, device):
         whiten(vae, device, 3 * recipe.vae_evaluate_videos)
         for a, p in zip(trainer.average, trainer.parameters):
             a.copy_(p.detach())
-        log(folder, stage="vae", step=0, psnr_start=before, psnr_whitened=evaluate(vae, device, recipe.vae_evaluate_videos))
-    smooth, began, first = None, time.monotonic(), trainer.step
-    while trainer.step < recipe.vae_steps:
-        x = clips(trainer.step, recipe.vae_batch).to(device)
-        _, gen = generators(4, trainer.step)
-        noise = torch.randn(len(x), vae.config.latent_channels, 1 + (x.shape[2] - 1) // 4, x.shape[3] // 8,
-                            x.shape[4] // 8, generator=gen).to(device)
-        with torch.autocast(device, dtype=torch.bfloat16):
-            loss, rec, kl = loss_of(vae, x, noise)
-        trainer.update(loss, rate(trainer.step, recipe.vae_steps, recipe.vae_lr, 100, 0.4))
-        smooth = rec.item() if smooth is None else 0.98 * smooth + 0.02 * rec.item()
-        if trainer.step % recipe.log_every == 0:
-            pace = (time.monotonic() - began) / (trainer.step - first)
-            log(folder, stage="vae", step=trainer.step, of=recipe.vae_steps, loss=smooth, kl=kl.item(),
-                hours_left=(recipe.vae_steps - trainer.step) * pace / 3600)
-        if trainer.step % recipe.vae_evaluate_every == 0:
-            with trainer.averaged():
-                log(folder, stage="vae", step=trainer.step, psnr=evaluate(vae, device, recipe.vae_evaluate_videos))
-        trainer.rest(recipe.save_seconds, recipe.stop_after)
-    trainer.save()
-    with trainer.averaged():
-        log(folder, stage="vae", step=trainer.step, psnr_final=evaluate(vae, device, recipe.vae_evaluate_videos))
-        partial = done + ".partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        vae.save_pretrained(partial)
-        os.rename(partial, done)
+        log(folder, stage="vae", step=0, psnr_start=before,
+            psnr_whitened=evaluate(vae, device, recipe.vae_evaluate_videos))
+    loop(folder, "vae", vae, trainer, recipe.vae_steps, recipe, device)
+
+
+def train_decoder(folder, recipe, device):
+    """The decoder alone until recipe.decoder_steps, from folder/vae, whose latents stay what they are; the result, with
+    the encoder, is folder/decoder."""
+    if os.path.exists(os.path.join(folder, "decoder", "config.json")):
+        return
+    vae = AutoencoderKLCogVideoX.from_pretrained(os.path.join(folder, "vae"), torch_dtype=torch.float32).to(device)
+    trainer = Trainer(os.path.join(folder, "decoder.pt"), vae.decoder.parameters(),
+                      list(vae.decoder.conv_out.parameters()), 0.0, (0.9, 0.99), 0.995)
+    trainer.load()
+    loop(folder, "decoder", vae, trainer, recipe.decoder_steps, recipe, device)
+
+
+def newest(folder):
+    """The folder of the finished VAE with the better decoder."""
+    for stage in ("decoder", "vae"):
+        if os.path.exists(os.path.join(folder, stage, "config.json")):
+            return os.path.join(folder, stage)
+    raise SystemExit(f"{folder}: the VAE is still in training, and what follows needs it")
