@@ -155,7 +155,7 @@ def goldens(checkpoint, clip_folder, out):
     clip_goldens(clip_folder, out)
 
 
-def readme(out, result, misses, device):
+def readme(out, result, misses, device, count, steps):
     """The checkpoint's README: what it draws, how well it was measured to obey, what it never saw."""
     percent = {name: f"{100 * value:.1f} %" for name, value in result.items() if name != "psnr"}
     held = "\n".join("- " + ", ".join(k) for k in world.held_out())
@@ -169,8 +169,8 @@ procedural videos by [tools/train-shapes](../../tools/train-shapes). The weights
 Prompts: "a {{{'|'.join(world.COLORS)}}} {{{'|'.join(world.FORMS)}}} {{{'|'.join(world.MOTIONS)}}} on a
 {{{'|'.join(world.BACKS)}}} background".
 
-Measured with `tools/train-shapes/train install` (diffusers, f32, {device}), over the {len(world.held_out())} combinations that training
-never drew, one seed each, 50 steps, guidance 6:
+Measured with `tools/train-shapes/train install` (diffusers, f32, {device}), {count} prompts of combinations that training
+never drew, a seed each, {steps} steps, guidance {transformer.GUIDANCE:g}:
 
 | what | right |
 |---|---|
@@ -186,7 +186,8 @@ Missed:
 
 {missed}
 
-Combinations never trained on (colour, form, motion, background):
+Combinations never trained on (colour, form, motion, background; 30 of them, chosen for balance, were known to the
+first checkpoint, from whose weights this one started):
 
 {held}
 """)
@@ -203,7 +204,7 @@ def install(folder, start, out, clip_folder, golden_folder, device, count, steps
             goldens(partial, clip_folder, made)
             for f in os.listdir(made):
                 write_whole(os.path.join(golden_folder, f), lambda p, f=f: shutil.copy(os.path.join(made, f), p))
-    readme(partial, result, misses, device)
+    readme(partial, result, misses, device, count, steps)
     old = out + ".old"
     if os.path.exists(out):
         os.rename(out, old)

@@ -19,18 +19,40 @@ TEMPLATES = ("a {c} {s} {m} on a {b} background", "{c} {s} {m}, {b} background",
 COMBINATIONS = tuple(itertools.product(COLORS, FORMS, MOTIONS, BACKS))
 
 
+# What the training of the very first checkpoint left out, and every training since.
+NEVER_SEEN = """
+blue circle growing black, blue square up white, blue square shrinking black, blue star up gray,
+blue triangle down gray, blue triangle up black, blue triangle shrinking gray, cyan circle right white,
+cyan square down black, cyan star right gray, cyan triangle left white, cyan triangle right white,
+cyan triangle up black, green square down white, green square up black, green square up gray,
+green star growing white, green star down white, green star right black, green star right white,
+green star still white, green triangle still black, orange square down white, orange square still black,
+orange star left black, orange star left white, orange triangle down black, orange triangle up black,
+pink circle down black, pink circle down white, pink square down gray, pink star up gray,
+purple triangle still gray, red circle growing black, red circle up gray, red square down black,
+yellow star left white, yellow star up white, yellow star shrinking black, yellow triangle left white
+"""
+
+
 @functools.lru_cache(None)
 def held_out():
-    """The 70 combinations (colour, form, motion, background) that no training video shows: ten of each motion, every
-    colour, form and background as often as any other, give or take one."""
-    rng = random.Random(8)
-    while True:
-        columns = [[name for _ in range(70) for name in names][:70] for names in (COLORS, FORMS, MOTIONS, BACKS)]
-        for column in columns:
-            rng.shuffle(column)
-        out = sorted(set(zip(*columns)))
-        if len(out) == 70:
-            return tuple(out)
+    """The 70 combinations (colour, form, motion, background) that no training video shows: the 40 never seen, and 30
+    that make motions, colours, forms and backgrounds about equally frequent (these the first checkpoint had seen)."""
+    motions = {m.split()[-1]: m for m in MOTIONS}
+    out = []
+    for item in NEVER_SEEN.replace("\n", " ").split(","):
+        color, form, motion, back = item.split()
+        out.append((color, form, motions[motion], back))
+    rest = [k for k in COMBINATIONS if k not in out]
+    random.Random(8).shuffle(rest)
+    sizes = (len(COLORS), len(FORMS), len(MOTIONS), len(BACKS))
+
+    def crowded(key):
+        return sum(size * sum(k[i] == key[i] for k in out) for i, size in enumerate(sizes))
+    while len(out) < 70:
+        out.append(min(rest, key=crowded))
+        rest.remove(out[-1])
+    return tuple(sorted(out))
 
 
 @functools.lru_cache(None)
