@@ -47,7 +47,6 @@ static cvx_status add(cvx_prompts *p, const char *item, int number, int total)
 {
     int k = p->n++;
 
-    CVX_RETURN_IF(cvx_check_utf8(item, "--prompt"));
     if (total == 1) {
         p->text[0] = item;
         return CVX_OK;
@@ -73,6 +72,9 @@ cvx_status cvx_prompts_parse(cvx_prompts *out, const cvx_opt_list *given)
 
     if (given->n == 0) {
         return cvx_fail(CVX_EINVAL, "--prompt is needed (--help tells more)");
+    }
+    for (int i = 0; i < given->n; i++) {
+        CVX_RETURN_IF(cvx_check_utf8(given->item[i], "--prompt"));
     }
     for (int i = 0; i < given->n; i++) {
         CVX_RETURN_IF(add(&p, given->item[i], i + 1, given->n));

@@ -100,7 +100,7 @@ static cvx_status evaluate(cvx_arrangement *l, const search *s)
 {
     const int *n = l->degrees.n;
     int size = cvx_mesh_size(&l->degrees);
-    int64_t videos = s->job->request->num_videos_per_prompt;
+    int64_t videos = cvx_request_videos(s->job->request);
 
     /* the first rank does what one does for all; the last has the longer shards */
     CVX_RETURN_IF(walk(l, s, 0));
@@ -146,7 +146,7 @@ static bool allowed(const cvx_degrees *d, const cvx_degrees *fixed, const cvx_jo
         ok = ok && (fixed->n[i] == 0 || fixed->n[i] == n[i]);
     }
     if (fixed == NULL || fixed->n[CVX_MESH_DATA] == 0) {
-        ok = ok && n[CVX_MESH_DATA] <= job->request->num_videos_per_prompt;
+        ok = ok && n[CVX_MESH_DATA] <= cvx_request_videos(job->request);
     }
     if (fixed == NULL || fixed->n[CVX_MESH_WINDOW] == 0) {
         ok = ok && n[CVX_MESH_WINDOW] <= job->windows.n;

@@ -1,5 +1,7 @@
 #include "model/pipeline/generate.h"
 
+#include <limits.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -37,7 +39,6 @@ struct cvx_generator {
     cvx_job job;
     cvx_plan plan;
     json_t *hashes;
-    cvx_tensor last; /* latents after the last step, owned copy [F, C, h, w] */
 };
 
 /* One video on its way: its job and plan are the request's, or those of the second try in tiles. */
@@ -48,8 +49,13 @@ typedef struct video {
     bool retiled;
     int64_t k;
     cvx_output output; /* on the rank that writes it */
+    cvx_tensor last;   /* latents after the last step, owned copy [F, C, h, w] */
     json_t *scores;    /* of its frames; NULL: none */
     double mean;
+    json_t *candidates;        /* the seeds it was chosen from, and their scores; NULL: none */
+    cvx_request tiled_request; /* of the second try: job and plan point there then */
+    cvx_job tiled_job;
+    cvx_plan tiled_plan;
     cvx_resume resume;
     cvx_stage_cost cost[CVX_STAGE_COUNT];
 } video;
@@ -92,9 +98,7 @@ static void close_model(cvx_generator *g)
 static void close_request(cvx_generator *g)
 {
     json_decref(g->hashes);
-    free(g->last.data);
     g->hashes = NULL;
-    g->last = (cvx_tensor){0};
 }
 
 void cvx_generator_close(cvx_generator *g)
@@ -229,15 +233,15 @@ static cvx_status prepare(cvx_generator *g, const json_t *replayed)
 /* Pipeline hook: keeps the latents of the last step seen. */
 static void keep_latents(void *payload, int64_t i, const cvx_tensor *latents)
 {
-    cvx_generator *g = ((video *)payload)->g;
+    video *v = payload;
     (void)i;
 
-    if (g->last.data == NULL) {
-        g->last = *latents;
-        g->last.data = malloc((size_t)cvx_numel(latents) * sizeof(float));
+    if (v->last.data == NULL) {
+        v->last = *latents;
+        v->last.data = malloc((size_t)cvx_numel(latents) * sizeof(float));
     }
-    if (g->last.data != NULL) { /* deliver() reports it */
-        memcpy(g->last.data, latents->data, (size_t)cvx_numel(latents) * sizeof(float));
+    if (v->last.data != NULL) { /* deliver() reports it */
+        memcpy(v->last.data, latents->data, (size_t)cvx_numel(latents) * sizeof(float));
     }
 }
 
@@ -263,10 +267,10 @@ static cvx_status admit_decode(void *payload)
                                    need >> 20, have >> 20);
 }
 
-static cvx_status save_latents(cvx_generator *g, const char *path)
+static cvx_status save_latents(const video *v, const char *path)
 {
-    const int64_t *d = g->last.dim;
-    cvx_tensor t = CVX_RESHAPE(&g->last, 1, d[0], d[1], d[2], d[3]);
+    const int64_t *d = v->last.dim;
+    cvx_tensor t = CVX_RESHAPE(&v->last, 1, d[0], d[1], d[2], d[3]);
     static const char *const name = "latents";
 
     return cvx_safetensors_write(path, &t, &name, 1, NULL, 0);
@@ -321,6 +325,9 @@ static cvx_status write_manifest(const video *v, const char *path, const json_t 
     }
     json_t *m = cvx_manifest_make(g->ctx, &g->ckpt, v->job, v->k, path, v->plan, v->cost, g->hashes,
                                   scores, v->retiled);
+    if (v->candidates != NULL) {
+        json_object_set(m, "best_of", v->candidates);
+    }
     cvx_status st = cvx_manifest_write(name, m);
     json_decref(m);
     return st;
@@ -346,14 +353,14 @@ static cvx_status before_output(video *v)
     char latents[CVX_PATH_MAX];
 
     cvx_fault_at("deliver");
-    if (g->last.data == NULL) {
+    if (v->last.data == NULL) {
         return cvx_fail(CVX_ENOMEM, "%s: no memory to keep the latents", r->output);
     }
     if (r->save_latents != NULL) {
         CVX_RETURN_IF(numbered(g, latents, r->save_latents, v->k));
-        CVX_RETURN_IF(save_latents(g, latents));
+        CVX_RETURN_IF(save_latents(v, latents));
     }
-    return score(g, &v->output, &v->scores, &v->mean);
+    return v->scores != NULL ? CVX_OK : score(g, &v->output, &v->scores, &v->mean);
 }
 
 /* The manifest and the line for the user, of an output that is there. */
@@ -385,7 +392,7 @@ static cvx_status deliver(video *v)
     CVX_RETURN_IF(numbered(g, path, g->request->output, v->k));
     CVX_RETURN_IF(before_output(v));
     CVX_RETURN_IF(cvx_progress_begin(&g->progress, "mux", o->n));
-    CVX_RETURN_IF(cvx_output_write(o, path, v->job->fps, v->job->title, &g->last, &g->progress));
+    CVX_RETURN_IF(cvx_output_write(o, path, v->job->fps, v->job->title, &v->last, &g->progress));
     cvx_progress_end(&g->progress);
     return after_output(v, path, &plain, o->n);
 }
@@ -415,7 +422,8 @@ static cvx_status deliver_finished(video *v)
     return cvx_comm_agree(replica, st);
 }
 
-static cvx_status make_video(video *v)
+/* The frames, and the latents beside them. */
+static cvx_status render(video *v)
 {
     cvx_generator *g = v->g;
     cvx_pipeline_hooks hooks = {.event = g->progress.fn,
@@ -428,12 +436,17 @@ static cvx_status make_video(video *v)
                                 .admit_payload = v,
                                 .resume = &v->resume};
 
-    CVX_RETURN_IF(cvx_pipeline_run(g->pipeline, v->job, v->k, &hooks, v->plan->job_bytes,
-                                   v->plan->step_bytes, v->cost));
-    if (cvx_finish_wanted(g->request)) {
+    return cvx_pipeline_run(g->pipeline, v->job, v->k, &hooks, v->plan->job_bytes,
+                            v->plan->step_bytes, v->cost);
+}
+
+/* What is made of the frames: scores, output, manifest. */
+static cvx_status finish(video *v)
+{
+    if (cvx_finish_wanted(v->g->request)) {
         return deliver_finished(v);
     }
-    return cvx_comm_agree(g->opt.mesh->replica, leads(g) ? deliver(v) : CVX_OK);
+    return cvx_comm_agree(v->g->opt.mesh->replica, leads(v->g) ? deliver(v) : CVX_OK);
 }
 
 /* Whether the decoder of some rank lacked memory and none failed otherwise: the same answer on every rank. */
@@ -484,35 +497,35 @@ static bool choose_tiles(const video *v, cvx_request *r)
     return false;
 }
 
-static cvx_status plan_tiled(video *v, const cvx_request *r, cvx_job *job, cvx_plan *plan)
+static cvx_status plan_tiled(video *v)
 {
+    const cvx_request *r = &v->tiled_request;
     int64_t frames = r->video != NULL ? v->job->num_frames : 0;
 
-    CVX_RETURN_IF(cvx_job_resolve(job, &v->g->ckpt, r, frames));
-    CVX_RETURN_IF(make_plan(v->g, job, plan));
-    return open_pipeline(v->g, plan);
+    CVX_RETURN_IF(cvx_job_resolve(&v->tiled_job, &v->g->ckpt, r, frames));
+    CVX_RETURN_IF(make_plan(v->g, &v->tiled_job, &v->tiled_plan));
+    return open_pipeline(v->g, &v->tiled_plan);
 }
 
 /* The second try: the same latents, decoded in tiles. `st` is why the first one failed. */
-static cvx_status make_tiled(video *v, cvx_status st)
+static cvx_status render_tiled(video *v, cvx_status st)
 {
     cvx_generator *g = v->g;
-    cvx_request r = *v->job->request;
-    cvx_job job;
-    cvx_plan plan;
+    cvx_request *r = &v->tiled_request;
     char why[1024];
 
+    *r = *v->job->request;
     snprintf(why, sizeof why, "%s", cvx_error());
-    if (r.enable_tiling || !lacked_memory(v, st) || !choose_tiles(v, &r)) {
+    if (r->enable_tiling || !lacked_memory(v, st) || !choose_tiles(v, r)) {
         return cvx_fail(st, "%s", why);
     }
     cvx_progress_note(&g->progress, "%s; decoding once more from the last latents, in tiles", why);
-    r.num_frames = v->job->num_frames;
-    CVX_RETURN_IF(cvx_comm_agree(g->opt.mesh->replica, plan_tiled(v, &r, &job, &plan)));
-    v->job = &job;
-    v->plan = &plan;
+    r->num_frames = v->job->num_frames;
+    CVX_RETURN_IF(cvx_comm_agree(g->opt.mesh->replica, plan_tiled(v)));
+    v->job = &v->tiled_job;
+    v->plan = &v->tiled_plan;
     v->retiled = true;
-    return make_video(v);
+    return render(v);
 }
 
 /* Removes what a killed run of this job left half-written. */
@@ -536,7 +549,7 @@ static cvx_status open_video(video *v)
     cvx_generator *g = v->g;
     const cvx_request *r = g->request;
     const cvx_job *j = v->job;
-    char path[CVX_PATH_MAX];
+    char path[CVX_PATH_MAX], key[CVX_PATH_MAX + 24];
     json_t *what = NULL;
 
     if (!leads(g)) {
@@ -550,24 +563,42 @@ static cvx_status open_video(video *v)
     CVX_RETURN_IF(cvx_output_open(&v->output, j->out_frames, j->height, j->width,
                                   cvx_output_is_tensor(r->output)));
     CVX_RETURN_IF(cvx_resume_describe(&what, g->ctx, j, v->k, g->hashes));
+    if (r->best_of > 1 && snprintf(key, sizeof key, "%s.%lld", path, (long long)v->k) > 0) {
+        return cvx_resume_open(&v->resume, r->checkpoint_dir, r->checkpoint_every, key, what,
+                               &g->progress); /* each candidate has its own */
+    }
     return cvx_resume_open(&v->resume, r->checkpoint_dir, r->checkpoint_every, path, what,
                            &g->progress);
 }
 
+static void close_video(video *v)
+{
+    cvx_resume_close(&v->resume);
+    cvx_output_close(&v->output);
+    json_decref(v->scores);
+    json_decref(v->candidates);
+    free(v->last.data);
+    *v = (video){.g = v->g};
+}
+
+/* Opens and renders video k; the caller closes it in any case. */
+static cvx_status make_video(cvx_generator *g, video *v, int64_t k)
+{
+    *v = (video){.g = g, .job = &g->job, .plan = &g->plan, .k = k};
+    CVX_RETURN_IF(cvx_comm_agree(g->opt.mesh->replica, open_video(v)));
+    cvx_status st = render(v);
+    return st == CVX_OK ? st : render_tiled(v, st);
+}
+
 static cvx_status one_video(cvx_generator *g, int64_t k)
 {
-    video v = {.g = g, .job = &g->job, .plan = &g->plan, .k = k};
-    cvx_status st = cvx_comm_agree(g->opt.mesh->replica, open_video(&v));
+    video v;
+    cvx_status st = make_video(g, &v, k);
 
     if (st == CVX_OK) {
-        st = make_video(&v);
-        if (st != CVX_OK) {
-            st = make_tiled(&v, st);
-        }
+        st = finish(&v);
     }
-    cvx_resume_close(&v.resume);
-    cvx_output_close(&v.output);
-    json_decref(v.scores);
+    close_video(&v);
     return st;
 }
 
@@ -603,23 +634,143 @@ static cvx_status next_turn(const cvx_generator *g, int64_t k, bool skip_done, t
     return CVX_OK;
 }
 
-static cvx_status run_request(cvx_generator *g, const json_t *replayed, bool skip_done)
+/* Whether video k (or candidate k) is this group's. */
+static bool own_turn(const cvx_generator *g, int64_t k)
 {
     const cvx_mesh *m = g->opt.mesh;
+    return g->opt.group_alone || k % m->degrees.n[CVX_MESH_DATA] == m->at[CVX_MESH_DATA];
+}
+
+static cvx_status stopped(const cvx_request *r)
+{
+    return r->checkpoint_dir != NULL
+               ? cvx_fail(CVX_EREQUEUE, "stopped by a signal: the same command does what is left")
+               : cvx_fail(CVX_ECANCELLED, "stopped by a signal");
+}
+
+/* The candidates of --best-of: the best of this group's own so far, and every candidate's score in millionths
+ * (INT_MAX: of another group). The checkpoints of all stay until the best one is written. */
+typedef struct contest {
+    video best; /* k < 0: none yet */
+    cvx_resume *resume;
+    int *score;
+} contest;
+
+static cvx_status try_candidate(cvx_generator *g, contest *c, int64_t k)
+{
+    turn what = MAKE;
+    video v = {.g = g};
+
+    CVX_RETURN_IF(next_turn(g, k, false, &what));
+    if (what == STOP) {
+        return stopped(g->request);
+    }
+    cvx_status st = make_video(g, &v, k);
+    if (st == CVX_OK) {
+        st = cvx_comm_agree(g->opt.mesh->replica,
+                            leads(g) ? score(g, &v.output, &v.scores, &v.mean) : CVX_OK);
+    }
+    if (st == CVX_OK && leads(g)) {
+        c->score[k] = -(int)llround(v.mean * 1e6); /* the lowest is the best */
+        c->resume[k] = v.resume;
+        cvx_snapshot_free(&c->resume[k].at);
+        v.resume = (cvx_resume){0};
+    }
+    if (st == CVX_OK && (c->best.k < 0 || v.mean > c->best.mean)) {
+        video worse = c->best;
+        c->best = v;
+        v = worse;
+    }
+    close_video(&v);
+    return st;
+}
+
+/* Which candidate has won, the first of equals; and the list for the manifest. */
+static cvx_status judge(cvx_generator *g, contest *c, int64_t *winner, json_t **list)
+{
+    const cvx_request *r = g->request;
+
+    *winner = 0;
+    *list = json_array();
+    for (int64_t k = 0; k < r->best_of; k++) {
+        CVX_RETURN_IF(cvx_comm_least(everyone(g), &c->score[k]));
+        *winner = c->score[k] < c->score[*winner] ? k : *winner;
+        json_array_append_new(*list, json_pack("{s:I, s:f}", "seed", (json_int_t)(r->seed + k),
+                                               "score", -1e-6 * c->score[k]));
+    }
+    return CVX_OK;
+}
+
+/* The winner's group writes it. */
+static cvx_status crown(cvx_generator *g, contest *c)
+{
+    json_t *list = NULL;
+    int64_t winner = 0;
+    cvx_status st = judge(g, c, &winner, &list);
+
+    if (st == CVX_OK) {
+        cvx_progress quiet = {0};
+        cvx_progress_note(everyone(g)->rank == 0 ? &g->progress : &quiet,
+                          "the best of %lld: seed %lld, CLIP score %.2f",
+                          (long long)g->request->best_of, (long long)(g->request->seed + winner),
+                          -1e-6 * c->score[winner]);
+        if (own_turn(g, winner)) {
+            c->best.candidates = list;
+            list = NULL;
+            st = finish(&c->best);
+        }
+        st = cvx_comm_agree(everyone(g), st);
+    }
+    json_decref(list);
+    for (int64_t k = 0; st == CVX_OK && k < g->request->best_of; k++) {
+        cvx_resume_clear(&c->resume[k]);
+    }
+    return st;
+}
+
+static cvx_status best_of(cvx_generator *g)
+{
+    size_t n = (size_t)g->request->best_of;
+    contest c = {.best = {.g = g, .k = -1},
+                 .resume = calloc(n, sizeof *c.resume),
+                 .score = calloc(n, sizeof *c.score)};
+    cvx_status st = c.resume == NULL || c.score == NULL
+                        ? cvx_fail(CVX_ENOMEM, "no memory for %zu candidates", n)
+                        : CVX_OK;
+
+    for (size_t k = 0; st == CVX_OK && k < n; k++) {
+        c.score[k] = INT_MAX;
+    }
+    for (int64_t k = 0; st == CVX_OK && k < (int64_t)n; k++) {
+        st = own_turn(g, k) ? try_candidate(g, &c, k) : CVX_OK;
+    }
+    st = cvx_comm_agree(everyone(g), st);
+    st = st == CVX_OK ? crown(g, &c) : st;
+    close_video(&c.best);
+    for (size_t k = 0; c.resume != NULL && k < n; k++) {
+        cvx_resume_close(&c.resume[k]);
+    }
+    free(c.resume);
+    free(c.score);
+    return st;
+}
+
+static cvx_status run_request(cvx_generator *g, const json_t *replayed, bool skip_done)
+{
     const cvx_request *r = g->request;
 
     CVX_RETURN_IF(cvx_comm_agree(everyone(g), prepare(g, replayed)));
+    if (r->best_of > 1) {
+        return best_of(g);
+    }
     for (int64_t k = 0; k < r->num_videos_per_prompt; k++) {
         turn what = MAKE;
-        if (!g->opt.group_alone && k % m->degrees.n[CVX_MESH_DATA] != m->at[CVX_MESH_DATA]) {
+        if (!own_turn(g, k)) {
             continue;
         }
         CVX_RETURN_IF(next_turn(g, k, skip_done, &what));
         if (what == STOP) {
-            return r->checkpoint_dir != NULL
-                       ? cvx_fail(CVX_EREQUEUE,
-                                  "stopped by a signal: the same command does what is left")
-                       : cvx_fail(CVX_ECANCELLED, "stopped by a signal");
+            return stopped(r);
         }
         if (what == MAKE) {
             CVX_RETURN_IF(one_video(g, k));

@@ -148,6 +148,7 @@ static json_t *resolved_request(const cvx_ctx *ctx, const cvx_job *job, const cv
     r.fps = job->fps;
     r.seed = (int64_t)((uint64_t)r.seed + (uint64_t)k); /* wraps, as the generator's does */
     r.num_videos_per_prompt = 1;
+    r.best_of = 0; /* k is the chosen one */
     r.max_sequence_length = job->text_len;
     r.scheduler = cvx_sched_name(job->sched.kind);
     r.output = path;

@@ -37,6 +37,10 @@ const cvx_opt cvx_request_opts[] = {
     {"seed", CVX_OPT_INT, AT(seed), "N", "seed of the noise (default: 42)", -9.3e18, 9.3e18, NULL},
     {"num-videos-per-prompt", CVX_OPT_INT, AT(num_videos_per_prompt), "N",
      "videos; number k has seed + k and \"-k\" before the extension (default: 1)", 1, 10000, NULL},
+    {"best-of", CVX_OPT_INT, AT(best_of), "N",
+     "make N videos, of seeds seed to seed + N - 1, and keep the one with the best mean CLIP score (needs "
+     "--clip-model)",
+     1, 10000, NULL},
     {"image", CVX_OPT_STR, AT(image), "FILE", "first frame, for image-to-video checkpoints", 0, 0,
      NULL},
     {"video", CVX_OPT_STR, AT(video), "FILE", "video file or folder of images to start from", 0, 0,
@@ -195,6 +199,12 @@ cvx_status cvx_request_check(const cvx_request *r)
                         (long long)r->num_frames, (long long)below, (long long)below + 4);
     }
     CVX_RETURN_IF(check_windows(r, &prompts));
+    if (r->best_of > 1 && (r->clip_model == NULL || r->num_videos_per_prompt > 1)) {
+        return cvx_fail(CVX_EINVAL, "--best-of %lld: %s", (long long)r->best_of,
+                        r->clip_model == NULL
+                            ? "needs --clip-model, which scores the candidates"
+                            : "one video is kept; not with --num-videos-per-prompt");
+    }
     if (r->interpolate != 0 && r->interpolate != 2 && r->interpolate != 4 && r->interpolate != 8) {
         return cvx_fail(CVX_EINVAL, "interpolate %lld: 2, 4 or 8 frames for one are possible",
                         (long long)r->interpolate);
@@ -210,6 +220,11 @@ cvx_status cvx_request_check(const cvx_request *r)
         }
     }
     return CVX_OK;
+}
+
+int64_t cvx_request_videos(const cvx_request *r)
+{
+    return r->best_of > 1 ? r->best_of : r->num_videos_per_prompt;
 }
 
 json_t *cvx_request_json(const cvx_request *r)
@@ -243,7 +258,7 @@ json_t *cvx_request_json(const cvx_request *r)
         }
         bool unset = (o->type == CVX_OPT_INT && json_integer_value(v) == 0 && o->min > 0) ||
                      (o->type == CVX_OPT_DOUBLE && json_real_value(v) == 0) ||
-                     (o->type == CVX_OPT_LIST && json_array_size(v) == 0);
+                     (json_is_array(v) && json_array_size(v) == 0);
         if (v != NULL && !unset) {
             json_object_set_new(obj, o->name, v);
         } else {

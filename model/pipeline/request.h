@@ -13,7 +13,8 @@ typedef struct cvx_request {
     int64_t num_frames, height, width;    /* 0: the checkpoint's own */
     int64_t window_frames, window_stride; /* 0: no windows; half a window */
     bool free_noise;
-    double fps; /* 0: 8, or 16 for 1.5 */
+    int64_t best_of; /* 0 or 1: the one that is made */
+    double fps;      /* 0: 8, or 16 for 1.5 */
     int64_t num_inference_steps, seed, num_videos_per_prompt, max_sequence_length;
     double guidance_scale, strength;
     bool use_dynamic_cfg;
@@ -53,6 +54,9 @@ extern const cvx_opt cvx_request_opts[];
 /* What can be said without opening the checkpoint: required fields, ranges, UTF-8 prompts, things that
  * exclude each other, the output's extension. CVX_EINVAL. */
 cvx_status cvx_request_check(const cvx_request *r) CVX_CHECK;
+
+/* How many videos are made, candidates counted. */
+int64_t cvx_request_videos(const cvx_request *r);
 
 /* The request as a JSON object keyed by option name (unset optional values left out); new reference. */
 json_t *cvx_request_json(const cvx_request *r);

@@ -49,6 +49,20 @@ static cvx_status add_files(json_t *j, const cvx_request *q, const json_t *hashe
     return CVX_OK;
 }
 
+static json_t *prompts_json(const cvx_opt_list *prompts)
+{
+    json_t *list = json_array();
+
+    if (prompts->n == 1) {
+        json_decref(list);
+        return json_string(prompts->item[0]);
+    }
+    for (int i = 0; i < prompts->n; i++) {
+        json_array_append_new(list, json_string(prompts->item[i]));
+    }
+    return list;
+}
+
 cvx_status cvx_resume_describe(json_t **out, const cvx_ctx *ctx, const cvx_job *job,
                                int64_t video_index, const json_t *hashes)
 {
@@ -60,11 +74,7 @@ cvx_status cvx_resume_describe(json_t **out, const cvx_ctx *ctx, const cvx_job *
         json_decref(j);
         return st;
     }
-    json_t *prompts = json_array();
-    for (int i = 0; i < q->prompt.n; i++) {
-        json_array_append_new(prompts, json_string(q->prompt.item[i]));
-    }
-    json_object_set_new(j, "prompt", prompts);
+    json_object_set_new(j, "prompt", prompts_json(&q->prompt));
     json_object_set_new(j, "window-frames", json_integer(job->windows.length));
     json_object_set_new(j, "window-stride", json_integer(job->windows.stride));
     json_object_set_new(j, "free-noise", json_boolean(q->free_noise));

@@ -39,6 +39,22 @@ equal "1.5: frames" "49,3,64,96" "$(python3 "$here/tensors.py" shape "$tmp/pairs
 expect "a window longer than the video: the same bits" python3 "$here/tensors.py" equal "$tmp/a.safetensors" \
     "$tmp/b.safetensors"
 
+# of several seeds the best is kept, and its manifest makes it again
+best=(--model models/shapes --clip-model models/shapes-clip --prompt "$prompt" --num-inference-steps 4 --seed 20 --quiet)
+"$cvx" generate "${best[@]}" --best-of 3 --output "$tmp/best.mp4" 2>"$tmp/log"
+expect "--best-of keeps the highest score" python3 - "$tmp/best.mp4.json" <<'P'
+import json, sys
+with open(sys.argv[1]) as f:
+    m = json.load(f)
+scores = {c["seed"]: c["score"] for c in m["best_of"]}
+mean = sum(m["scores"]["frames"]) / len(m["scores"]["frames"])
+print(scores, m["request"]["seed"], mean)
+assert sorted(scores) == [20, 21, 22] and len(set(scores.values())) == 3
+assert scores[m["request"]["seed"]] == max(scores.values()) and abs(mean - max(scores.values())) < 1e-5
+P
+"$cvx" generate --replay "$tmp/best.mp4.json" --output "$tmp/again.mp4" --quiet
+expect "--best-of: its manifest makes the same bytes" cmp "$tmp/best.mp4" "$tmp/again.mp4"
+
 refuse() { # NAME WORDS ARGS...
     local name=$1 words=$2 code=0
     shift 2
@@ -53,4 +69,5 @@ refuse "a stride that leaves gaps" "gaps" --prompt x --num-frames 65 --window-fr
 refuse "a timeline without windows" "needs --window-frames" --prompt "0: x" --prompt "9: y"
 refuse "a timeline without frames" "first frame" --prompt x --prompt y --window-frames 17
 refuse "free noise without windows" "needs --window-frames" --prompt x --free-noise
+refuse "best of unscored" "needs --clip-model" --prompt x --best-of 2
 finish

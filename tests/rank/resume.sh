@@ -95,7 +95,10 @@ refused() {
     stopped "refused: $why" 2 one "$@"
     says "it names what differs" "is of another job: $why"
 }
-refused 'prompt is "a red circle.*there, "other" here' --prompt other
+kept=("${args[@]}")
+args=("${args[@]/#$prompt/other}")
+refused 'prompt is "a red circle.*there, "other" here'
+args=("${kept[@]}")
 refused 'num-inference-steps is 5 there, 6 here' --num-inference-steps 6
 refused 'seed is 42 there, 7 here' --seed 7
 refused 'dtype is "f32" there, "bf16" here' --dtype bf16
