@@ -214,3 +214,52 @@ static cvx_status cpu_abs_max(cvx_ctx *ctx, const cvx_abs_max_args *a)
     *a->out = most;
     return CVX_OK;
 }
+
+/* A pixel's c channels (a multiple of 32) split into bf16 parts, or put together. */
+INLINE void split_copy(char *to, const char *from, int64_t c, bool split)
+{
+#if defined(__AMX_BF16__)
+    if (split) {
+        split_pixel(to, (const float *)(const void *)from, c, 3);
+        return;
+    }
+    float *y = (float *)(void *)to;
+    for (int64_t i = 0; i < c; i += 16) {
+        const char *p = from + i / 32 * 192 + i % 32 * 2;
+        __m512 part[3];
+        for (int k = 0; k < 3; k++) {
+            part[k] = bf16_floats(_mm256_loadu_si256((const __m256i *)(const void *)(p + 64 * k)));
+        }
+        _mm512_storeu_ps(y + i, _mm512_add_ps(part[0], _mm512_add_ps(part[1], part[2])));
+    }
+#else
+    if (split) {
+        cvx_from_f32(to, CVX_BF16X3, (const float *)(const void *)from, c);
+    } else {
+        cvx_to_f32((float *)(void *)to, from, CVX_BF16X3, c);
+    }
+#endif
+}
+
+static cvx_status cpu_strided_copy(cvx_ctx *ctx, const cvx_strided_copy_args *a)
+{
+    const int64_t *n = a->y->dim, *xs = a->x->stride, *ys = a->y->stride;
+    int64_t xsize = (int64_t)cvx_dtype_size(a->x->dtype);
+    int64_t ysize = (int64_t)cvx_dtype_size(a->y->dtype);
+    bool split = a->y->dtype == CVX_BF16X3;
+
+    if (a->x->dtype == a->y->dtype || n[3] % 32 != 0) {
+        return cvx_ref_strided_copy(ctx, a);
+    }
+#pragma omp parallel for num_threads(ctx->threads) schedule(static) collapse(2)
+    for (int64_t t = 0; t < n[0]; t++) {
+        for (int64_t r = 0; r < n[1]; r++) {
+            const char *x = (const char *)a->x->data + (t * xs[0] + r * xs[1]) * xsize;
+            char *y = (char *)a->y->data + (t * ys[0] + r * ys[1]) * ysize;
+            for (int64_t c = 0; c < n[2]; c++) {
+                split_copy(y + c * ys[2] * ysize, x + c * xs[2] * xsize, n[3], split);
+            }
+        }
+    }
+    return CVX_OK;
+}

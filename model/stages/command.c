@@ -30,6 +30,10 @@ const cvx_opt cvx_interpolate_opts[] = {
      "frames made of each one (default: 2, without --fps)", 0, 0, "2|4|8"},
     {"fps", CVX_OPT_DOUBLE, AT(fps), "N", "frames a second of the output instead, any number", 0.01,
      1000, NULL},
+    {"upscale", CVX_OPT_DOUBLE, AT(scale), "X",
+     "and make the frames X times larger, as cvx upscale does", 1, 8, NULL},
+    {"upscale-model", CVX_OPT_STR, AT(upscale_model), "DIR",
+     "Real-ESRGAN model folder for it (default: the realesr-animevideov3 of cvx)", 0, 0, NULL},
     MACHINE,
 };
 
@@ -59,8 +63,25 @@ const char cvx_upscale_details[] =
     "takes. Any size goes: what is too large is cut into tiles that see beyond their edges, so "
     "that there are no seams.";
 
-static cvx_status fill_job(cvx_stages_job *j, const cvx_stages_request *r, bool interpolate,
-                           char model[CVX_PATH_MAX])
+/* Folders of the two models, NULL for a stage that is not asked for; those that come with cvx are found into `place`. */
+static cvx_status find_models(cvx_stages_options *o, const cvx_stages_request *r, bool interpolate,
+                              char place[2][CVX_PATH_MAX])
+{
+    o->rife = interpolate ? r->model : NULL;
+    o->esrgan = !interpolate ? r->model : r->scale > 0 ? r->upscale_model : NULL;
+    if (interpolate && o->rife == NULL) {
+        CVX_RETURN_IF(cvx_stages_find_model(place[0], "rife-v3.9"));
+        o->rife = place[0];
+    }
+    if ((!interpolate || r->scale > 0) && o->esrgan == NULL) {
+        CVX_RETURN_IF(cvx_stages_find_model(place[1], "realesr-animevideov3"));
+        o->esrgan = place[1];
+    }
+    return CVX_OK;
+}
+
+static cvx_status fill_options(cvx_stages_options *o, const cvx_stages_request *r, bool interpolate,
+                               char place[2][CVX_PATH_MAX])
 {
     if (r->factor != NULL && r->fps > 0) {
         return cvx_fail(CVX_EINVAL, "--factor and --fps cannot be given together");
@@ -68,28 +89,21 @@ static cvx_status fill_job(cvx_stages_job *j, const cvx_stages_request *r, bool 
     if (r->overlap > 0 && r->tile == 0) {
         return cvx_fail(CVX_EINVAL, "--tile-overlap needs --tile");
     }
-    const char *folder = r->model;
-    if (folder == NULL) {
-        CVX_RETURN_IF(
-            cvx_stages_find_model(model, interpolate ? "rife-v3.9" : "realesr-animevideov3"));
-        folder = model;
+    if (r->upscale_model != NULL && r->scale == 0) {
+        return cvx_fail(CVX_EINVAL, "--upscale-model needs --upscale");
     }
-    j->stages = (cvx_stages_options){.rife = interpolate ? folder : NULL,
-                                     .esrgan = interpolate ? NULL : folder,
-                                     .factor = r->factor != NULL ? r->factor[0] - '0'
-                                               : r->fps > 0      ? 0
-                                                                 : 2,
-                                     .fps = r->fps,
-                                     .scale = r->scale,
-                                     .tile = r->tile,
-                                     .overlap = r->overlap};
-    return CVX_OK;
+    o->factor = r->factor != NULL ? r->factor[0] - '0' : r->fps > 0 ? 0 : 2;
+    o->fps = r->fps;
+    o->scale = r->scale;
+    o->tile = r->tile;
+    o->overlap = r->overlap;
+    return find_models(o, r, interpolate, place);
 }
 
 cvx_status cvx_stages_command(const cvx_stages_request *r, bool interpolate, const char *in,
                               const char *out, cvx_comm *comm, FILE *events, FILE *report)
 {
-    char model[CVX_PATH_MAX];
+    char place[2][CVX_PATH_MAX];
     cvx_ctx *ctx = NULL;
     cvx_stages_job job = {.in = in,
                           .out = out,
@@ -98,7 +112,7 @@ cvx_status cvx_stages_command(const cvx_stages_request *r, bool interpolate, con
                                               : cvx_events_bars,
                           .event_payload = events,
                           .report = r->quiet || r->json ? NULL : report};
-    cvx_status st = fill_job(&job, r, interpolate, model);
+    cvx_status st = fill_options(&job.stages, r, interpolate, place);
 
     if (st == CVX_OK) {
         st = cvx_ctx_open(&ctx, &(cvx_ctx_options){.backend = r->backend,

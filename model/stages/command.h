@@ -6,7 +6,7 @@
 #include "model/stages/stream.h"
 
 typedef struct cvx_stages_request {
-    const char *model, *factor, *backend, *isa;
+    const char *model, *factor, *upscale_model, *backend, *isa;
     double fps, scale;
     int64_t tile, overlap, threads;
     bool quiet, json;
