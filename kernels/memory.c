@@ -36,6 +36,11 @@ void cvx_ctx_memory(const cvx_ctx *ctx, size_t *unused, size_t *all)
     *all = (size_t)sysconf(_SC_PHYS_PAGES) * page;
 }
 
+size_t cvx_ctx_peak(const cvx_ctx *ctx)
+{
+    return ctx->ops->memory != NULL ? ctx->ops->memory->peak(ctx) : 0;
+}
+
 cvx_status cvx_host_open(cvx_ctx *ctx, cvx_host_values *out, const cvx_tensor *t, bool read)
 {
     size_t bytes = (size_t)cvx_numel(t) * cvx_dtype_size(t->dtype);

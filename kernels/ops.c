@@ -597,14 +597,14 @@ static cvx_status choose_cuda(const cvx_ops **out)
 }
 
 /* What a backend keeps for a context. */
-static cvx_status open_backend(cvx_ctx *ctx, const cvx_ctx_options *opt)
+static cvx_status open_backend(cvx_ctx *ctx)
 {
 #ifdef CVX_HAVE_CUDA
     if (ctx->ops == &cvx_cuda_ops) {
-        return cvx_cuda_open(ctx, opt->device);
+        return cvx_cuda_open(ctx);
     }
 #endif
-    (void)ctx, (void)opt;
+    (void)ctx;
     return CVX_OK;
 }
 
@@ -652,7 +652,8 @@ cvx_status cvx_ctx_open(cvx_ctx **out, const cvx_ctx_options *opt)
     if (opt->threads < 0 || opt->threads > 4096) {
         return cvx_fail(CVX_EINVAL, "%d threads: give 0 (all cores) to 4096", opt->threads);
     }
-    if (opt->compute != CVX_F32 && opt->compute != CVX_BF16) {
+    if (opt->compute != CVX_F32 && opt->compute != CVX_BF16 &&
+        (opt->compute != CVX_F16 || ops->memory == NULL)) {
         return cvx_fail(CVX_EINVAL, "precision %s: the CPU computes in f32 or bf16",
                         cvx_dtype_name(opt->compute));
     }
@@ -664,7 +665,7 @@ cvx_status cvx_ctx_open(cvx_ctx **out, const cvx_ctx_options *opt)
     ctx->cores = omp_get_num_procs();
     ctx->threads = opt->threads > 0 ? opt->threads : ctx->cores;
     ctx->compute = opt->compute;
-    cvx_status st = open_backend(ctx, opt);
+    cvx_status st = open_backend(ctx);
     if (st != CVX_OK) {
         free(ctx);
         return st;

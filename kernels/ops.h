@@ -246,7 +246,6 @@ typedef struct cvx_ctx_options {
     const char *backend, *isa;
     int threads;
     cvx_dtype compute;
-    int device; /* CUDA: the device of this local rank, modulo the number there is */
 } cvx_ctx_options;
 cvx_status cvx_ctx_open(cvx_ctx **out, const cvx_ctx_options *opt) CVX_CHECK;
 void cvx_ctx_close(cvx_ctx *ctx);

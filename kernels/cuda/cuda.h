@@ -35,6 +35,17 @@ static inline cvx_cuda *cvx_cuda_of(const cvx_ctx *ctx)
     return (cvx_cuda *)ctx->backend;
 }
 
+/* The device and streams of this process, shared by its contexts and communicators: everything that touches device
+ * memory is ordered by `compute`, or waits for it by an event. The device is the one of the process's rank on its
+ * machine (as Open MPI, Slurm, MPICH or torchrun tell it), modulo the devices that it sees. Opened by the first
+ * user, closed by the last. Errors: as cvx_cuda_usable says, CVX_EUNSUPPORTED. */
+typedef struct cvx_cuda_process {
+    int device;
+    struct CUstream_st *compute, *copies, *exchange;
+} cvx_cuda_process;
+cvx_status cvx_cuda_process_open(const cvx_cuda_process **out) CVX_CHECK;
+void cvx_cuda_process_close(void);
+
 /* Scratch of one op: device memory, aligned to 256 bytes, contents undefined. `slot` tells several pieces of one op
  * apart (0 .. CVX_CUDA_SCRATCHES - 1); each grows with the greatest need seen and is used again by the next op,
  * which the stream orders. attention has the last two to itself. CVX_ENOMEM. */

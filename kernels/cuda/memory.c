@@ -414,10 +414,16 @@ static void available(const cvx_ctx *ctx, size_t *unused, size_t *all)
     *unused += p->spare != NULL ? p->spare->n * CHUNK : 0;
 }
 
+static size_t peak(const cvx_ctx *ctx)
+{
+    return cvx_cuda_parts_of(cvx_cuda_of(ctx))->most;
+}
+
 const cvx_memory_ops cvx_cuda_memory = {.arena = open_arena,
                                         .copy = copy,
                                         .zero = zero,
                                         .owns = owns,
                                         .sync = sync_stream,
                                         .available = available,
+                                        .peak = peak,
                                         .close = cvx_cuda_close};

@@ -43,7 +43,7 @@ static inline cvx_cuda_parts *cvx_cuda_parts_of(const cvx_cuda *s)
 /* --- state.c --- */
 
 /* The context's device, streams and handles. CVX_EUNSUPPORTED without driver or device, or one older than sm_80. */
-cvx_status cvx_cuda_open(cvx_ctx *ctx, int device) CVX_CHECK;
+cvx_status cvx_cuda_open(cvx_ctx *ctx) CVX_CHECK;
 void cvx_cuda_close(cvx_ctx *ctx);
 /* Remembers a fault of a call that cannot return one. */
 void cvx_cuda_remember(cvx_cuda *s, cvx_status st);

@@ -147,14 +147,10 @@ static void describe(cvx_cuda *s, const struct cudaDeviceProp *d)
     }
 }
 
-static cvx_status open_streams(cvx_cuda *s)
+static cvx_status open_staging(cvx_cuda *s)
 {
     cvx_cuda_staging *g = &cvx_cuda_parts_of(s)->staging;
 
-    CVX_RETURN_IF(cvx_cuda_status((int)cudaStreamCreateWithFlags(&s->stream, cudaStreamNonBlocking),
-                                  "a stream"));
-    CVX_RETURN_IF(cvx_cuda_status((int)cudaStreamCreateWithFlags(&s->copies, cudaStreamNonBlocking),
-                                  "a stream"));
     for (int i = 0; i < 2; i++) {
         CVX_RETURN_IF(cvx_cuda_status((int)cudaMallocHost((void **)&g->half[i], CVX_CUDA_STAGE),
                                       "pinned memory"));
@@ -164,31 +160,98 @@ static cvx_status open_streams(cvx_cuda *s)
     return CVX_OK;
 }
 
-cvx_status cvx_cuda_open(cvx_ctx *ctx, int device)
+/* --- what a process has once --- */
+
+static struct {
+    cvx_cuda_process p;
+    int users;
+} process;
+
+/* This process's number among those on its machine. */
+static int local_rank(void)
+{
+    static const char *const names[] = {"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID",
+                                        "SLURM_LOCALID", "LOCAL_RANK"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const char *v = getenv(names[i]);
+        if (v != NULL) {
+            long n = strtol(v, NULL, 10);
+            return n >= 0 && n < 1 << 20 ? (int)n : 0;
+        }
+    }
+    return 0;
+}
+
+static void close_streams(void)
+{
+    struct CUstream_st *all[] = {process.p.compute, process.p.copies, process.p.exchange};
+
+    for (int i = 0; i < 3; i++) {
+        if (all[i] != NULL) {
+            cudaStreamDestroy(all[i]);
+        }
+    }
+    process.p = (cvx_cuda_process){0};
+}
+
+cvx_status cvx_cuda_process_open(const cvx_cuda_process **out)
+{
+    struct CUstream_st **all[] = {&process.p.compute, &process.p.copies, &process.p.exchange};
+    char why[160];
+    int n = 0;
+
+    if (process.users == 0) {
+        obstacle(why, &n);
+        if (why[0] != 0) {
+            return cvx_fail(CVX_EUNSUPPORTED, "backend \"cuda\": %s; \"cpu\" works here", why);
+        }
+        process.p.device = local_rank() % n;
+        CVX_RETURN_IF(cvx_cuda_status((int)cudaSetDevice(process.p.device), "choosing the device"));
+        for (int i = 0; i < 3; i++) {
+            cvx_status st =
+                cvx_cuda_status((int)cudaStreamCreateWithFlags(all[i], cudaStreamNonBlocking),
+                                "a stream");
+            if (st != CVX_OK) {
+                close_streams();
+                return st;
+            }
+        }
+    }
+    process.users++;
+    *out = &process.p;
+    return CVX_OK;
+}
+
+void cvx_cuda_process_close(void)
+{
+    if (process.users > 0 && --process.users == 0) {
+        close_streams();
+    }
+}
+
+cvx_status cvx_cuda_open(cvx_ctx *ctx)
 {
     struct cudaDeviceProp d;
     const char *memory = getenv("CVX_CUDA_MEMORY"); /* "managed": for tests that look at operands */
-    char why[160];
-    int n = 0;
+    const cvx_cuda_process *once = NULL;
     cvx_status st = CVX_OK;
 
-    obstacle(why, &n);
-    if (why[0] != 0) {
-        return cvx_fail(CVX_EUNSUPPORTED, "backend \"cuda\": %s; \"cpu\" works here", why);
-    }
+    CVX_RETURN_IF(cvx_cuda_process_open(&once));
     cvx_cuda *s = calloc(1, sizeof *s);
     if (s == NULL || (s->private_parts = calloc(1, sizeof(cvx_cuda_parts))) == NULL) {
         free(s);
+        cvx_cuda_process_close();
         return cvx_fail(CVX_ENOMEM, "no memory for a CUDA context");
     }
     ctx->backend = s;
-    s->device = device % n;
+    s->device = once->device;
+    s->stream = once->compute;
+    s->copies = once->copies;
     s->managed = memory != NULL && strcmp(memory, "managed") == 0;
-    CVX_TRY(st, cvx_cuda_status((int)cudaSetDevice(s->device), "choosing the device"), done);
     CVX_TRY(st, cvx_cuda_status((int)cudaGetDeviceProperties(&d, s->device), "its properties"),
             done);
     describe(s, &d);
-    CVX_TRY(st, open_streams(s), done);
+    CVX_TRY(st, open_staging(s), done);
 done:
     if (st != CVX_OK) {
         cvx_cuda_close(ctx);
@@ -205,9 +268,7 @@ void cvx_cuda_close(cvx_ctx *ctx)
         return;
     }
     p = cvx_cuda_parts_of(s);
-    if (s->stream != NULL) {
-        cudaStreamSynchronize(s->stream);
-    }
+    cudaStreamSynchronize(s->stream);
     cvx_cuda_gemm_close(s);
     for (int i = 0; i < CVX_CUDA_SCRATCHES; i++) {
         cudaFree(p->scratch[i]);
@@ -219,12 +280,7 @@ void cvx_cuda_close(cvx_ctx *ctx)
         }
     }
     cvx_cuda_free_spare(s);
-    if (s->copies != NULL) {
-        cudaStreamDestroy(s->copies);
-    }
-    if (s->stream != NULL) {
-        cudaStreamDestroy(s->stream);
-    }
+    cvx_cuda_process_close();
     free(p);
     free(s);
     ctx->backend = NULL;
