@@ -51,7 +51,8 @@ static __device__ __forceinline__ void attend_keys(const plain_args &a, running 
         most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, n));
     }
     most = fmaxf(most, r->most);
-    float p = expf(s - most), old = expf(r->most - most);
+    float base = most == -INFINITY ? 0 : most; /* no key seen so far: nothing to weigh */
+    float p = expf(s - base), old = expf(r->most - base);
     r->most = most;
     r->sum = r->sum * old + sum_over<32>(p, NULL);
     float part[HEAD_MAX / 32] = {};

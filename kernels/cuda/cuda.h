@@ -46,6 +46,14 @@ typedef struct cvx_cuda_process {
 cvx_status cvx_cuda_process_open(const cvx_cuda_process **out) CVX_CHECK;
 void cvx_cuda_process_close(void);
 
+/* Memory that host and device see, for tests' operands; NULL without a device. */
+void *cvx_cuda_shared_alloc(size_t bytes);
+void cvx_cuda_shared_free(void *p); /* accepts NULL */
+
+/* out [n] <- the parts [ranks, n] added in the order of the ranks, queued on `stream`. */
+cvx_status cvx_cuda_sum_ranks(struct CUstream_st *stream, float *out, const float *parts, int64_t n,
+                              int ranks) CVX_CHECK;
+
 /* Scratch of one op: device memory, aligned to 256 bytes, contents undefined. `slot` tells several pieces of one op
  * apart (0 .. CVX_CUDA_SCRATCHES - 1); each grows with the greatest need seen and is used again by the next op,
  * which the stream orders. attention has the last two to itself. CVX_ENOMEM. */

@@ -281,6 +281,22 @@ static cvx_status open_arena(cvx_ctx *ctx, cvx_arena *a, const char *name, size_
     return CVX_OK;
 }
 
+void *cvx_cuda_shared_alloc(size_t bytes)
+{
+    void *p = NULL;
+
+    if (cudaMallocManaged(&p, bytes > 0 ? bytes : 1, cudaMemAttachGlobal) != cudaSuccess) {
+        cudaGetLastError();
+        return NULL;
+    }
+    return p;
+}
+
+void cvx_cuda_shared_free(void *p)
+{
+    cudaFree(p);
+}
+
 /* --- transfers --- */
 
 cvx_status cvx_cuda_to_device(cvx_cuda *s, struct CUstream_st *stream, void *dst, const void *src,
