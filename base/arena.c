@@ -1,5 +1,6 @@
 #include "base/arena.h"
 
+#include <string.h>
 #include <sys/mman.h>
 
 #define ALIGN 64
@@ -32,7 +33,9 @@ void cvx_arena_open_measure(cvx_arena *a, const char *name)
 
 void cvx_arena_close(cvx_arena *a)
 {
-    if (a->base != NULL && !a->measure) {
+    if (a->source != NULL) {
+        a->source->close(a);
+    } else if (a->base != NULL && !a->measure) {
         munmap(a->base, a->size);
     }
     *a = (cvx_arena){0};
@@ -46,12 +49,24 @@ cvx_status cvx_arena_alloc(cvx_arena *a, void **out, size_t bytes)
         return cvx_fail(CVX_ENOMEM, "%s memory: %zu MiB more asked, %zu of %zu MiB are used",
                         a->name, bytes >> 20, a->used >> 20, a->size >> 20);
     }
+    if (a->source != NULL && a->used + need > a->ready) {
+        CVX_RETURN_IF(a->source->grow(a, a->used + need));
+    }
     *out = a->base + a->used;
     a->used += need;
     if (a->used > a->peak) {
         a->peak = a->used;
     }
     return CVX_OK;
+}
+
+void cvx_arena_write(cvx_arena *a, void *dst, const void *src, size_t bytes)
+{
+    if (a->source != NULL) {
+        a->source->write(a, dst, src, bytes);
+    } else if (!a->measure) {
+        memcpy(dst, src, bytes);
+    }
 }
 
 size_t cvx_arena_mark(const cvx_arena *a)
@@ -62,7 +77,9 @@ size_t cvx_arena_mark(const cvx_arena *a)
 void cvx_arena_release(cvx_arena *a, size_t mark, bool drop)
 {
     CVX_ASSERT(mark <= a->used);
-    if (drop && !a->measure) {
+    if (drop && a->source != NULL) {
+        a->source->shrink(a, mark);
+    } else if (drop && !a->measure) {
         size_t from = (mark + PAGE - 1) / PAGE * PAGE;
         size_t to = (a->peak + PAGE - 1) / PAGE * PAGE;
         if (from < to) {

@@ -10,12 +10,28 @@
 
 #include "base/status.h"
 
-typedef struct cvx_arena {
+typedef struct cvx_arena cvx_arena;
+
+/* Where an arena's memory comes from, if not from the host's: a backend with memory of its own (kernels/memory.h). */
+typedef struct cvx_arena_source {
+    /* Makes at least the first `bytes` of the range usable and sets a->ready. CVX_ENOMEM. */
+    cvx_status (*grow)(cvx_arena *a, size_t bytes);
+    /* May give back what lies beyond the first `bytes`; sets a->ready. */
+    void (*shrink)(cvx_arena *a, size_t bytes);
+    /* dst, in the arena <- host bytes, done when it returns. */
+    void (*write)(cvx_arena *a, void *dst, const void *src, size_t bytes);
+    void (*close)(cvx_arena *a);
+} cvx_arena_source;
+
+struct cvx_arena {
     char *base;
     size_t used, size, peak;
     bool measure;
-    const char *name; /* in messages: "weights", "job", "step" */
-} cvx_arena;
+    const char *name;               /* in messages: "weights", "job", "step" */
+    const cvx_arena_source *source; /* NULL: host memory */
+    size_t ready;                   /* bytes from base on that the source has made usable */
+    void *owner, *chunks;           /* the source's own */
+};
 
 /* Reserves `size` bytes (rounded up to pages). CVX_ENOMEM if the address space is refused. */
 cvx_status cvx_arena_open(cvx_arena *a, const char *name, size_t size) CVX_CHECK;
@@ -28,6 +44,9 @@ void cvx_arena_close(cvx_arena *a);
 
 /* `bytes` aligned to 64, contents undefined; *out set on success. CVX_ENOMEM when full. */
 cvx_status cvx_arena_alloc(cvx_arena *a, void **out, size_t bytes) CVX_CHECK;
+
+/* dst, allocated from the arena <- host bytes; nothing in measure mode. */
+void cvx_arena_write(cvx_arena *a, void *dst, const void *src, size_t bytes);
 
 /* Stack discipline: everything allocated after the mark is free again. Release also returns the
  * pages to the system when `drop` is set (at stage ends, so that peaks do not add up). */

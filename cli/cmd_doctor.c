@@ -59,7 +59,9 @@ static void check_gpu(void)
     printf("GPU\n");
     bool driver = access("/dev/nvidiactl", F_OK) == 0;
     line(driver, "NVIDIA driver", driver ? "present" : "none", "jobs run on the CPU");
-    line(false, "CUDA backend", "not in this build", "jobs run on the CPU");
+    char what[160];
+    bool usable = cvx_cuda_usable(what);
+    line(usable, "CUDA backend", what, "jobs run on the CPU");
 }
 
 static void check_programs(void)

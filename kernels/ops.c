@@ -11,6 +11,10 @@
 #include "base/beat.h"
 #include "base/progress.h"
 #include "kernels/cpu/cpu.h"
+#include "kernels/memory.h"
+#ifdef CVX_HAVE_CUDA
+#include "kernels/cuda/parts.h"
+#endif
 
 const char *const cvx_op_names[CVX_OP_COUNT] = {
 #define CVX_OP(op) #op,
@@ -82,7 +86,7 @@ static bool streams(bool used, const cvx_tensor *y, int64_t text_rows, int64_t p
 static cvx_status check_pack(const cvx_pack_args *a)
 {
     const cvx_tensor *s = a->src, *d = a->dst;
-    int ndim = d->layout == CVX_PACKED_LINEAR ? 2 : 5;
+    int ndim = d->layout == CVX_PACKED_LINEAR || d->layout == CVX_PACKED_LINEAR_F8 ? 2 : 5;
 
     if (d->layout == CVX_PLAIN || s->layout != CVX_PLAIN || !is_float(s) || s->ndim != ndim ||
         !(ndim == 2 ? s->dim[1] <= 1 || s->stride[1] == 1 : cvx_is_dense(s)) || !same_dims(s, d)) {
@@ -104,7 +108,7 @@ static cvx_status check_linear(const cvx_linear_args *a)
 {
     const cvx_tensor *y = a->y, *x = a->x, *w = a->w;
     bool ok = f32(y, 2) && f32(x, 2) && w->ndim == 2 && is_float(w) &&
-              (w->layout == CVX_PACKED_LINEAR ||
+              (w->layout == CVX_PACKED_LINEAR || w->layout == CVX_PACKED_LINEAR_F8 ||
                (w->layout == CVX_PLAIN && (w->dim[1] <= 1 || w->stride[1] == 1))) &&
               y->dim[0] == x->dim[0] && y->dim[1] == w->dim[0] && x->dim[1] == w->dim[1] &&
               x->dim[1] >= 1;
@@ -682,6 +686,9 @@ static double flops_abs_max(const cvx_abs_max_args *a)
         }                                                                                          \
         double start = cvx_now();                                                                  \
         cvx_status st = ctx->ops->op(ctx, a);                                                      \
+        if (ctx->timed && st == CVX_OK) {                                                          \
+            st = cvx_sync(ctx);                                                                    \
+        }                                                                                          \
         s->seconds += cvx_now() - start;                                                           \
         cvx_beat();                                                                                \
         return st;                                                                                 \
@@ -701,9 +708,47 @@ cvx_dtype cvx_conv_input(const cvx_ctx *ctx, const cvx_tensor *w)
 
 /* --- contexts --- */
 
+#ifndef CVX_HAVE_CUDA
+bool cvx_cuda_built(void)
+{
+    return false;
+}
+
+bool cvx_cuda_usable(char what[160])
+{
+    snprintf(what, 160, "this build has no backend \"cuda\"");
+    return false;
+}
+#endif
+
+/* The backend "cuda": CVX_EUNSUPPORTED where the build or the machine lacks it. */
+static cvx_status choose_cuda(const cvx_ops **out)
+{
+#ifdef CVX_HAVE_CUDA
+    *out = &cvx_cuda_ops;
+    return CVX_OK;
+#else
+    (void)out;
+    return cvx_fail(CVX_EUNSUPPORTED, "backend \"cuda\" is not in this build; \"cpu\" is");
+#endif
+}
+
+/* What a backend keeps for a context. */
+static cvx_status open_backend(cvx_ctx *ctx)
+{
+#ifdef CVX_HAVE_CUDA
+    if (ctx->ops == &cvx_cuda_ops) {
+        return cvx_cuda_open(ctx);
+    }
+#endif
+    (void)ctx;
+    return CVX_OK;
+}
+
 static cvx_status choose_table(const cvx_ops **out, const cvx_ctx_options *opt)
 {
     const char *backend = opt->backend != NULL ? opt->backend : "auto";
+    char what[160];
     const char *isa = opt->isa != NULL && strcmp(opt->isa, "auto") != 0 ? opt->isa : cvx_cpu_isa();
     static const char *const levels[] = {"portable", "avx2", "avx512", "amx"};
     bool known = false;
@@ -721,8 +766,8 @@ static cvx_status choose_table(const cvx_ops **out, const cvx_ctx_options *opt)
         *out = &cvx_ref_ops;
         return CVX_OK;
     }
-    if (strcmp(backend, "cuda") == 0) {
-        return cvx_fail(CVX_EUNSUPPORTED, "backend \"cuda\" is not in this build; \"cpu\" is");
+    if (strcmp(backend, "cuda") == 0 || (strcmp(backend, "auto") == 0 && cvx_cuda_usable(what))) {
+        return choose_cuda(out);
     }
     if (strcmp(backend, "auto") != 0 && strcmp(backend, "cpu") != 0) {
         return cvx_fail(CVX_EINVAL, "backend \"%s\" is not one of auto, ref, cpu, cuda", backend);
@@ -744,7 +789,8 @@ cvx_status cvx_ctx_open(cvx_ctx **out, const cvx_ctx_options *opt)
     if (opt->threads < 0 || opt->threads > 4096) {
         return cvx_fail(CVX_EINVAL, "%d threads: give 0 (all cores) to 4096", opt->threads);
     }
-    if (opt->compute != CVX_F32 && opt->compute != CVX_BF16) {
+    if (opt->compute != CVX_F32 && opt->compute != CVX_BF16 &&
+        (opt->compute != CVX_F16 || ops->memory == NULL)) {
         return cvx_fail(CVX_EINVAL, "precision %s: the CPU computes in f32 or bf16",
                         cvx_dtype_name(opt->compute));
     }
@@ -756,6 +802,11 @@ cvx_status cvx_ctx_open(cvx_ctx **out, const cvx_ctx_options *opt)
     ctx->cores = omp_get_num_procs();
     ctx->threads = opt->threads > 0 ? opt->threads : ctx->cores;
     ctx->compute = opt->compute;
+    cvx_status st = open_backend(ctx);
+    if (st != CVX_OK) {
+        free(ctx);
+        return st;
+    }
     *out = ctx;
     return CVX_OK;
 }
@@ -763,7 +814,11 @@ cvx_status cvx_ctx_open(cvx_ctx **out, const cvx_ctx_options *opt)
 void cvx_ctx_close(cvx_ctx *ctx)
 {
     if (ctx != NULL) {
-        cvx_cpu_scratch_free(ctx);
+        if (ctx->ops->memory != NULL) {
+            ctx->ops->memory->close(ctx);
+        } else {
+            cvx_cpu_scratch_free(ctx);
+        }
         free(ctx);
     }
 }

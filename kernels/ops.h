@@ -252,7 +252,8 @@ typedef struct cvx_abs_max_args {
 } cvx_abs_max_args;
 
 typedef struct cvx_ops {
-    const char *name; /* "ref", "cpu-avx512", "cuda" */
+    const char *name;                    /* "ref", "cpu-avx512", "cuda" */
+    const struct cvx_memory_ops *memory; /* NULL: operands lie in host memory (kernels/memory.h) */
 #define CVX_OP(op) cvx_status (*op)(cvx_ctx * ctx, const cvx_##op##_args *a);
 #include "kernels/ops.def"
 #undef CVX_OP
@@ -290,6 +291,7 @@ struct cvx_ctx {
     int cores;         /* that the process may run on */
     cvx_dtype compute; /* CVX_F32 or CVX_BF16, see above */
     bool measure;      /* ops return at once: only arenas and counters move */
+    bool timed;        /* every op waits for its device, so that stat[].seconds are its own */
     void *backend;     /* the backend's own state (scratch, handles) */
     cvx_op_stat stat[CVX_OP_COUNT];
 };
@@ -303,6 +305,11 @@ typedef struct cvx_ctx_options {
 } cvx_ctx_options;
 cvx_status cvx_ctx_open(cvx_ctx **out, const cvx_ctx_options *opt) CVX_CHECK;
 void cvx_ctx_close(cvx_ctx *ctx);
+
+/* Whether this build has the backend "cuda" and this machine a device that it can use: "auto" is then "cuda", else
+ * "cpu". what[160]: the devices in one line, or what is missing. */
+bool cvx_cuda_built(void);
+bool cvx_cuda_usable(char what[160]);
 
 /* The tables. ref is complete; cpu's NULL entries are filled from ref at cvx_ctx_open so that a
  * table in use has no hole. */

@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 
+#include "kernels/memory.h"
 #include "kernels/transfer.h"
 
 /* *w <- packed form of src [n, k] (any row stride). */
@@ -55,11 +56,17 @@ static cvx_status own_part(const cvx_load *l, cvx_tensor *w, const char *name, i
     }
     size_t mark = cvx_arena_mark(l->arena);
     if (changed || !l->pack) {
+        cvx_host_values host = {0};
         CVX_RETURN_IF(cvx_tensor_alloc(l->arena, &plain, plain.dtype, 2, w->dim));
         if (!changed) {
             copy_rows(l, &plain, w);
         } else if (!l->ctx->measure) {
-            CVX_RETURN_IF(cvx_weights_changed_part(l->weights, &plain, name, n, k, part));
+            CVX_RETURN_IF(cvx_host_open(l->ctx, &host, &plain, false));
+            cvx_tensor values = plain;
+            values.data = host.data;
+            cvx_status st = cvx_weights_changed_part(l->weights, &values, name, n, k, part);
+            cvx_host_close(l->ctx, &host, &plain, st == CVX_OK);
+            CVX_RETURN_IF(st);
         }
         src = plain;
     }
@@ -84,10 +91,7 @@ static cvx_status load_bias(const cvx_load *l, cvx_tensor *b, const char *name, 
     CVX_RETURN_IF(CVX_WEIGHT(l->weights, &t, name, n));
     t = cvx_slice(&t, 0, part->row0, part->rows);
     CVX_RETURN_IF(CVX_ALLOC(l->arena, b, CVX_F32, part->rows));
-    if (!l->arena->measure) {
-        cvx_to_f32(b->data, t.data, t.dtype, part->rows);
-    }
-    return CVX_OK;
+    return cvx_weights_widen(l->arena, b, &t);
 }
 
 cvx_status cvx_linear_load_part(const cvx_load *l, cvx_linear *out, const char *name, int64_t n,

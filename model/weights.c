@@ -560,6 +560,30 @@ cvx_status cvx_weights_get(cvx_weights *w, cvx_tensor *out, const char *name, in
     return CVX_OK;
 }
 
+/* The whole of t in f32; the caller frees. */
+static float *widened(const cvx_tensor *t)
+{
+    float *f = malloc((size_t)cvx_numel(t) * sizeof *f + 1);
+    if (f != NULL) {
+        cvx_to_f32(f, t->data, t->dtype, cvx_numel(t));
+    }
+    return f;
+}
+
+cvx_status cvx_weights_widen(cvx_arena *arena, const cvx_tensor *to, const cvx_tensor *from)
+{
+    if (arena->measure) {
+        return CVX_OK;
+    }
+    float *f = widened(from);
+    if (f == NULL) {
+        return cvx_fail(CVX_ENOMEM, "no memory to widen %s", from->name);
+    }
+    cvx_arena_write(arena, to->data, f, (size_t)cvx_numel(to) * sizeof *f);
+    free(f);
+    return CVX_OK;
+}
+
 cvx_status cvx_weights_get_f32(cvx_weights *w, cvx_arena *arena, cvx_tensor *out, const char *name,
                                int ndim, const int64_t *dim)
 {
@@ -568,9 +592,7 @@ cvx_status cvx_weights_get_f32(cvx_weights *w, cvx_arena *arena, cvx_tensor *out
     CVX_RETURN_IF(cvx_weights_get(w, &t, name, ndim, dim));
     CVX_RETURN_IF(cvx_tensor_alloc(arena, &f, CVX_F32, t.ndim, t.dim));
     memcpy(f.name, t.name, sizeof f.name);
-    if (!arena->measure) {
-        cvx_to_f32(f.data, t.data, t.dtype, cvx_numel(&t));
-    }
+    CVX_RETURN_IF(cvx_weights_widen(arena, &f, &t));
     *out = f;
     return CVX_OK;
 }
@@ -621,16 +643,6 @@ cvx_status cvx_weights_get_part(cvx_weights *w, cvx_tensor *out, const char *nam
     t = cvx_slice(&t, 0, p->row0, p->rows);
     *out = cvx_slice(&t, 1, p->col0, p->cols);
     return CVX_OK;
-}
-
-/* The whole of t in f32; the caller frees. */
-static float *widened(const cvx_tensor *t)
-{
-    float *f = malloc((size_t)cvx_numel(t) * sizeof *f + 1);
-    if (f != NULL) {
-        cvx_to_f32(f, t->data, t->dtype, cvx_numel(t));
-    }
-    return f;
 }
 
 /* out [rows, cols] += scale · the part of up·down, each element summed in double. */

@@ -44,6 +44,10 @@ cvx_status cvx_weights_get_f32(cvx_weights *w, cvx_arena *arena, cvx_tensor *out
 #define CVX_WEIGHT_F32(w, arena, out, name, ...)                                                   \
     cvx_weights_get_f32((w), (arena), (out), (name), CVX_NDIM(__VA_ARGS__), CVX_DIMS(__VA_ARGS__))
 
+/* to, dense f32 in `arena` <- the values of `from`, dense, any float dtype. CVX_ENOMEM. */
+cvx_status cvx_weights_widen(cvx_arena *arena, const cvx_tensor *to,
+                             const cvx_tensor *from) CVX_CHECK;
+
 /* A part of a matrix [rows, columns]: what one rank of a tensor-parallel group holds of it. */
 typedef struct cvx_weights_part {
     int64_t row0, rows, col0, cols;

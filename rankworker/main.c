@@ -12,6 +12,7 @@
 #include "model/pipeline/bench.h"
 #include "model/stages/command.h"
 #include "parallel/mpi/comm_mpi.h"
+#include "rankworker/device.h"
 #include "rankworker/place.h"
 #include "rankworker/stats.h"
 #include "rankworker/supervise.h"
@@ -47,8 +48,17 @@ static cvx_opt *make_table(void)
     return t;
 }
 
+/* The communicator of device memory, if that is what `world` became. */
+static void close_device(cvx_comm *world, const cvx_comm *host)
+{
+    if (world != host) {
+        cvx_comm_close(world);
+    }
+}
+
 static cvx_status work(cvx_comm *world, const cvx_place *place, cvx_request *r)
 {
+    const cvx_comm *host = world;
     cvx_mesh *mesh = NULL;
     cvx_event_fn fn = r->json ? cvx_events_json : r->quiet ? cvx_events_quiet : cvx_events_bars;
     FILE *report = r->json || r->quiet ? NULL : stdout, *events = r->json ? stdout : stderr;
@@ -56,11 +66,20 @@ static cvx_status work(cvx_comm *world, const cvx_place *place, cvx_request *r)
     cvx_progress notes = {.fn = first ? fn : NULL, .payload = events};
 
     r->threads = r->threads > 0 ? r->threads : place->threads;
+    char note[200];
+    CVX_RETURN_IF(cvx_device_world(&world, world, r, note));
     if (strcmp(r->isa, "auto") == 0 &&
         (strcmp(r->backend, "auto") == 0 || strcmp(r->backend, "cpu") == 0)) {
         CVX_RETURN_IF(cvx_place_isa(&r->isa, world));
     }
-    CVX_RETURN_IF(cvx_arrange_world(&mesh, r, world, place->node_ranks, &notes));
+    if (note[0] != 0 && first) {
+        cvx_progress_note(&notes, "%s", note);
+    }
+    cvx_status made = cvx_arrange_world(&mesh, r, world, place->node_ranks, &notes);
+    if (made != CVX_OK) {
+        close_device(world, host);
+        return made;
+    }
     if (!first) { /* the first rank of another data group has notes of its own */
         fn = mesh->replica->rank == 0 && !r->json ? cvx_events_quiet : NULL;
     }
@@ -70,12 +89,15 @@ static cvx_status work(cvx_comm *world, const cvx_place *place, cvx_request *r)
         st = cvx_stats_print(mesh, stdout, r->json);
     }
     cvx_mesh_close(mesh);
+    close_device(world, host);
     return st;
 }
 
 static cvx_status bench(cvx_comm *world, const cvx_place *place, cvx_bench_options *o,
                         const char *what)
 {
+    const cvx_comm *host = world;
+    char note[200];
     cvx_mesh *mesh = NULL;
     cvx_request *r = &o->request;
     cvx_degrees d = CVX_DEGREES_ONE;
@@ -90,10 +112,14 @@ static cvx_status bench(cvx_comm *world, const cvx_place *place, cvx_bench_optio
         d.n[CVX_MESH_ULYSSES] =
             world->size / cvx_mesh_size(&d) > 1 ? world->size / cvx_mesh_size(&d) : 1;
     }
-    CVX_RETURN_IF(cvx_mesh_open(&mesh, world, &d));
-    mesh->node_ranks = place->node_ranks;
-    cvx_status st = cvx_bench(o, what, mesh, stdout);
-    cvx_mesh_close(mesh);
+    CVX_RETURN_IF(cvx_device_world(&world, world, r, note));
+    cvx_status st = cvx_mesh_open(&mesh, world, &d);
+    if (st == CVX_OK) {
+        mesh->node_ranks = place->node_ranks;
+        st = cvx_bench(o, what, mesh, stdout);
+        cvx_mesh_close(mesh);
+    }
+    close_device(world, host);
     return st;
 }
 

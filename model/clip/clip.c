@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/memory.h"
 #include "kernels/transfer.h"
 #include "model/clip/preprocess.h"
 #include "model/linear.h"
@@ -146,8 +147,8 @@ static cvx_status open_memory(cvx_clip *m)
    * and once plain, and padding; only address space is taken */
     size_t weights = (size_t)cvx_weights_bytes(m->weights) * 4 + ((size_t)64 << 20);
 
-    CVX_RETURN_IF(cvx_arena_open(&m->arena, "CLIP weights", weights));
-    return cvx_arena_open(&m->step, "CLIP step", text > vision ? text : vision);
+    CVX_RETURN_IF(cvx_ctx_arena(m->ctx, &m->arena, "CLIP weights", weights));
+    return cvx_ctx_arena(m->ctx, &m->step, "CLIP step", text > vision ? text : vision);
 }
 
 /* Where the pixel values' size follows from the configuration alone it must be
@@ -300,6 +301,7 @@ static cvx_status project(cvx_clip *m, float *out, const cvx_tensor *x, const no
     CVX_RETURN_IF(run_norm(m, n, &h, x, t));
     CVX_RETURN_IF(cvx_linear_run(m->ctx, projection, &y, &h, CVX_ACT_NONE));
     cvx_download(m->ctx, out, &y);
+    CVX_RETURN_IF(cvx_sync(m->ctx));
     for (int64_t i = 0; i < cvx_numel(&y); i++) {
         if (!isfinite(out[i])) {
             return cvx_fail(CVX_EFORMAT, "CLIP: the weights give an embedding that is not finite");

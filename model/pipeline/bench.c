@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/memory.h"
 #include "kernels/transfer.h"
 #include "model/pipeline/generate.h"
 
@@ -48,13 +49,18 @@ typedef struct bench {
 } bench;
 
 /* Values in -1..1 that do not repeat soon: timing on zeros would flatter. */
-static void fill(const cvx_tensor *t)
+static cvx_status fill(bench *b, const cvx_tensor *t)
 {
+    cvx_host_values v;
     uint32_t s = 12345;
+
+    CVX_RETURN_IF(cvx_host_open(b->ctx, &v, t, false));
     for (int64_t i = 0; i < cvx_numel(t); i++) {
         s = s * 1664525u + 1013904223u;
-        ((float *)t->data)[i] = (float)(int32_t)s * 0x1p-31f;
+        ((float *)v.data)[i] = (float)(int32_t)s * 0x1p-31f;
     }
+    cvx_host_close(b->ctx, &v, t, true);
+    return CVX_OK;
 }
 
 static cvx_status open_part(bench *b, const char *name, cvx_load *load)
@@ -63,7 +69,7 @@ static cvx_status open_part(bench *b, const char *name, cvx_load *load)
 
     CVX_RETURN_IF(cvx_checkpoint_part(&b->ckpt, dir, name));
     CVX_RETURN_IF(cvx_weights_open(&b->w, dir));
-    CVX_RETURN_IF(cvx_arena_open(&b->weights, "weights", (size_t)1 << 37));
+    CVX_RETURN_IF(cvx_ctx_arena(b->ctx, &b->weights, "weights", (size_t)1 << 37));
     *load = (cvx_load){
         .ctx = b->ctx, .arena = &b->weights, .weights = b->w, .pack = true, .mesh = b->mesh};
     return CVX_OK;
@@ -96,8 +102,8 @@ static cvx_status bench_dit(bench *b)
             CVX_ALLOC(&b->arena, &out, CVX_F32, s.batch, s.frames, b->ckpt.dit.out_channels,
                       s.height, s.width),
             done);
-    fill(&embeds);
-    fill(&in);
+    CVX_TRY(st, fill(b, &embeds), done);
+    CVX_TRY(st, fill(b, &in), done);
     CVX_TRY(st, cvx_dit_prepare(dit, &dj, &b->arena, &b->step, &s, &embeds), done);
     for (int64_t i = -1; i < b->o->runs; i++) {
         if (i == 0) {
@@ -106,6 +112,7 @@ static cvx_status bench_dit(bench *b)
         CVX_TRY(st, cvx_comm_agree(b->mesh->world, CVX_OK), done); /* all start at once */
         double t = cvx_now();
         CVX_TRY(st, cvx_dit_forward(dit, &dj, &b->step, &out, &in, 500, NULL, NULL), done);
+        CVX_TRY(st, cvx_sync(b->ctx), done);
         CVX_TRY(st, cvx_comm_agree(b->mesh->world, CVX_OK), done);
         if (i >= 0) {
             b->seconds[i] = cvx_now() - t;
@@ -138,7 +145,7 @@ static cvx_status bench_vae(bench *b)
             CVX_ALLOC(&b->arena, &z, CVX_F32, b->job.latent_frames, b->ckpt.vae.latent_channels,
                       b->job.latent_height, b->job.latent_width),
             done);
-    fill(&z);
+    CVX_TRY(st, fill(b, &z), done);
     for (int64_t i = -1; i < b->o->runs; i++) {
         if (i == 0) {
             reset_stats(b);
@@ -146,6 +153,7 @@ static cvx_status bench_vae(bench *b)
         CVX_TRY(st, cvx_comm_agree(b->mesh->world, CVX_OK), done);
         double t = cvx_now();
         CVX_TRY(st, cvx_vae_decode(vae, &b->step, &z, &b->job.tiling, drop_frames, NULL), done);
+        CVX_TRY(st, cvx_sync(b->ctx), done);
         CVX_TRY(st, cvx_comm_agree(b->mesh->world, CVX_OK), done);
         if (i >= 0) {
             b->seconds[i] = cvx_now() - t;
@@ -226,8 +234,8 @@ static cvx_status prepare(bench *b)
     r->image = b->ckpt.image_to_video ? "none" : NULL; /* its size counts, it is not read */
     CVX_RETURN_IF(cvx_job_resolve(&b->job, &b->ckpt, r, 0));
     CVX_RETURN_IF(cvx_request_ctx(&b->ctx, r));
-    CVX_RETURN_IF(cvx_arena_open(&b->arena, "job", (size_t)1 << 35));
-    return cvx_arena_open(&b->step, "step", (size_t)1 << 37);
+    CVX_RETURN_IF(cvx_ctx_arena(b->ctx, &b->arena, "job", (size_t)1 << 35));
+    return cvx_ctx_arena(b->ctx, &b->step, "step", (size_t)1 << 37);
 }
 
 cvx_status cvx_bench(const cvx_bench_options *o, const char *what, const cvx_mesh *mesh, FILE *out)

@@ -4,6 +4,7 @@
 
 #include "base/fault.h"
 #include "base/stop.h"
+#include "kernels/memory.h"
 #include "kernels/transfer.h"
 #include "model/pipeline/resume.h"
 #include "model/pipeline/run.h"
@@ -366,14 +367,22 @@ static cvx_status step_and_tell(cvx_run *r, denoise *d, const cvx_sched *sched, 
         cvx_fault_at("step");
     }
     CVX_RETURN_IF(denoise_step(r, d, sched, i));
+    CVX_RETURN_IF(cvx_sync(r->p->ctx)); /* the step is done when its progress is told */
     return cvx_progress_step(&r->progress, i + 1);
 }
 
 void cvx_run_show_latents(const cvx_run *r, int64_t i)
 {
-    if (r->hooks->latents != NULL && !r->p->ctx->measure) {
-        r->hooks->latents(r->hooks->latents_payload, i, &r->latents);
+    cvx_host_values v;
+    cvx_tensor host = r->latents;
+
+    if (r->hooks->latents == NULL || r->p->ctx->measure ||
+        cvx_host_open(r->p->ctx, &v, &r->latents, true) != CVX_OK) {
+        return; /* a fault of the device comes out at the next op */
     }
+    host.data = v.data;
+    r->hooks->latents(r->hooks->latents_payload, i, &host);
+    cvx_host_close(r->p->ctx, &v, &r->latents, false);
 }
 
 /* All steps from r->start on; *all: the cost of those that were walked. */

@@ -1,6 +1,7 @@
 /* The first stage: the prompt through the text encoder, an image or a video through the VAE, the starting latents. */
 #include <stdlib.h>
 
+#include "kernels/memory.h"
 #include "kernels/transfer.h"
 #include "model/pipeline/inputs.h"
 #include "model/pipeline/run.h"
@@ -78,13 +79,66 @@ static cvx_status encode_moments(cvx_run *r, const cvx_tensor *pixels, const cvx
                           &r->job->tiling);
 }
 
+/* out [F, C, h, w] <- a sample of moments [2C, F, h, w] with noise [C, F, h, w], on the host. */
+static cvx_status sample_posterior(cvx_run *r, const cvx_tensor *out, const cvx_tensor *moments,
+                                   const cvx_tensor *noise, float scale)
+{
+    const cvx_tensor *t[3] = {out, moments, noise};
+    cvx_host_values v[3] = {{0}};
+    cvx_status st = CVX_OK;
+
+    for (int i = 0; i < 3; i++) {
+        CVX_TRY(st, cvx_host_open(r->p->ctx, &v[i], t[i], i > 0), done);
+    }
+    cvx_posterior_sample(v[0].data, v[1].data, v[2].data, out->dim[1], out->dim[0],
+                         out->dim[2] * out->dim[3], scale);
+done:
+    for (int i = 0; i < 3; i++) {
+        cvx_host_close(r->p->ctx, &v[i], t[i], i == 0 && st == CVX_OK);
+    }
+    return st;
+}
+
+/* Fills t on the host: by cvx_load_image, cvx_load_video or cvx_load_latents. */
+typedef cvx_status (*filler)(const cvx_run *r, const cvx_tensor *t);
+static cvx_status fill_from_file(cvx_run *r, const cvx_tensor *t, filler fn)
+{
+    cvx_host_values v;
+    cvx_tensor host = *t;
+
+    if (r->p->ctx->measure) {
+        return CVX_OK;
+    }
+    CVX_RETURN_IF(cvx_host_open(r->p->ctx, &v, t, false));
+    host.data = v.data;
+    cvx_status st = fn(r, &host);
+    cvx_host_close(r->p->ctx, &v, t, st == CVX_OK);
+    return st;
+}
+
+static cvx_status read_image(const cvx_run *r, const cvx_tensor *t)
+{
+    return cvx_load_image(r->job->request->image, t->data, r->job->height, r->job->width);
+}
+
+static cvx_status read_video(const cvx_run *r, const cvx_tensor *t)
+{
+    return cvx_load_video(r->job->request->video, t->data, r->job->num_frames, r->job->height,
+                          r->job->width);
+}
+
+static cvx_status read_latents(const cvx_run *r, const cvx_tensor *t)
+{
+    return cvx_load_latents(r->job->request->latents, t);
+}
+
 /* Encodes pixels [T, 3, H, W] in -1..1 and samples the posterior: out [F, C, h, w] = scale·sample.
  * The noise is drawn in torch's order [C, F, h, w]. */
 static cvx_status encode_pixels(cvx_run *r, const cvx_tensor *pixels, const cvx_tensor *out,
                                 float scale)
 {
     const cvx_tensor *o = out;
-    int64_t f = o->dim[0], c = o->dim[1], hw = o->dim[2] * o->dim[3];
+    int64_t f = o->dim[0], c = o->dim[1];
     size_t mark = cvx_arena_mark(&r->step);
     cvx_tensor moments, noise;
 
@@ -92,11 +146,9 @@ static cvx_status encode_pixels(cvx_run *r, const cvx_tensor *pixels, const cvx_
     CVX_RETURN_IF(CVX_ALLOC(&r->step, &noise, CVX_F32, c, f, o->dim[2], o->dim[3]));
     CVX_RETURN_IF(cvx_run_share(r, encode_moments(r, pixels, &moments), &moments));
     CVX_RETURN_IF(cvx_run_draw(r, &noise));
-    if (!r->p->ctx->measure) {
-        cvx_posterior_sample(out->data, moments.data, noise.data, c, f, hw, scale);
-    }
+    cvx_status st = r->p->ctx->measure ? CVX_OK : sample_posterior(r, out, &moments, &noise, scale);
     cvx_arena_release(&r->step, mark, false);
-    return CVX_OK;
+    return st;
 }
 
 /* Image-to-video: the first latent frame holds the image, the others zeros. */
@@ -111,10 +163,7 @@ static cvx_status encode_image(cvx_run *r)
                             r->latents.dim[2], r->latents.dim[3]));
     cvx_zero(r->p->ctx, &r->image);
     CVX_RETURN_IF(CVX_ALLOC(&r->step, &pixels, CVX_F32, 1, 3, r->job->height, r->job->width));
-    cvx_status st = r->p->ctx->measure ? CVX_OK
-                                       : cvx_load_image(r->job->request->image, pixels.data,
-                                                        r->job->height, r->job->width);
-    CVX_RETURN_IF(cvx_comm_agree(r->p->opt.mesh->replica, st));
+    CVX_RETURN_IF(cvx_comm_agree(r->p->opt.mesh->replica, fill_from_file(r, &pixels, read_image)));
     first = cvx_slice(&r->image, 0, 0, 1);
     CVX_RETURN_IF(encode_pixels(r, &pixels, &first, v->invert_scale_latents ? 1 / s : s));
     cvx_arena_release(&r->step, mark, false);
@@ -130,11 +179,7 @@ static cvx_status encode_video(cvx_run *r, const cvx_sched *sched)
 
     CVX_RETURN_IF(CVX_ALLOC(&r->step, &pixels, CVX_F32, r->job->num_frames, 3, r->job->height,
                             r->job->width));
-    cvx_status st = r->p->ctx->measure
-                        ? CVX_OK
-                        : cvx_load_video(r->job->request->video, pixels.data, r->job->num_frames,
-                                         r->job->height, r->job->width);
-    CVX_RETURN_IF(cvx_comm_agree(r->p->opt.mesh->replica, st));
+    CVX_RETURN_IF(cvx_comm_agree(r->p->opt.mesh->replica, fill_from_file(r, &pixels, read_video)));
     CVX_RETURN_IF(encode_pixels(r, &pixels, &r->latents, (float)r->p->ckpt->vae.scaling_factor));
     CVX_RETURN_IF(CVX_ALLOC(&r->step, &noise, CVX_F32, cvx_numel(&r->latents)));
     CVX_RETURN_IF(cvx_run_draw(r, &noise));
@@ -193,7 +238,7 @@ static cvx_status start_latents(cvx_run *r, const cvx_sched *sched)
         return encode_video(r, sched);
     }
     if (q->latents != NULL) {
-        return r->p->ctx->measure ? CVX_OK : cvx_load_latents(q->latents, &r->latents);
+        return fill_from_file(r, &r->latents, read_latents);
     }
     CVX_RETURN_IF(cvx_run_draw(r, &r->latents));
     return q->free_noise ? reschedule(r) : CVX_OK;

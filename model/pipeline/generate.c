@@ -7,6 +7,7 @@
 
 #include "base/fault.h"
 #include "base/stop.h"
+#include "kernels/memory.h"
 #include "model/clip/score.h"
 #include "model/pipeline/finish.h"
 #include "model/pipeline/manifest.h"
@@ -139,7 +140,12 @@ static cvx_status open_model(cvx_generator *g)
         g->lora.item[i] = json_string_value(json_array_get(lora, (size_t)i));
     }
     CVX_RETURN_IF(cvx_checkpoint_open(&g->ckpt, g->request->model));
-    return cvx_request_ctx(&g->ctx, g->request);
+    CVX_RETURN_IF(cvx_request_ctx(&g->ctx, g->request));
+    char what[160];
+    if (strcmp(g->request->backend, "auto") == 0 && cvx_cuda_built() && !cvx_cuda_usable(what)) {
+        cvx_progress_note(&g->progress, "%s: computing on the CPU", what);
+    }
+    return CVX_OK;
 }
 
 /* The plan of a job. What open models hold already is taken off what is needed and added to what is available;
@@ -260,8 +266,11 @@ static cvx_status keep_frames(void *payload, const float *rgb, int64_t first, in
 static cvx_status admit_decode(void *payload)
 {
     const video *v = payload;
-    size_t need = v->plan->stage[CVX_STAGE_DECODE].step, have = cvx_memory_available();
+    size_t need = v->plan->stage[CVX_STAGE_DECODE].step, have = cvx_memory_available(), all;
 
+    if (cvx_ctx_has_device(v->g->ctx)) {
+        cvx_ctx_memory(v->g->ctx, &have, &all);
+    }
     return need <= have ? CVX_OK
                         : cvx_fail(CVX_ENOMEM, "the decoder needs %zu MiB and %zu are available",
                                    need >> 20, have >> 20);

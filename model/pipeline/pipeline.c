@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/fault.h"
+#include "kernels/memory.h"
 #include "kernels/transfer.h"
 #include "model/lora.h"
 #include "model/pipeline/run.h"
@@ -78,11 +79,7 @@ cvx_status cvx_run_open(cvx_pipeline *p, cvx_part_id id)
     }
     CVX_RETURN_IF(cvx_checkpoint_part(p->ckpt, dir, names[id]));
     CVX_TRY(st, cvx_weights_open(&x->weights, dir), done);
-    if (p->ctx->measure) {
-        cvx_arena_open_measure(&x->arena, "weights");
-    } else {
-        CVX_TRY(st, cvx_arena_open(&x->arena, "weights", WEIGHTS_RESERVE), done);
-    }
+    CVX_TRY(st, cvx_ctx_arena(p->ctx, &x->arena, "weights", WEIGHTS_RESERVE), done);
     cvx_load load = {.ctx = p->ctx,
                      .arena = &x->arena,
                      .weights = x->weights,
@@ -309,13 +306,8 @@ cvx_status cvx_pipeline_run(cvx_pipeline *p, const cvx_job *job, int64_t video_i
     memset(cost, 0, CVX_STAGE_COUNT * sizeof *cost);
     cvx_rng_seed(&r.rng, (uint64_t)job->request->seed + (uint64_t)video_index);
     CVX_TRY(st, open_sched(&sched, job), done);
-    if (p->ctx->measure) {
-        cvx_arena_open_measure(&r.arena, "job");
-        cvx_arena_open_measure(&r.step, "step");
-    } else {
-        CVX_TRY(st, cvx_arena_open(&r.arena, "job", job_bytes), done);
-        CVX_TRY(st, cvx_arena_open(&r.step, "step", step_bytes), done);
-    }
+    CVX_TRY(st, cvx_ctx_arena(p->ctx, &r.arena, "job", job_bytes), done);
+    CVX_TRY(st, cvx_ctx_arena(p->ctx, &r.step, "step", step_bytes), done);
     CVX_TRY(st, make_latents(&r, sched), done);
     CVX_TRY(st, admit_decode(&r, hooks), done);
     CVX_TRY(st, stage_decode(&r), done);

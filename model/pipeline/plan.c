@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "kernels/memory.h"
 #include "model/pipeline/finish.h"
 
 /* The encoder, filter graphs and thread stacks beyond what is resident when the plan is made: measured
@@ -72,6 +73,9 @@ static cvx_status measure_finish(cvx_plan *p, const cvx_ctx *ctx, const cvx_job 
     return CVX_OK;
 }
 
+/* Device memory beside the arenas: scratch of the ops, workspace of the products, the libraries' own. */
+#define DEVICE_BYTES ((size_t)1 << 30)
+
 static cvx_status measure(cvx_plan *p, const cvx_ctx *ctx, const cvx_checkpoint *ckpt,
                           const cvx_job *job)
 {
@@ -82,10 +86,12 @@ static cvx_status measure(cvx_plan *p, const cvx_ctx *ctx, const cvx_checkpoint 
     p->job_bytes = p->step_bytes = 0;
     for (int i = 0; i < CVX_STAGE_COUNT; i++) {
         const cvx_stage_cost *c = &p->stage[i];
-        size_t anon = c->weights + c->job + c->step + c->finish +
-                      (i >= CVX_STAGE_DECODE ? p->output_bytes : 0);
+        /* on a device the arenas alone count: frames and files stay in host memory */
+        size_t output = i >= CVX_STAGE_DECODE && !p->on_device ? p->output_bytes : 0;
+        size_t anon = c->weights + c->job + c->step + c->finish + output;
+        size_t mapped = p->on_device ? 0 : c->mapped;
         needed = anon > needed ? anon : needed;
-        peak = anon + c->mapped > peak ? anon + c->mapped : peak;
+        peak = anon + mapped > peak ? anon + mapped : peak;
         p->job_bytes = c->job > p->job_bytes ? c->job : p->job_bytes;
         p->step_bytes = c->step > p->step_bytes ? c->step : p->step_bytes;
     }
@@ -113,6 +119,13 @@ cvx_status cvx_plan_make(cvx_plan *out, const cvx_ctx *ctx, const cvx_checkpoint
                   .base_bytes = cvx_memory_resident() + ENCODER_BYTES,
                   .available_bytes = cvx_memory_available() / (size_t)mesh->node_ranks};
 
+    if (cvx_ctx_has_device(ctx)) {
+        size_t unused, all;
+        cvx_ctx_memory(ctx, &unused, &all);
+        p.on_device = true;
+        p.base_bytes = all - unused + DEVICE_BYTES;
+        p.available_bytes = all;
+    }
     CVX_RETURN_IF(measure(&p, ctx, ckpt, job));
     if (p.needed_bytes > p.available_bytes / 10 * 8) {
         p.options.pack = false;
@@ -224,10 +237,16 @@ typedef struct trial {
 /* Room for n values of 4 bytes each. */
 static cvx_status values(trial *t, void **out, int64_t n)
 {
-    CVX_RETURN_IF(cvx_arena_alloc(&t->arena, out, (size_t)n * 4));
+    cvx_host_values v;
+    cvx_tensor to = CVX_VIEW(NULL, CVX_F32, n);
+
+    CVX_RETURN_IF(cvx_arena_alloc(&t->arena, &to.data, (size_t)n * 4));
+    CVX_RETURN_IF(cvx_host_open(&t->ctx, &v, &to, false));
     for (int64_t k = 0; k < n; k++) {
-        ((float *)*out)[k] = (float)((k * 2654435761u >> 16) & 255) / 256.0f - 0.5f;
+        ((float *)v.data)[k] = (float)((k * 2654435761u >> 16) & 255) / 256.0f - 0.5f;
     }
+    cvx_host_close(&t->ctx, &v, &to, true);
+    *out = to.data;
     return CVX_OK;
 }
 
@@ -305,11 +324,12 @@ cvx_status cvx_plan_rates(cvx_ctx *ctx, double rate[CVX_OP_COUNT])
     cvx_status st = CVX_OK;
 
     t.ctx.measure = false;
+    t.ctx.timed = true;
     for (int i = 0; i < CVX_OP_COUNT; i++) {
         rate[i] =
             2e9; /* a few passes over memory at some 10 GB/s: these ops are small beside the others */
     }
-    CVX_TRY(st, cvx_arena_open(&t.arena, "calibration", (size_t)48 << 20), done);
+    CVX_TRY(st, cvx_ctx_arena(&t.ctx, &t.arena, "calibration", (size_t)48 << 20), done);
     for (size_t i = 0; i < sizeof trials / sizeof *trials; i++) {
         rate[trials[i].op] = 0;
         CVX_TRY(st, trial_rate(&t, trials[i].op, trials[i].fn, &rate[trials[i].op]), done);

@@ -13,6 +13,8 @@ typedef struct cvx_plan {
     size_t peak_bytes;            /* highest resident size, files read in place included */
     size_t needed_bytes;          /* the same without them: those pages can be dropped */
     size_t available_bytes;       /* of this machine now (MemAvailable, control group) */
+    bool
+        on_device; /* the bytes above are the device's: base those in use now and scratch, available all */
 } cvx_plan;
 
 /* Walks the job in measure mode, with packed weights if they fit in 80 % of the available memory, else

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/memory.h"
 #include "kernels/transfer.h"
 #include "model/vae/parts.h"
 #include "model/vae/pool.h"
@@ -45,33 +46,19 @@ static cvx_tensor inside(const cvx_tensor *whole, int lo, int hi)
 }
 
 /* Zeros `len` rows or columns from `start` on. */
-static cvx_status zero_edge(run *r, const cvx_tensor *whole, int dim, int64_t start, int64_t len)
+static void zero_edge(run *r, const cvx_tensor *whole, int dim, int64_t start, int64_t len)
 {
-    static const float zero = 0;
-    cvx_tensor to = cvx_slice(whole, dim, start, len), from;
-    int64_t size = (int64_t)cvx_dtype_size(to.dtype);
+    cvx_tensor to = cvx_slice(whole, dim, start, len);
 
-    if (len == 0) {
-        return CVX_OK;
-    }
-    to.dtype = CVX_F32; /* zero is zero in every dtype; rows are whole floats long */
-    to.dim[3] = to.dim[3] * size / 4;
-    for (int i = 0; i < 3; i++) {
-        to.stride[i] = to.stride[i] * size / 4;
-    }
-    from = to;
-    from.data = (void *)(uintptr_t)&zero;
-    memset(from.stride, 0, sizeof from.stride);
-    return cvx_op_strided_copy(r->ctx, &(cvx_strided_copy_args){.y = &to, .x = &from});
+    cvx_zero(r->ctx, &to);
 }
 
-static cvx_status zero_borders(run *r, const cvx_tensor *whole, int lo, int hi)
+static void zero_borders(run *r, const cvx_tensor *whole, int lo, int hi)
 {
     for (int d = 1; d <= 2; d++) {
-        CVX_RETURN_IF(zero_edge(r, whole, d, 0, lo));
-        CVX_RETURN_IF(zero_edge(r, whole, d, whole->dim[d] - hi, hi));
+        zero_edge(r, whole, d, 0, lo);
+        zero_edge(r, whole, d, whole->dim[d] - hi, hi);
     }
-    return CVX_OK;
 }
 
 static cvx_status new_act(run *r, act *out, int end, int lo, int hi, const int64_t dim[4])
@@ -82,7 +69,8 @@ static cvx_status new_act(run *r, act *out, int end, int lo, int hi, const int64
                              dim[2] + lo + hi, dim[3]));
     a.t = inside(&a.whole, lo, hi);
     *out = a;
-    return zero_borders(r, &a.whole, lo, hi);
+    zero_borders(r, &a.whole, lo, hi);
+    return CVX_OK;
 }
 #define NEW_ACT(r, out, end, lo, hi, ...)                                                          \
     new_act((r), (out), (end), (lo), (hi), (const int64_t[4]){__VA_ARGS__})
@@ -256,7 +244,8 @@ static cvx_status open_ring(run *r, ring *out, int end, const cvx_tensor *x, cvx
     *out = (ring){.slots = slots};
     CVX_RETURN_IF(POOL_ALLOC(&r->pool, &out->whole, end, dtype, slots, d[1] + 2, d[2] + 2, d[3]));
     out->in = inside(&out->whole, 1, 1);
-    return zero_borders(r, &out->whole, 1, 1);
+    zero_borders(r, &out->whole, 1, 1);
+    return CVX_OK;
 }
 
 /* The two frames before the chunk's first. */
@@ -538,6 +527,20 @@ static cvx_status collect(run *r, const cvx_tensor *to, const cvx_tensor *planes
     return CVX_OK;
 }
 
+cvx_status cvx_vae_tell_sink(cvx_ctx *ctx, cvx_vae_sink sink, void *payload, const cvx_tensor *rgb,
+                             int64_t first)
+{
+    cvx_host_values v;
+
+    if (ctx->measure) {
+        return CVX_OK;
+    }
+    CVX_RETURN_IF(cvx_host_open(ctx, &v, rgb, true));
+    cvx_status st = sink(payload, v.data, first, rgb->dim[0]);
+    cvx_host_close(ctx, &v, rgb, false);
+    return st;
+}
+
 /* The result y [t, h, w, c], frames `first` .. of the whole, to its place. */
 static cvx_status emit(run *r, const cvx_tensor *y, int64_t first, int end)
 {
@@ -562,9 +565,9 @@ static cvx_status emit(run *r, const cvx_tensor *y, int64_t first, int end)
             POOL_ALLOC(&r->pool, &to, end, CVX_F32, from.dim[0], from.dim[1], height, from.dim[3]));
     }
     CVX_RETURN_IF(collect(r, &to, &from, end));
-    return c->out != NULL || r->comm->rank > 0 || r->ctx->measure
+    return c->out != NULL || r->comm->rank > 0
                ? CVX_OK
-               : c->sink(c->payload, to.data, first, from.dim[0]);
+               : cvx_vae_tell_sink(r->ctx, c->sink, c->payload, &to, first);
 }
 
 /* A 1x1x1 convolution of *x at `end`, if the model has one. */

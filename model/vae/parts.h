@@ -86,4 +86,8 @@ typedef struct coding {
 } coding;
 cvx_status cvx_vae_code(const coding *c) CVX_CHECK;
 
+/* Gives frames rgb [n, 3, H, W] to the sink, from wherever they lie; not in measure mode. */
+cvx_status cvx_vae_tell_sink(cvx_ctx *ctx, cvx_vae_sink sink, void *payload, const cvx_tensor *rgb,
+                             int64_t first) CVX_CHECK;
+
 #endif

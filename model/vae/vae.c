@@ -424,8 +424,8 @@ cvx_status cvx_vae_decode(cvx_vae *v, cvx_arena *step, const cvx_tensor *latents
     }
     CVX_RETURN_IF(cvx_comm_agree(c.comm, st));
     CVX_RETURN_IF(code_tiled(&c, tiling, &video));
-    if (first && !v->load.ctx->measure) {
-        st = sink(payload, video.data, 0, video.dim[0]);
+    if (first) {
+        st = cvx_vae_tell_sink(v->load.ctx, sink, payload, &video, 0);
     }
     cvx_arena_release(step, mark, false);
     return cvx_comm_agree(c.comm, st);

@@ -250,7 +250,7 @@ static void run_norm(cvx_ctx *ctx, const gn_case *c, const test_buf *y, test_buf
     test_buf x = TEST_RAND(1, 1, c->t, c->h, c->w, c->c), gamma = TEST_RAND(2, 0, c->c);
     test_buf beta = TEST_RAND(3, 0, c->c), zy = TEST_RAND(4, 0, 2, c->hz, c->wz, c->c);
     test_buf zb = TEST_RAND(5, 0, 2, c->hz, c->wz, c->c);
-    double stats[64 * 2];
+    double *stats = malloc(64 * 2 * sizeof *stats);
     cvx_tensor sums = CVX_VIEW(sums_out->mem, CVX_F64, c->t, c->h, c->groups, 2);
     cvx_tensor st = CVX_VIEW(stats, CVX_F64, c->groups, 2);
 
@@ -277,6 +277,7 @@ static void run_norm(cvx_ctx *ctx, const gn_case *c, const test_buf *y, test_buf
                                                                   .tmap = tmap,
                                                                   .h_full = c->h,
                                                                   .silu = c->silu}));
+    free(stats);
     free_buf(&x);
     free_buf(&gamma);
     free_buf(&beta);

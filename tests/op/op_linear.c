@@ -1,6 +1,8 @@
 /* op linear (and pack): every level against ref, and the bits of a row. */
 #include "op_test.h"
 
+#include "kernels/memory.h"
+
 /* A weight of random values in the given dtype. */
 static cvx_tensor make_weight(uint32_t seed, cvx_dtype dtype, int64_t n, int64_t k)
 {
@@ -52,12 +54,14 @@ static const linear_case cases[] = {
 
 /* x and w are uniform in [-1, 1): a product has deviation s = 1/3, a sum of p products s·sqrt(p).
  * Rounding it to f32 errs with deviation 2^-24·s·sqrt(p/3); over a block of B products, then k / B
- * blocks, that comes to 2^-24·s·sqrt(B·k/6), with B = 256 at most on every level. Six of them for
+ * blocks, that comes to 2^-24·s·sqrt(B·k/6), with B = 256 at most on every CPU level; cuBLAS's threads add up all k
+ * in a row. Six of them for
  * the sum; then four roundings of values below 2·sqrt(k) + 2. bf16 rounds both operands by at most
  * 2^-9 of themselves, deviation 2^-9·sqrt(2/3)·s·sqrt(k). Activations have slopes below 1.2. */
-static double bound_of(const linear_case *c, cvx_dtype compute)
+static double bound_of(const linear_case *c, cvx_dtype compute, bool device)
 {
-    double k = (double)c->k, sum = 6 * 0x1p-24 / 3 * sqrt(fmin(k, 256) * k / 6);
+    double k = (double)c->k, block = device ? k : fmin(k, 256);
+    double sum = 6 * 0x1p-24 / 3 * sqrt(block * k / 6);
     double after = 4 * 0x1p-24 * (2 * sqrt(k) + 2);
 
     return 1.2 * (sum + after + (compute == CVX_BF16 ? 6 * 0x1p-9 / 3 * sqrt(k * 2 / 3) : 0));
@@ -93,7 +97,7 @@ static void check_case(cvx_ctx *ctx, const linear_case *c, const test_buf *want,
 
     run_case(ctx, c, &w, &y, &res);
     run_case(ctx, c, &p, &packed, &res);
-    double diff = test_diff(&y.t, &want->t), bound = bound_of(c, compute);
+    double diff = test_diff(&y.t, &want->t), bound = bound_of(c, compute, cvx_ctx_has_device(ctx));
     if (getenv("CVX_TEST_VERBOSE") != NULL) {
         print_message("%s %s m %lld n %lld k %lld w %s: error %.3g, bound %.3g\n", ctx->ops->name,
                       cvx_dtype_name(compute), (long long)c->m, (long long)c->n, (long long)c->k,
@@ -256,9 +260,8 @@ static void open_errors(void **state)
         cvx_status want;
     } bad[] = {{{.backend = "tpu"}, CVX_EINVAL},
                {{.isa = "avx1024"}, CVX_EINVAL},
-               {{.backend = "cuda"}, CVX_EUNSUPPORTED},
                {{.threads = -1}, CVX_EINVAL},
-               {{.compute = CVX_F16}, CVX_EINVAL}};
+               {{.backend = "cpu", .compute = CVX_F16}, CVX_EINVAL}};
 
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         cvx_ctx *ctx = NULL;
@@ -266,6 +269,15 @@ static void open_errors(void **state)
         assert_null(ctx);
     }
     assert_non_null(cvx_cpu_ops(cvx_cpu_isa()));
+
+    char what[160];
+    cvx_ctx *ctx = NULL;
+    bool usable = cvx_cuda_usable(what);
+    assert_true(what[0] != 0);
+    assert_int_equal(cvx_ctx_open(&ctx, &(cvx_ctx_options){.backend = "cuda"}),
+                     usable ? CVX_OK : CVX_EUNSUPPORTED);
+    assert_true(usable == (ctx != NULL));
+    cvx_ctx_close(ctx);
 }
 
 int main(void)

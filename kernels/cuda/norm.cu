@@ -1,0 +1,241 @@
+/* Norms over the innermost dimension: one pass over memory, a row in registers. */
+#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/parts.h"
+
+/* Values of a row that one thread holds. */
+#define HELD 16
+
+typedef struct norm_args {
+    const void *x;
+    void *y;
+    const float *gamma, *beta, *scale, *shift;
+    int64_t m, ldx, ldy, text_rows, period;
+    int c;
+    float eps;
+} norm_args;
+
+/* One row for N threads (a warp, or a block), V neighbouring values at a time. The order of the sums follows from N and
+ * V, which follow from c and the tensors' alignment. RMS: T5's norm without mean. */
+template <int N, int V, typename TX, typename TY, bool RMS> __global__ void norm_rows(norm_args a)
+{
+    __shared__ float room[N / 32];
+    int lane = threadIdx.x % N;
+    int64_t r = (int64_t)blockIdx.x * (blockDim.x / N) + threadIdx.x / N;
+    if (r >= a.m) {
+        return;
+    }
+    const TX *x = (const TX *)a.x + r * a.ldx;
+    TY *y = (TY *)a.y + r * a.ldy;
+    float v[HELD], sum = 0, mean = 0, squares = 0;
+
+#pragma unroll
+    for (int i = 0; i < HELD / V; i++) {
+        int e = (i * N + lane) * V;
+        if (e < a.c) {
+            load<TX, V>(v + i * V, x + e);
+#pragma unroll
+            for (int j = 0; j < V; j++) {
+                sum += v[i * V + j];
+            }
+        }
+    }
+    if (!RMS) {
+        mean = sum_over<N>(sum, room) / (float)a.c;
+    }
+#pragma unroll
+    for (int i = 0; i < HELD / V; i++) {
+        if ((i * N + lane) * V < a.c) {
+#pragma unroll
+            for (int j = 0; j < V; j++) {
+                v[i * V + j] -= mean;
+                squares += v[i * V + j] * v[i * V + j];
+            }
+        }
+    }
+    float rstd = 1.0f / sqrtf(sum_over<N>(squares, room) / (float)a.c + a.eps);
+    bool two = a.scale != NULL || a.shift != NULL;
+    int64_t at = two && r % a.period >= a.text_rows ? a.c : 0;
+
+#pragma unroll
+    for (int i = 0; i < HELD / V; i++) {
+        int e = (i * N + lane) * V;
+        if (e < a.c) {
+            float out[V];
+#pragma unroll
+            for (int j = 0; j < V; j++) {
+                float t = v[i * V + j] * rstd;
+                t = a.gamma != NULL ? t * a.gamma[e + j] : t;
+                t = a.beta != NULL ? t + a.beta[e + j] : t;
+                t = a.scale != NULL ? t * (1.0f + a.scale[at + e + j]) : t;
+                out[j] = a.shift != NULL ? t + a.shift[at + e + j] : t;
+            }
+            store<TY, V>(y + e, out);
+        }
+    }
+}
+
+template <int N, int V, bool RMS>
+static void launch_types(cvx_cuda *s, const norm_args *a, cvx_dtype xt, cvx_dtype yt)
+{
+    unsigned threads = N > CVX_THREADS ? N : CVX_THREADS, rows = threads / N;
+    unsigned blocks = (unsigned)((a->m + rows - 1) / rows);
+
+    WITH_TYPE(xt, TX,
+              WITH_TYPE(yt, TY,
+                        norm_rows<N, V, TX, TY, RMS><<<blocks, threads, 0, s->stream>>>(*a)));
+}
+
+template <bool RMS>
+static cvx_status run_norm(cvx_cuda *s, const norm_args *a, const cvx_tensor *x,
+                           const cvx_tensor *y, const char *name)
+{
+    bool wide = a->c % 4 == 0 && a->ldx % 4 == 0 && a->ldy % 4 == 0 &&
+                aligned_to(x->data, 4 * cvx_dtype_size(x->dtype)) &&
+                aligned_to(y->data, 4 * cvx_dtype_size(y->dtype));
+
+    if (a->m == 0 || a->c == 0) {
+        return CVX_OK;
+    }
+    if (a->c > HELD * 1024) {
+        return cvx_fail(CVX_EUNSUPPORTED, "%s of %d values: at most %d on a GPU", name, a->c,
+                        HELD * 1024);
+    }
+    if (a->c <= HELD * 32) {
+        wide ? launch_types<32, 4, RMS>(s, a, x->dtype, y->dtype)
+             : launch_types<32, 1, RMS>(s, a, x->dtype, y->dtype);
+    } else if (a->c <= HELD * 256) {
+        wide ? launch_types<256, 4, RMS>(s, a, x->dtype, y->dtype)
+             : launch_types<256, 1, RMS>(s, a, x->dtype, y->dtype);
+    } else {
+        wide ? launch_types<1024, 4, RMS>(s, a, x->dtype, y->dtype)
+             : launch_types<1024, 1, RMS>(s, a, x->dtype, y->dtype);
+    }
+    return cvx_cuda_launched(s, name);
+}
+
+static const float *values(const cvx_tensor *t)
+{
+    return t != NULL ? (const float *)t->data : NULL;
+}
+
+extern "C" cvx_status cvx_cuda_op_layer_norm(cvx_ctx *ctx, const cvx_layer_norm_args *a)
+{
+    norm_args n = {};
+
+    n.x = a->x->data;
+    n.y = a->y->data;
+    n.gamma = values(a->gamma);
+    n.beta = values(a->beta);
+    n.scale = values(a->scale);
+    n.shift = values(a->shift);
+    n.m = a->x->dim[0];
+    n.c = (int)a->x->dim[1];
+    n.ldx = a->x->stride[0];
+    n.ldy = a->y->stride[0];
+    n.text_rows = a->text_rows;
+    n.period = a->period;
+    n.eps = (float)a->eps;
+    return run_norm<false>(cvx_cuda_of(ctx), &n, a->x, a->y, "layer_norm");
+}
+
+extern "C" cvx_status cvx_cuda_op_rms_norm(cvx_ctx *ctx, const cvx_rms_norm_args *a)
+{
+    norm_args n = {};
+
+    n.x = a->x->data;
+    n.y = a->y->data;
+    n.gamma = values(a->gamma);
+    n.m = a->x->dim[0];
+    n.c = (int)a->x->dim[1];
+    n.ldx = a->x->stride[0];
+    n.ldy = a->y->stride[0];
+    n.eps = (float)a->eps;
+    return run_norm<true>(cvx_cuda_of(ctx), &n, a->x, a->y, "rms_norm");
+}
+
+/* --- norm of a head and rotary positions --- */
+
+typedef struct rope_args {
+    void *x;
+    const float *gamma, *beta, *cos, *sin;
+    int64_t n, s, h, sb, ss, sh, text_rows, row0, ldcos, ldsin;
+    int d;
+    float eps;
+} rope_args;
+
+/* The most values of a head: each lane of the head's warp holds d / 32. */
+#define HEAD_MAX 256
+
+template <typename T> __global__ void norm_rope_heads(rope_args a)
+{
+    int64_t i = (int64_t)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    int lane = threadIdx.x % 32;
+    if (i >= a.n) {
+        return;
+    }
+    int64_t head = i % a.h, r = i / a.h % a.s, b = i / a.h / a.s, at = r - a.text_rows;
+    T *x = (T *)a.x + b * a.sb + r * a.ss + head * a.sh;
+    float v[HEAD_MAX / 32], sum = 0, squares = 0;
+    bool turned = a.cos != NULL && at >= 0;
+
+#pragma unroll
+    for (int j = 0; j < HEAD_MAX / 32; j++) {
+        int e = lane + 32 * j;
+        v[j] = e < a.d ? to_float(x[e]) : 0;
+        sum += v[j];
+    }
+    float mean = sum_over<32>(sum, NULL) / (float)a.d;
+#pragma unroll
+    for (int j = 0; j < HEAD_MAX / 32; j++) {
+        v[j] = lane + 32 * j < a.d ? v[j] - mean : 0;
+        squares += v[j] * v[j];
+    }
+    float rstd = 1.0f / sqrtf(sum_over<32>(squares, NULL) / (float)a.d + a.eps);
+#pragma unroll
+    for (int j = 0; j < HEAD_MAX / 32; j++) {
+        int e = lane + 32 * j;
+        bool there = e < a.d;
+        float u = there ? v[j] * rstd * a.gamma[e] + a.beta[e] : 0;
+        float other = __shfl_xor_sync(0xffffffffu, u, 1); /* the other of the pair */
+        if (there && turned) {
+            float c = a.cos[(at + a.row0) * a.ldcos + e], t = a.sin[(at + a.row0) * a.ldsin + e];
+            u = u * c + (e % 2 == 0 ? -other : other) * t;
+        }
+        if (there) {
+            x[e] = from_float<T>(u);
+        }
+    }
+}
+
+extern "C" cvx_status cvx_cuda_op_qk_norm_rope(cvx_ctx *ctx, const cvx_qk_norm_rope_args *a)
+{
+    cvx_cuda *s = cvx_cuda_of(ctx);
+    const cvx_tensor *x = a->x;
+    rope_args r = {};
+
+    r.x = x->data;
+    r.gamma = values(a->gamma);
+    r.beta = values(a->beta);
+    r.cos = values(a->cos);
+    r.sin = values(a->sin);
+    r.n = x->dim[0] * x->dim[1] * x->dim[2];
+    r.s = x->dim[1];
+    r.h = x->dim[2];
+    r.d = (int)x->dim[3];
+    r.sb = x->stride[0];
+    r.ss = x->stride[1];
+    r.sh = x->stride[2];
+    r.text_rows = a->text_rows;
+    r.row0 = a->rope_row0;
+    r.ldcos = a->cos != NULL ? a->cos->stride[0] : 0;
+    r.ldsin = a->sin != NULL ? a->sin->stride[0] : 0;
+    r.eps = (float)a->eps;
+    if (r.d > HEAD_MAX) {
+        return cvx_fail(CVX_EUNSUPPORTED, "heads of %d values: at most %d on a GPU", r.d, HEAD_MAX);
+    }
+    if (r.n > 0 && r.d > 0) {
+        WITH_TYPE(x->dtype, T,
+                  norm_rope_heads<T><<<blocks_for(32 * r.n), CVX_THREADS, 0, s->stream>>>(r));
+    }
+    return cvx_cuda_launched(s, "qk_norm_rope");
+}

@@ -1,0 +1,28 @@
+/* The backend's table. */
+#include "kernels/cuda/attention.h"
+#include "kernels/cuda/parts.h"
+
+cvx_status cvx_cuda_op_attention(cvx_ctx *ctx, const cvx_attention_args *a)
+{
+    return cvx_cuda_attention(cvx_cuda_of(ctx), a);
+}
+
+/* Every op first tells a fault of a transfer before it. */
+#define CVX_OP(op)                                                                                 \
+    static cvx_status run_##op(cvx_ctx *ctx, const cvx_##op##_args *a)                             \
+    {                                                                                              \
+        CVX_RETURN_IF(cvx_cuda_recall(cvx_cuda_of(ctx)));                                          \
+        return cvx_cuda_op_##op(ctx, a);                                                           \
+    }
+#include "kernels/ops.def"
+#undef CVX_OP
+
+const cvx_ops cvx_cuda_ops = {
+    .name = "cuda",
+    .memory = &cvx_cuda_memory,
+#define CVX_OP(op) .op = run_##op,
+#include "kernels/ops.def"
+#undef CVX_OP
+    .packed_bytes = cvx_cuda_packed_bytes,
+    .conv_input = cvx_cuda_conv_input,
+};

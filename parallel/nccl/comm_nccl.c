@@ -1,0 +1,912 @@
+#include "parallel/nccl/comm_nccl.h"
+
+#include <cuda_runtime_api.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#ifdef CVX_HAVE_NCCL
+#include <nccl.h>
+#else
+typedef struct no_nccl *ncclComm_t;
+#endif
+
+#include "kernels/cuda/cuda.h"
+
+/* Seconds until a collective that does not end is given up. */
+#define TIMEOUT 120.0
+/* Milliseconds between two looks of the watching thread. */
+#define LOOK_MS 100
+
+typedef struct impl {
+    cvx_comm *host; /* the same ranks in host memory */
+    bool own_host;
+    ncclComm_t nccl; /* NULL: staged */
+    const cvx_cuda_process *cuda;
+    cudaEvent_t queued, arrived; /* compute -> exchange stream, and back */
+    void *pinned[2];             /* staged: what goes out, what comes in */
+    size_t pinned_size[2];
+    float *sums; /* device: every rank's part of one share */
+    size_t sums_size;
+    /* of the watching thread; `lock` guards them */
+    pthread_mutex_t lock;
+    cudaEvent_t last; /* end of what was queued last */
+    double since;     /* when that was queued; 0: nothing yet */
+    bool broken;
+    struct impl *next;
+} impl;
+
+static impl *impl_of(const cvx_comm *c)
+{
+    return c->impl;
+}
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static double patience(void)
+{
+    const char *v = getenv("CVX_NCCL_TIMEOUT");
+    double s = v != NULL ? strtod(v, NULL) : 0;
+    return s > 0 ? s : TIMEOUT;
+}
+
+static cvx_status cuda_status(cudaError_t e, const char *what)
+{
+    return cvx_cuda_status((int)e, what);
+}
+
+#ifdef CVX_HAVE_NCCL
+static cvx_status nccl_status(ncclResult_t r, const char *what)
+{
+    if (r == ncclSuccess || r == ncclInProgress) {
+        return CVX_OK;
+    }
+    return cvx_fail(r == ncclRemoteError          ? CVX_EPEER
+                    : r == ncclUnhandledCudaError ? CVX_EUNSUPPORTED
+                                                  : CVX_EPEER,
+                    "NCCL %s: %s", what, ncclGetErrorString(r));
+}
+
+/* Waits until a call of a communicator that does not block is through. */
+static cvx_status settle(ncclComm_t comm, ncclResult_t called, const char *what)
+{
+    const struct timespec nap = {0, 20000};
+    double until = now() + patience();
+    ncclResult_t r = called;
+
+    while (r == ncclInProgress) {
+        ncclResult_t asked = ncclCommGetAsyncError(comm, &r);
+        if (asked != ncclSuccess) {
+            return nccl_status(asked, what);
+        }
+        if (r == ncclInProgress && now() > until) {
+            return cvx_fail(CVX_EPEER, "NCCL %s: no end after %.0f s", what, patience());
+        }
+        if (r == ncclInProgress) {
+            nanosleep(&nap, NULL);
+        }
+    }
+    return nccl_status(r, what);
+}
+
+/* --- the watching thread: one for all communicators of the process --- */
+
+static struct {
+    pthread_mutex_t lock;
+    pthread_t thread;
+    impl *first;
+    bool running, stop;
+} watch = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+/* Aborts a communicator that failed or does not come to an end: its kernels then end, and with them the streams. */
+static void look(impl *i)
+{
+    ncclResult_t r = ncclSuccess;
+
+    pthread_mutex_lock(&i->lock);
+    if (!i->broken && i->since > 0) {
+        bool done = cudaEventQuery(i->last) != cudaErrorNotReady;
+        ncclCommGetAsyncError(i->nccl, &r);
+        bool failed = r != ncclSuccess && r != ncclInProgress;
+        if (failed || (!done && now() - i->since > patience())) {
+            i->broken = true;
+            ncclCommAbort(i->nccl);
+        }
+        i->since = done ? 0 : i->since;
+    }
+    pthread_mutex_unlock(&i->lock);
+}
+
+static void *watch_all(void *device)
+{
+    const struct timespec nap = {0, LOOK_MS * 1000000L};
+
+    cudaSetDevice((int)(intptr_t)device);
+    for (bool stop = false; !stop;) {
+        nanosleep(&nap, NULL);
+        pthread_mutex_lock(&watch.lock);
+        for (impl *i = watch.first; i != NULL; i = i->next) {
+            look(i);
+        }
+        stop = watch.stop;
+        pthread_mutex_unlock(&watch.lock);
+    }
+    return NULL;
+}
+
+static cvx_status watch_add(impl *i)
+{
+    cvx_status st = CVX_OK;
+
+    pthread_mutex_lock(&watch.lock);
+    i->next = watch.first;
+    watch.first = i;
+    if (!watch.running) {
+        watch.stop = false;
+        watch.running =
+            pthread_create(&watch.thread, NULL, watch_all, (void *)(intptr_t)i->cuda->device) == 0;
+        if (!watch.running) {
+            watch.first = i->next;
+            st = cvx_fail(CVX_ENOMEM, "no thread to watch NCCL");
+        }
+    }
+    pthread_mutex_unlock(&watch.lock);
+    return st;
+}
+
+static void watch_remove(impl *i)
+{
+    bool last;
+
+    pthread_mutex_lock(&watch.lock);
+    for (impl **at = &watch.first; *at != NULL; at = &(*at)->next) {
+        if (*at == i) {
+            *at = i->next;
+            break;
+        }
+    }
+    last = watch.running && watch.first == NULL;
+    watch.stop = last;
+    pthread_mutex_unlock(&watch.lock);
+    if (last) {
+        pthread_join(watch.thread, NULL);
+        watch.running = false;
+    }
+}
+#endif
+
+/* --- buffers --- */
+
+static bool on_device(const void *p)
+{
+    struct cudaPointerAttributes a;
+
+    if (p == NULL || cudaPointerGetAttributes(&a, p) != cudaSuccess) {
+        cudaGetLastError();
+        return false;
+    }
+    return a.type == cudaMemoryTypeDevice || a.type == cudaMemoryTypeManaged;
+}
+
+static cvx_status room(impl *i, int which, size_t bytes)
+{
+    if (bytes > i->pinned_size[which]) {
+        cudaFreeHost(i->pinned[which]);
+        i->pinned[which] = NULL;
+        i->pinned_size[which] = 0;
+        CVX_RETURN_IF(cuda_status(cudaMallocHost(&i->pinned[which], bytes), "pinned memory"));
+        i->pinned_size[which] = bytes;
+    }
+    return CVX_OK;
+}
+
+static cvx_status to_host(impl *i, void *dst, const void *src, int64_t bytes)
+{
+    if (bytes > 0) {
+        CVX_RETURN_IF(cuda_status(cudaMemcpyAsync(dst, src, (size_t)bytes, cudaMemcpyDeviceToHost,
+                                                  i->cuda->compute),
+                                  "staging"));
+    }
+    return cuda_status(cudaStreamSynchronize(i->cuda->compute), "staging");
+}
+
+static cvx_status to_device(impl *i, void *dst, const void *src, int64_t bytes)
+{
+    if (bytes > 0) {
+        CVX_RETURN_IF(cuda_status(cudaMemcpyAsync(dst, src, (size_t)bytes, cudaMemcpyHostToDevice,
+                                                  i->cuda->compute),
+                                  "staging"));
+    }
+    return cuda_status(cudaStreamSynchronize(i->cuda->compute), "staging");
+}
+
+/* Where the last of a list of pieces ends. */
+static int64_t end_of(const cvx_comm *c, const int64_t *bytes, const int64_t *at)
+{
+    int64_t end = 0;
+
+    for (int r = 0; r < c->size; r++) {
+        end = at[r] + bytes[r] > end ? at[r] + bytes[r] : end;
+    }
+    return end;
+}
+
+static cvx_status usable(impl *i)
+{
+    pthread_mutex_lock(&i->lock);
+    bool broken = i->broken;
+    pthread_mutex_unlock(&i->lock);
+    return broken ? cvx_fail(CVX_EPEER, "another rank's GPU no longer answers; NCCL was aborted")
+                  : CVX_OK;
+}
+
+#ifdef CVX_HAVE_NCCL
+/* Before calls into NCCL: the watching thread, whose abort frees the communicator, is kept out until queued(). */
+static cvx_status enter(impl *i)
+{
+    pthread_mutex_lock(&i->lock);
+    if (!i->broken) {
+        return CVX_OK;
+    }
+    pthread_mutex_unlock(&i->lock);
+    return usable(i);
+}
+
+/* After a call was queued on `stream`: the call's own status, and the clock of the watching thread. */
+static cvx_status queued(impl *i, ncclResult_t r, cudaStream_t stream, const char *what)
+{
+    cvx_status st = settle(i->nccl, r, what);
+
+    if (st == CVX_OK) {
+        st = cuda_status(cudaEventRecord(i->last, stream), what);
+        i->since = now();
+    }
+    pthread_mutex_unlock(&i->lock);
+    return st;
+}
+
+/* Pieces to and from every rank at once, on `stream`. This rank's own piece is copied, unless it is in place. */
+static cvx_status exchange_all(cvx_comm *c, const char *send, const int64_t *send_bytes,
+                               const int64_t *send_at, char *recv, const int64_t *recv_bytes,
+                               const int64_t *recv_at)
+{
+    impl *i = impl_of(c);
+    cudaStream_t stream = i->cuda->compute;
+    const char *own = send + send_at[c->rank];
+    char *place = recv + recv_at[c->rank];
+    ncclResult_t r = ncclSuccess;
+
+    if (own != place && send_bytes[c->rank] > 0) {
+        CVX_RETURN_IF(cuda_status(cudaMemcpyAsync(place, own, (size_t)send_bytes[c->rank],
+                                                  cudaMemcpyDeviceToDevice, stream),
+                                  "own piece"));
+    }
+    CVX_RETURN_IF(enter(i));
+    ncclGroupStart();
+    for (int k = 1; k < c->size && r == ncclSuccess; k++) {
+        int to = (c->rank + k) % c->size, from = (c->rank - k + c->size) % c->size;
+        if (send_bytes[to] > 0) {
+            r = ncclSend(send + send_at[to], (size_t)send_bytes[to], ncclInt8, to, i->nccl, stream);
+        }
+        if (recv_bytes[from] > 0 && (r == ncclSuccess || r == ncclInProgress)) {
+            r = ncclRecv(recv + recv_at[from], (size_t)recv_bytes[from], ncclInt8, from, i->nccl,
+                         stream);
+        }
+        r = r == ncclInProgress ? ncclSuccess : r;
+    }
+    ncclResult_t end = ncclGroupEnd();
+    return queued(i, r != ncclSuccess ? r : end, stream, "exchange");
+}
+#endif
+
+/* --- the table --- */
+
+static cvx_status staged_gather(cvx_comm *c, const void *send, int64_t bytes, void *recv,
+                                const int64_t *recv_bytes, const int64_t *recv_at)
+{
+    impl *i = impl_of(c);
+    int64_t all = end_of(c, recv_bytes, recv_at);
+
+    CVX_RETURN_IF(room(i, 1, (size_t)all));
+    char *in = i->pinned[1];
+    CVX_RETURN_IF(to_host(i, in + recv_at[c->rank], send, bytes));
+    CVX_RETURN_IF(
+        i->host->ops->allgatherv(i->host, in + recv_at[c->rank], bytes, in, recv_bytes, recv_at));
+    for (int r = 0; r < c->size; r++) {
+        CVX_RETURN_IF(to_device(i, (char *)recv + recv_at[r], in + recv_at[r], recv_bytes[r]));
+    }
+    return CVX_OK;
+}
+
+static cvx_status allgatherv(cvx_comm *c, const void *send, int64_t send_bytes, void *recv,
+                             const int64_t *recv_bytes, const int64_t *recv_at)
+{
+    impl *i = impl_of(c);
+
+    if (!on_device(recv)) {
+        return i->host->ops->allgatherv(i->host, send, send_bytes, recv, recv_bytes, recv_at);
+    }
+#ifdef CVX_HAVE_NCCL
+    if (i->nccl != NULL) {
+        bool even = true;
+        for (int r = 0; r < c->size; r++) {
+            even = even && recv_bytes[r] == send_bytes && recv_at[r] == r * send_bytes;
+        }
+        if (even) {
+            CVX_RETURN_IF(enter(i));
+            ncclResult_t r =
+                ncclAllGather(send, recv, (size_t)send_bytes, ncclInt8, i->nccl, i->cuda->compute);
+            return queued(i, r, i->cuda->compute, "all-gather");
+        }
+        int64_t *bytes = malloc(2 * (size_t)c->size * sizeof *bytes);
+        if (bytes == NULL) {
+            return cvx_fail(CVX_ENOMEM, "no memory for an all-gather");
+        }
+        for (int r = 0; r < c->size; r++) { /* the same piece to everyone */
+            bytes[r] = send_bytes;
+            bytes[c->size + r] = 0;
+        }
+        cvx_status st = exchange_all(c, send, bytes, bytes + c->size, recv, recv_bytes, recv_at);
+        free(bytes);
+        return st;
+    }
+#endif
+    return staged_gather(c, send, send_bytes, recv, recv_bytes, recv_at);
+}
+
+static cvx_status alltoallv(cvx_comm *c, const void *send, const int64_t *send_bytes,
+                            const int64_t *send_at, void *recv, const int64_t *recv_bytes,
+                            const int64_t *recv_at)
+{
+    impl *i = impl_of(c);
+    int64_t out = end_of(c, send_bytes, send_at), in = end_of(c, recv_bytes, recv_at);
+
+    if (!on_device(recv) && !on_device(send)) {
+        return i->host->ops->alltoallv(i->host, send, send_bytes, send_at, recv, recv_bytes,
+                                       recv_at);
+    }
+#ifdef CVX_HAVE_NCCL
+    if (i->nccl != NULL) {
+        return exchange_all(c, send, send_bytes, send_at, recv, recv_bytes, recv_at);
+    }
+#endif
+    CVX_RETURN_IF(room(i, 0, (size_t)out + 1));
+    CVX_RETURN_IF(room(i, 1, (size_t)in + 1));
+    CVX_RETURN_IF(to_host(i, i->pinned[0], send, out));
+    CVX_RETURN_IF(i->host->ops->alltoallv(i->host, i->pinned[0], send_bytes, send_at, i->pinned[1],
+                                          recv_bytes, recv_at));
+    for (int r = 0; r < c->size; r++) { /* only what came: there may be other things between */
+        CVX_RETURN_IF(to_device(i, (char *)recv + recv_at[r], (char *)i->pinned[1] + recv_at[r],
+                                recv_bytes[r]));
+    }
+    return CVX_OK;
+}
+
+/* recv [counts[rank]] = every rank's send[at[rank]] .., added in rank order on every rank: the pieces come by an
+ * exchange, so that no library chooses the order. recv may be this rank's place in send. */
+static cvx_status sum_shares(cvx_comm *c, const float *send, const int64_t *at,
+                             const int64_t *counts, float *recv)
+{
+    impl *i = impl_of(c);
+    int64_t mine = counts[c->rank], *list = malloc(4 * (size_t)c->size * sizeof *list);
+    size_t bytes = (size_t)(mine * c->size) * sizeof(float);
+    cvx_status st = CVX_OK;
+
+    if (list == NULL) {
+        return cvx_fail(CVX_ENOMEM, "no memory to add over ranks");
+    }
+    if (bytes > i->sums_size) {
+        CVX_TRY(st, cuda_status(cudaStreamSynchronize(i->cuda->compute), "sum over ranks"), done);
+        cudaFree(i->sums);
+        i->sums = NULL;
+        i->sums_size = 0;
+        CVX_TRY(st, cuda_status(cudaMalloc((void **)&i->sums, bytes), "sum over ranks"), done);
+        i->sums_size = bytes;
+    }
+    for (int r = 0; r < c->size; r++) {
+        list[r] = 4 * counts[r];
+        list[c->size + r] = 4 * at[r];
+        list[2 * c->size + r] = 4 * mine;
+        list[3 * c->size + r] = 4 * mine * r;
+    }
+    CVX_TRY(st,
+            alltoallv(c, send, list, list + c->size, i->sums, list + 2 * c->size,
+                      list + 3 * c->size),
+            done);
+    st = cvx_cuda_sum_ranks(i->cuda->compute, recv, i->sums, mine, c->size);
+done:
+    free(list);
+    return st;
+}
+
+static cvx_status reduce_scatterv(cvx_comm *c, const float *send, float *recv,
+                                  const int64_t *counts)
+{
+    impl *i = impl_of(c);
+
+    if (!on_device(send)) {
+        return i->host->ops->reduce_scatterv_f32(i->host, send, recv, counts);
+    }
+    int64_t *at = calloc((size_t)c->size, sizeof *at);
+    if (at == NULL) {
+        return cvx_fail(CVX_ENOMEM, "no memory to add over ranks");
+    }
+    for (int r = 1; r < c->size; r++) {
+        at[r] = at[r - 1] + counts[r - 1];
+    }
+    cvx_status st = sum_shares(c, send, at, counts, recv);
+    free(at);
+    return st;
+}
+
+static cvx_status allreduce(cvx_comm *c, float *buf, int64_t n)
+{
+    impl *i = impl_of(c);
+    cvx_status st = CVX_OK;
+
+    if (!on_device(buf)) {
+        return i->host->ops->allreduce_f32(i->host, buf, n);
+    }
+    int64_t *counts = calloc(4 * (size_t)c->size, sizeof *counts);
+    if (counts == NULL) {
+        return cvx_fail(CVX_ENOMEM, "no memory to add over ranks");
+    }
+    int64_t *at = counts + c->size, *bytes = at + c->size, *bytes_at = bytes + c->size;
+    for (int r = 0; r < c->size; r++) {
+        cvx_shard s = cvx_shard_of(n, c->size, r);
+        at[r] = s.start;
+        counts[r] = s.len;
+        bytes[r] = 4 * s.len;
+        bytes_at[r] = 4 * s.start;
+    }
+    float *mine = buf + at[c->rank];
+    CVX_TRY(st, sum_shares(c, buf, at, counts, mine), done);
+    st = allgatherv(c, mine, bytes[c->rank], buf, bytes, bytes_at);
+done:
+    free(counts);
+    return st;
+}
+
+#ifdef CVX_HAVE_NCCL
+static cvx_status pair(cvx_comm *c, cudaStream_t stream, const void *send, int64_t send_bytes,
+                       int to, void *recv, int64_t recv_bytes, int from)
+{
+    impl *i = impl_of(c);
+    ncclResult_t r = ncclSuccess;
+
+    CVX_RETURN_IF(enter(i));
+    ncclGroupStart();
+    if (to >= 0 && send_bytes > 0) {
+        r = ncclSend(send, (size_t)send_bytes, ncclInt8, to, i->nccl, stream);
+    }
+    if (from >= 0 && recv_bytes > 0 && (r == ncclSuccess || r == ncclInProgress)) {
+        r = ncclRecv(recv, (size_t)recv_bytes, ncclInt8, from, i->nccl, stream);
+    }
+    ncclResult_t end = ncclGroupEnd();
+    return queued(i, r != ncclSuccess && r != ncclInProgress ? r : end, stream, "send and receive");
+}
+#endif
+
+static cvx_status staged_pair(cvx_comm *c, const void *send, int64_t send_bytes, int to, void *recv,
+                              int64_t recv_bytes, int from)
+{
+    impl *i = impl_of(c);
+
+    CVX_RETURN_IF(room(i, 0, (size_t)send_bytes + 1));
+    CVX_RETURN_IF(room(i, 1, (size_t)recv_bytes + 1));
+    if (to >= 0) {
+        CVX_RETURN_IF(to_host(i, i->pinned[0], send, send_bytes));
+    }
+    CVX_RETURN_IF(i->host->ops->sendrecv(i->host, i->pinned[0], send_bytes, to, i->pinned[1],
+                                         recv_bytes, from));
+    return from >= 0 ? to_device(i, recv, i->pinned[1], recv_bytes) : CVX_OK;
+}
+
+static cvx_status sendrecv(cvx_comm *c, const void *send, int64_t send_bytes, int to, void *recv,
+                           int64_t recv_bytes, int from)
+{
+    impl *i = impl_of(c);
+
+    if (!on_device(to >= 0 ? send : recv)) {
+        return i->host->ops->sendrecv(i->host, send, send_bytes, to, recv, recv_bytes, from);
+    }
+#ifdef CVX_HAVE_NCCL
+    if (i->nccl != NULL) {
+        return pair(c, i->cuda->compute, send, send_bytes, to, recv, recv_bytes, from);
+    }
+#endif
+    return staged_pair(c, send, send_bytes, to, recv, recv_bytes, from);
+}
+
+/* What computes on the compute stream from here on runs beside the transfer. */
+static cvx_status start_sendrecv(cvx_comm *c, cvx_comm_pending *p, const void *send,
+                                 int64_t send_bytes, int to, void *recv, int64_t recv_bytes,
+                                 int from)
+{
+#ifdef CVX_HAVE_NCCL
+    impl *i = impl_of(c);
+    cudaStream_t stream = i->cuda->exchange;
+
+    if (i->nccl != NULL && on_device(to >= 0 ? send : recv)) {
+        CVX_RETURN_IF(cuda_status(cudaEventRecord(i->queued, i->cuda->compute), "exchange"));
+        CVX_RETURN_IF(cuda_status(cudaStreamWaitEvent(stream, i->queued, 0), "exchange"));
+        CVX_RETURN_IF(pair(c, stream, send, send_bytes, to, recv, recv_bytes, from));
+        CVX_RETURN_IF(cuda_status(cudaEventRecord(i->arrived, stream), "exchange"));
+        p->impl = i;
+        return CVX_OK;
+    }
+#endif
+    (void)p; /* done when it returns */
+    return sendrecv(c, send, send_bytes, to, recv, recv_bytes, from);
+}
+
+static cvx_status wait_arrived(cvx_comm *c, cvx_comm_pending *p)
+{
+    impl *i = impl_of(c);
+
+    p->impl = NULL;
+    return cuda_status(cudaStreamWaitEvent(i->cuda->compute, i->arrived, 0), "exchange");
+}
+
+static cvx_status broadcast(cvx_comm *c, void *buf, int64_t bytes, int root)
+{
+    impl *i = impl_of(c);
+
+    if (!on_device(buf)) {
+        return i->host->ops->broadcast(i->host, buf, bytes, root);
+    }
+#ifdef CVX_HAVE_NCCL
+    if (i->nccl != NULL) {
+        CVX_RETURN_IF(enter(i));
+        ncclResult_t r =
+            ncclBroadcast(buf, buf, (size_t)bytes, ncclInt8, root, i->nccl, i->cuda->compute);
+        return queued(i, r, i->cuda->compute, "broadcast");
+    }
+#endif
+    CVX_RETURN_IF(room(i, 0, (size_t)bytes + 1));
+    if (c->rank == root) {
+        CVX_RETURN_IF(to_host(i, i->pinned[0], buf, bytes));
+    }
+    CVX_RETURN_IF(i->host->ops->broadcast(i->host, i->pinned[0], bytes, root));
+    return c->rank == root ? CVX_OK : to_device(i, buf, i->pinned[0], bytes);
+}
+
+/* What is queued must have come to an end, or be known to have failed, before ranks agree that all is well. */
+static cvx_status agree(cvx_comm *c, int *least)
+{
+    impl *i = impl_of(c);
+
+    if (*least >= 0) {
+        cvx_status st =
+            cuda_status(cudaStreamSynchronize(i->cuda->compute), "waiting for the device");
+        st = st == CVX_OK ? usable(i) : st;
+        CVX_RETURN_IF(st);
+    }
+    return i->host->ops->agree(i->host, least);
+}
+
+static cvx_status wrap(cvx_comm **out, cvx_comm *host, bool own_host, ncclComm_t nccl);
+
+#ifdef CVX_HAVE_NCCL
+static cvx_status split_nccl(impl *i, int colour, int key, ncclComm_t *out)
+{
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+
+    *out = NULL;
+    config.blocking = 0;
+    config.splitShare = 1; /* the parts use the same channels: they are never at work at once */
+    CVX_RETURN_IF(enter(i));
+    ncclResult_t r = ncclCommSplit(i->nccl, colour, key, out, &config);
+    cvx_status st = settle(i->nccl, r, "split");
+    pthread_mutex_unlock(&i->lock);
+    CVX_RETURN_IF(st);
+    return colour == NCCL_SPLIT_NOCOLOR || *out == NULL ? CVX_OK
+                                                        : settle(*out, ncclInProgress, "split");
+}
+#endif
+
+static cvx_status split(cvx_comm *c, int colour, int key, cvx_comm **out)
+{
+    impl *i = impl_of(c);
+    cvx_comm *host = NULL;
+    ncclComm_t nccl = NULL;
+
+    CVX_RETURN_IF(i->host->ops->split(i->host, colour, key, &host));
+#ifdef CVX_HAVE_NCCL
+    if (i->nccl != NULL) {
+        cvx_status st = split_nccl(i, colour, key, &nccl);
+        if (st != CVX_OK) {
+            cvx_comm_close(host);
+            return st;
+        }
+    }
+#endif
+    return wrap(out, host, true, nccl);
+}
+
+static cvx_status first(cvx_comm *c, int n, cvx_comm **out)
+{
+    impl *i = impl_of(c);
+    cvx_comm *host = NULL;
+    ncclComm_t nccl = NULL;
+
+    *out = NULL;
+    CVX_RETURN_IF(i->host->ops->first(i->host, n, &host));
+#ifdef CVX_HAVE_NCCL
+    if (i->nccl != NULL) {
+        cvx_status st = split_nccl(i, c->rank < n ? 0 : NCCL_SPLIT_NOCOLOR, c->rank, &nccl);
+        if (st != CVX_OK) {
+            cvx_comm_close(host);
+            return st;
+        }
+    }
+#endif
+    return host == NULL ? CVX_OK : wrap(out, host, true, nccl);
+}
+
+static void close_device(cvx_comm *c)
+{
+    impl *i = impl_of(c);
+
+    if (i == NULL) {
+        return;
+    }
+#ifdef CVX_HAVE_NCCL
+    if (i->nccl != NULL) {
+        watch_remove(i);
+        if (!i->broken) {
+            ncclCommFinalize(i->nccl);
+            if (settle(i->nccl, ncclInProgress, "end") == CVX_OK) {
+                ncclCommDestroy(i->nccl);
+            } else {
+                ncclCommAbort(i->nccl);
+            }
+        }
+    }
+#endif
+    cudaEvent_t events[] = {i->queued, i->arrived, i->last};
+    for (int k = 0; k < 3; k++) {
+        if (events[k] != NULL) {
+            cudaEventDestroy(events[k]);
+        }
+    }
+    cudaFree(i->sums);
+    cudaFreeHost(i->pinned[0]);
+    cudaFreeHost(i->pinned[1]);
+    if (i->own_host) {
+        cvx_comm_close(i->host);
+    }
+    pthread_mutex_destroy(&i->lock);
+    if (i->cuda != NULL) {
+        cvx_cuda_process_close();
+    }
+    free(i);
+}
+
+/* Takes over host (if own_host) and nccl, also where it fails. */
+static cvx_status wrap(cvx_comm **out, cvx_comm *host, bool own_host, ncclComm_t nccl)
+{
+    static const cvx_comm_ops nccl_ops = {.name = "nccl",
+                                          .allgatherv = allgatherv,
+                                          .alltoallv = alltoallv,
+                                          .reduce_scatterv_f32 = reduce_scatterv,
+                                          .allreduce_f32 = allreduce,
+                                          .sendrecv = sendrecv,
+                                          .start_sendrecv = start_sendrecv,
+                                          .wait = wait_arrived,
+                                          .broadcast = broadcast,
+                                          .agree = agree,
+                                          .split = split,
+                                          .first = first,
+                                          .close = close_device};
+    static cvx_comm_ops staged_ops;
+    cvx_comm *c = calloc(1, sizeof *c);
+    impl *i = calloc(1, sizeof *i);
+    cvx_status st = CVX_OK;
+
+    staged_ops = nccl_ops;
+    staged_ops.name = "staged";
+    if (c == NULL || i == NULL) {
+        free(c);
+        free(i);
+        if (own_host) {
+            cvx_comm_close(host);
+        }
+        return cvx_fail(CVX_ENOMEM, "no memory for a communicator");
+    }
+    pthread_mutex_init(&i->lock, NULL);
+    c->ops = nccl != NULL ? &nccl_ops : &staged_ops;
+    c->impl = i;
+    c->rank = host->rank;
+    c->size = host->size;
+    i->host = host;
+    i->own_host = own_host;
+    CVX_TRY(st, cvx_cuda_process_open(&i->cuda), done);
+    cudaEvent_t *events[] = {&i->queued, &i->arrived, &i->last};
+    for (int k = 0; k < 3; k++) {
+        CVX_TRY(st,
+                cuda_status(cudaEventCreateWithFlags(events[k], cudaEventDisableTiming),
+                            "an event"),
+                done);
+    }
+#ifdef CVX_HAVE_NCCL
+    if (nccl != NULL) {
+        CVX_TRY(st, watch_add(i), done);
+        i->nccl = nccl;
+        nccl = NULL;
+    }
+#endif
+    *out = c;
+    c = NULL;
+done:
+#ifdef CVX_HAVE_NCCL
+    if (nccl != NULL) {
+        ncclCommAbort(nccl);
+    }
+#endif
+    if (c != NULL) {
+        cvx_comm_close(c);
+    }
+    return st;
+}
+
+/* --- opening --- */
+
+/* What the ranks tell each other of their devices. */
+typedef struct device_card {
+    char name[96], id[32];
+} device_card;
+
+static cvx_status read_card(device_card *card)
+{
+    const cvx_cuda_process *cuda = NULL;
+    struct cudaDeviceProp d;
+
+    memset(card, 0, sizeof *card);
+    CVX_RETURN_IF(cvx_cuda_process_open(&cuda));
+    cvx_status st =
+        cuda_status(cudaGetDeviceProperties(&d, cuda->device), "the device's properties");
+    if (st == CVX_OK) {
+        snprintf(card->name, sizeof card->name, "%.95s", d.name);
+        memcpy(card->id, d.uuid.bytes, sizeof d.uuid.bytes);
+    }
+    cvx_cuda_process_close();
+    return st;
+}
+
+/* Devices of one model only; *shared: some ranks have the same one. */
+static cvx_status compare_cards(cvx_comm *host, const device_card *own, bool *shared)
+{
+    device_card *all = calloc((size_t)host->size, sizeof *all);
+    int64_t *list = calloc(2 * (size_t)host->size, sizeof *list);
+    cvx_status st = all == NULL || list == NULL
+                        ? cvx_fail(CVX_ENOMEM, "no memory for a list of devices")
+                        : CVX_OK;
+
+    *shared = false;
+    CVX_TRY(st, cvx_comm_agree(host, st), done);
+    for (int r = 0; r < host->size; r++) {
+        list[r] = (int64_t)sizeof *all;
+        list[host->size + r] = r * (int64_t)sizeof *all;
+    }
+    CVX_TRY(st, cvx_comm_allgatherv(host, own, sizeof *own, all, list, list + host->size), done);
+    for (int r = 0; r < host->size && st == CVX_OK; r++) {
+        *shared = *shared || (r != host->rank && memcmp(all[r].id, own->id, sizeof own->id) == 0);
+        if (strcmp(all[r].name, all[0].name) != 0) {
+            st = cvx_fail(
+                CVX_EUNSUPPORTED,
+                "rank 0 has a %s, rank %d a %s: ranks on different GPUs would wait for the slowest "
+                "and give other bits; choose devices of one kind",
+                all[0].name, r, all[r].name);
+        }
+    }
+    int any = *shared ? 0 : 1;
+    if (st == CVX_OK) {
+        st = cvx_comm_least(host, &any);
+        *shared = any == 0;
+    }
+done:
+    free(all);
+    free(list);
+    return st;
+}
+
+#ifdef CVX_HAVE_NCCL
+/* For ranks that share a device: each of them on a host of its own, as far as NCCL knows. */
+static void pretend_hosts(int rank)
+{
+    char id[32];
+
+    snprintf(id, sizeof id, "cvx-%d", rank);
+    setenv("NCCL_HOSTID", id, 1);
+    setenv("NCCL_MULTI_RANK_GPU_ENABLE", "1", 0); /* NCCL 2.30 and later */
+    setenv("NCCL_SOCKET_IFNAME", "lo", 0);
+    setenv("NCCL_IB_DISABLE", "1", 0);
+}
+
+/* Every rank gets one, or every rank fails. */
+static cvx_status connect(cvx_comm *host, ncclComm_t *out)
+{
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    ncclUniqueId id;
+    ncclComm_t nccl = NULL;
+    cvx_status st = CVX_OK;
+
+    memset(&id, 0, sizeof id);
+    if (host->rank == 0) {
+        st = nccl_status(ncclGetUniqueId(&id), "id");
+    }
+    CVX_RETURN_IF(cvx_comm_agree(host, st));
+    CVX_RETURN_IF(cvx_comm_broadcast(host, &id, sizeof id, 0));
+    config.blocking = 0; /* a rank that does not come must not hold the others for ever */
+    ncclResult_t r = ncclCommInitRankConfig(&nccl, host->size, id, host->rank, &config);
+    st = nccl == NULL ? nccl_status(r == ncclInProgress ? ncclInternalError : r, "init")
+                      : settle(nccl, r, "init");
+    if (st == CVX_OK && nccl == NULL) {
+        st = cvx_fail(CVX_EUNSUPPORTED, "NCCL init: no communicator");
+    }
+    st = cvx_comm_agree(host, st);
+    if (st != CVX_OK && nccl != NULL) {
+        ncclCommAbort(nccl);
+        nccl = NULL;
+    }
+    *out = nccl;
+    return st;
+}
+#endif
+
+cvx_status cvx_nccl_try(cvx_comm *host)
+{
+#ifdef CVX_HAVE_NCCL
+    ncclComm_t nccl = NULL;
+
+    CVX_RETURN_IF(connect(host, &nccl));
+    ncclCommFinalize(nccl);
+    CVX_RETURN_IF(settle(nccl, ncclInProgress, "end"));
+    return nccl_status(ncclCommDestroy(nccl), "end");
+#else
+    (void)host;
+    return cvx_fail(CVX_EUNSUPPORTED, "this build has no NCCL");
+#endif
+}
+
+cvx_status cvx_comm_device_open(cvx_comm **out, cvx_comm *host, cvx_device_exchange how,
+                                char note[200])
+{
+    device_card card;
+    bool shared = false;
+    ncclComm_t nccl = NULL;
+
+    snprintf(note, 200, "device memory is exchanged through host memory (asked for)");
+    CVX_RETURN_IF(cvx_comm_agree(host, read_card(&card)));
+    CVX_RETURN_IF(compare_cards(host, &card, &shared));
+    if (host->size == 1 || how == CVX_DEVICE_STAGED) {
+        return wrap(out, host, false, nccl);
+    }
+#ifdef CVX_HAVE_NCCL
+    if (shared) {
+        pretend_hosts(host->rank);
+    }
+    cvx_status st = connect(host, &nccl);
+    if (st == CVX_OK) {
+        snprintf(note, 200, "device memory is exchanged by NCCL%s",
+                 shared ? "; ranks share a GPU and use sockets" : "");
+    } else if (how == CVX_DEVICE_NCCL) {
+        return st;
+    } else {
+        snprintf(note, 200, "device memory is exchanged through host memory: %.120s", cvx_error());
+    }
+#else
+    if (how == CVX_DEVICE_NCCL) {
+        return cvx_fail(CVX_EUNSUPPORTED, "this build has no NCCL");
+    }
+    snprintf(note, 200, "device memory is exchanged through host memory: this build has no NCCL");
+#endif
+    return wrap(out, host, false, nccl);
+}
