@@ -231,6 +231,8 @@ static cvx_status begin(cvx_media_writer *w, const char *default_crf)
     return cvx_av_out_begin(&a->out, a->file.tmp);
 }
 
+#define LARGE_PIXELS ((int64_t)1920 * 1200)
+
 static cvx_status open_mp4(cvx_media_writer *w)
 {
     if (w->opts.crf > 51) {
@@ -240,6 +242,10 @@ static cvx_status open_mp4(cvx_media_writer *w)
     CVX_RETURN_IF(alloc_self(w, "mp4", "libx264"));
     av_file *a = w->self;
     CVX_RETURN_IF(set(w, a->out.encoder->priv_data, "preset", "medium"));
+    if (w->opts.w * w->opts.h >
+        LARGE_PIXELS) { /* forty frames to look ahead would be most of the memory */
+        CVX_RETURN_IF(set(w, a->out.encoder->priv_data, "rc-lookahead", "10"));
+    }
     CVX_RETURN_IF(set(w, a->out.format->priv_data, "movflags", "+faststart"));
     return begin(w, "17");
 }

@@ -391,8 +391,13 @@ cvx_status cvx_stages_unit(cvx_stages *s, int64_t i, uint8_t *out, const uint8_t
     if (s->o.factor > 0) {
         return cvx_pair_frames(s->rife, &s->step, &p, s->o.factor, finish_frame, &u);
     }
-    if (s->ctx->measure) {                    /* every frame between two others is the same work */
-        p.b = (const float *)(const void *)s; /* another frame than a: neither is read */
+    if (s->ctx
+            ->measure) { /* what a unit needs most: as many frames as any has, each between two others */
+        p.b = (const float *)(const void *)s; /* another frame than a; neither is read */
+        for (int64_t k = 0; k < cvx_stages_most_frames(s); k++) {
+            CVX_RETURN_IF(cvx_pair_frame_at(s->rife, &s->step, &p, 0.5, finish_frame, &u));
+        }
+        return CVX_OK;
     }
     for (int64_t k = first_frame(s, i); k < first_frame(s, i + 1); k++) {
         int64_t at = k * s->per_a - i * s->per_b;
