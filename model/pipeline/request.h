@@ -21,7 +21,8 @@ typedef struct cvx_request {
     bool enable_tiling, enable_slicing;
     int64_t tile_sample_min_height, tile_sample_min_width;        /* 0: from the config */
     double tile_overlap_factor_height, tile_overlap_factor_width; /* 0: diffusers' own */
-    const char *offload; /* "none", "model", "sequential" */
+    const char *offload;  /* "none", "model", "sequential" */
+    const char *quantize; /* "none", "fp8" */
     const char *clip_model, *backend, *isa, *replay, *manifest;
     const char *checkpoint_dir; /* NULL: no checkpoints */
     int64_t checkpoint_every;   /* 0: CVX_CHECKPOINT_EVERY */
@@ -38,7 +39,7 @@ typedef struct cvx_request {
     {                                                                                              \
         .negative_prompt = "", .num_inference_steps = 50, .seed = 42, .num_videos_per_prompt = 1,  \
         .guidance_scale = 6.0, .strength = 0.8, .dtype = "f32", .offload = "none",                 \
-        .backend = "auto", .isa = "auto"                                                           \
+        .backend = "auto", .isa = "auto", .quantize = "none"                                       \
     }
 
 /* The option table of cvx generate, cvx plan and cvx-rank. */
