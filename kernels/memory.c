@@ -36,6 +36,13 @@ void cvx_ctx_memory(const cvx_ctx *ctx, size_t *unused, size_t *all)
     *all = (size_t)sysconf(_SC_PHYS_PAGES) * page;
 }
 
+void cvx_ctx_forget(cvx_ctx *ctx)
+{
+    if (ctx->ops->memory != NULL && !ctx->measure) {
+        ctx->ops->memory->forget(ctx);
+    }
+}
+
 size_t cvx_ctx_peak(const cvx_ctx *ctx)
 {
     return ctx->ops->memory != NULL ? ctx->ops->memory->peak(ctx) : 0;

@@ -17,6 +17,7 @@ typedef struct cvx_memory_ops {
     bool (*owns)(const cvx_ctx *ctx, const void *p); /* whether p is memory of the device */
     cvx_status (*sync)(cvx_ctx *ctx);                /* waits; tells a fault of what was queued */
     void (*available)(const cvx_ctx *ctx, size_t *unused, size_t *all); /* bytes of the device */
+    void (*forget)(cvx_ctx *ctx);       /* host memory that was seen as a weight is about to go */
     size_t (*peak)(const cvx_ctx *ctx); /* the most that arenas and scratch have held */
     void (*close)(cvx_ctx *ctx);        /* frees ctx->backend */
 } cvx_memory_ops;
@@ -33,6 +34,9 @@ cvx_status cvx_sync(cvx_ctx *ctx) CVX_CHECK;
 
 /* Bytes that are free for this context's arenas, and all there are: of the device, or of this machine. */
 void cvx_ctx_memory(const cvx_ctx *ctx, size_t *unused, size_t *all);
+
+/* To be called before a checkpoint whose weights were left in its map is closed: copies of them are dropped. */
+void cvx_ctx_forget(cvx_ctx *ctx);
 
 /* The most bytes that this context has held on its device; 0 for CPU backends. */
 size_t cvx_ctx_peak(const cvx_ctx *ctx);

@@ -50,6 +50,19 @@ static bool f32(const cvx_tensor *t, int ndim)
            (t->dim[ndim - 1] <= 1 || t->stride[ndim - 1] == 1);
 }
 
+/* The same, or of another dtype that activations may have (cvx_activations). */
+static bool activation(const cvx_tensor *t, int ndim)
+{
+    cvx_tensor as_f32;
+
+    if (t == NULL || t->dtype != CVX_BF16) {
+        return f32(t, ndim);
+    }
+    as_f32 = *t;
+    as_f32.dtype = CVX_F32;
+    return f32(&as_f32, ndim);
+}
+
 static bool dense(const cvx_tensor *t, int ndim)
 {
     return f32(t, ndim) && cvx_is_dense(t);
@@ -107,7 +120,7 @@ static double flops_pack(const cvx_pack_args *a)
 static cvx_status check_linear(const cvx_linear_args *a)
 {
     const cvx_tensor *y = a->y, *x = a->x, *w = a->w;
-    bool ok = f32(y, 2) && f32(x, 2) && w->ndim == 2 && is_float(w) &&
+    bool ok = activation(y, 2) && activation(x, 2) && w->ndim == 2 && is_float(w) &&
               (w->layout == CVX_PACKED_LINEAR || w->layout == CVX_PACKED_LINEAR_F8 ||
                (w->layout == CVX_PLAIN && (w->dim[1] <= 1 || w->stride[1] == 1))) &&
               y->dim[0] == x->dim[0] && y->dim[1] == w->dim[0] && x->dim[1] == w->dim[1] &&
@@ -134,7 +147,7 @@ static cvx_status check_layer_norm(const cvx_layer_norm_args *a)
     const cvx_tensor *y = a->y, *x = a->x;
     int64_t c = x->dim[1];
 
-    if (!f32(y, 2) || !f32(x, 2) || !same_dims(x, y) || !vector(a->gamma, 0, c) ||
+    if (!activation(y, 2) || !f32(x, 2) || !same_dims(x, y) || !vector(a->gamma, 0, c) ||
         !vector(a->beta, 0, c) || !vector(a->scale, 2, c) || !vector(a->shift, 2, c) ||
         !streams(a->scale != NULL || a->shift != NULL, y, a->text_rows, a->period)) {
         return wrong("layer_norm", "y, x [m, c], gamma, beta [c], scale, shift [2, c]", "y", y, "x",
@@ -151,7 +164,7 @@ static double flops_layer_norm(const cvx_layer_norm_args *a)
 
 static cvx_status check_rms_norm(const cvx_rms_norm_args *a)
 {
-    if (!f32(a->y, 2) || !f32(a->x, 2) || !same_dims(a->x, a->y) || a->gamma == NULL ||
+    if (!activation(a->y, 2) || !f32(a->x, 2) || !same_dims(a->x, a->y) || a->gamma == NULL ||
         !vector(a->gamma, 0, a->x->dim[1])) {
         return wrong("rms_norm", "y, x [m, c], gamma [c]", "y", a->y, "x", a->x, "gamma", a->gamma,
                      NULL);
@@ -168,7 +181,7 @@ static cvx_status check_qk_norm_rope(const cvx_qk_norm_rope_args *a)
 {
     const cvx_tensor *x = a->x;
     int64_t s = x->dim[1], d = x->dim[3];
-    bool ok = f32(x, 4) && a->gamma != NULL && a->beta != NULL && vector(a->gamma, 0, d) &&
+    bool ok = activation(x, 4) && a->gamma != NULL && a->beta != NULL && vector(a->gamma, 0, d) &&
               vector(a->beta, 0, d) && (a->cos == NULL) == (a->sin == NULL);
 
     if (ok && a->cos != NULL) {
@@ -195,10 +208,11 @@ static double flops_qk_norm_rope(const cvx_qk_norm_rope_args *a)
 static cvx_status check_attention(const cvx_attention_args *a)
 {
     const cvx_tensor *q = a->q, *k = a->k, *v = a->v, *o = a->o, *bias = a->bias, *lse = a->lse;
-    bool ok = f32(q, 4) && f32(k, 4) && f32(v, 4) && f32(o, 4) && same_dims(q, o) &&
-              same_dims(k, v) && q->dim[0] == k->dim[0] && q->dim[2] == k->dim[2] &&
-              q->dim[3] == k->dim[3] && q->dim[3] <= 128 && k->dim[1] >= 1 &&
-              (!a->causal || q->dim[1] == k->dim[1]);
+    bool ok = activation(q, 4) && activation(k, 4) && activation(v, 4) && activation(o, 4) &&
+              q->dtype == k->dtype && q->dtype == v->dtype && q->dtype == o->dtype &&
+              same_dims(q, o) && same_dims(k, v) && q->dim[0] == k->dim[0] &&
+              q->dim[2] == k->dim[2] && q->dim[3] == k->dim[3] && q->dim[3] <= 128 &&
+              k->dim[1] >= 1 && (!a->causal || q->dim[1] == k->dim[1]);
 
     ok = ok && (bias == NULL || (f32(bias, 3) && bias->dim[0] == q->dim[2] &&
                                  bias->dim[1] == q->dim[1] && bias->dim[2] == k->dim[1]));
@@ -222,9 +236,9 @@ static double flops_attention(const cvx_attention_args *a)
 static cvx_status check_attention_merge(const cvx_attention_merge_args *a)
 {
     const cvx_tensor *o = a->o, *p = a->part, *lse = a->lse, *pl = a->part_lse;
-    bool ok = f32(o, 4) && f32(p, 4) && f32(lse, 3) && f32(pl, 3) && same_dims(o, p) &&
-              same_dims(lse, pl) && lse->dim[0] == o->dim[0] && lse->dim[1] == o->dim[2] &&
-              lse->dim[2] == o->dim[1];
+    bool ok = activation(o, 4) && activation(p, 4) && o->dtype == p->dtype && f32(lse, 3) &&
+              f32(pl, 3) && same_dims(o, p) && same_dims(lse, pl) && lse->dim[0] == o->dim[0] &&
+              lse->dim[1] == o->dim[2] && lse->dim[2] == o->dim[1];
 
     if (!ok) {
         return wrong("attention_merge", "o, part [b, s, h, d], lse, part_lse [b, h, s]", "o", o,
@@ -240,8 +254,12 @@ static double flops_attention_merge(const cvx_attention_merge_args *a)
 
 static cvx_status check_gated_act(const cvx_gated_act_args *a)
 {
-    if (!dense(a->y, a->y->ndim) || !dense(a->a, a->y->ndim) || !dense(a->b, a->y->ndim) ||
-        !same_dims(a->y, a->a) || !same_dims(a->y, a->b)) {
+    int n = a->y->ndim;
+    bool ok = activation(a->y, n) && activation(a->a, n) && activation(a->b, n) &&
+              cvx_is_dense(a->y) && cvx_is_dense(a->a) && cvx_is_dense(a->b) &&
+              a->y->dtype == a->a->dtype && a->y->dtype == a->b->dtype;
+
+    if (!ok || !same_dims(a->y, a->a) || !same_dims(a->y, a->b)) {
         return wrong("gated_act", "y, a, b dense and of the same dims", "y", a->y, "a", a->a, "b",
                      a->b, NULL);
     }
@@ -516,11 +534,11 @@ static double flops_avg_pool_time(const cvx_avg_pool_time_args *a)
     return (double)cvx_numel(a->x);
 }
 
-/* Two f32 tensors of the same four dims, any strides. */
+/* Two tensors of activations of the same dtype and four dims, any strides. */
 static bool pair4(const cvx_tensor *y, const cvx_tensor *x)
 {
-    return y->dtype == CVX_F32 && x->dtype == CVX_F32 && y->layout == CVX_PLAIN &&
-           x->layout == CVX_PLAIN && y->ndim == 4 && same_dims(x, y);
+    return (y->dtype == CVX_F32 || y->dtype == CVX_BF16) && x->dtype == y->dtype &&
+           y->layout == CVX_PLAIN && x->layout == CVX_PLAIN && y->ndim == 4 && same_dims(x, y);
 }
 
 static cvx_status check_strided_copy(const cvx_strided_copy_args *a)
@@ -544,7 +562,7 @@ static double flops_strided_copy(const cvx_strided_copy_args *a)
 
 static cvx_status check_blend(const cvx_blend_args *a)
 {
-    if (!pair4(a->y, a->x) || (a->axis != 2 && a->axis != 3)) {
+    if (!pair4(a->y, a->x) || a->y->dtype != CVX_F32 || (a->axis != 2 && a->axis != 3)) {
         return wrong("blend", "x, y [i, j, k, l] f32, axis 2 or 3", "y", a->y, "x", a->x, NULL);
     }
     return CVX_OK;
@@ -704,6 +722,11 @@ size_t cvx_packed_bytes(const cvx_ctx *ctx, const cvx_tensor *src, cvx_layout la
 cvx_dtype cvx_conv_input(const cvx_ctx *ctx, const cvx_tensor *w)
 {
     return ctx->ops->conv_input != NULL ? ctx->ops->conv_input(ctx, w) : CVX_F32;
+}
+
+cvx_dtype cvx_activations(const cvx_ctx *ctx)
+{
+    return ctx->ops->activations != NULL ? ctx->ops->activations(ctx) : CVX_F32;
 }
 
 /* --- contexts --- */

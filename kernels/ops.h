@@ -5,7 +5,9 @@
  * set, counts floating-point operations and time, and dispatches to the context's backend.
  *
  * Rules for every op and backend:
- * - activations are f32 on the CPU; weights (linear, conv) may be F32, F16 or BF16, plain or packed;
+ * - activations are f32; the normed rows, projections, attention outputs and hidden layers of a transformer may
+ *   also be of the dtype that cvx_activations() names (y of layer_norm, x and y of linear, x of qk_norm_rope,
+ *   q, k, v, o of attention alike, operands of attention_merge, gated_act and strided_copy alike); weights (linear, conv) may be F32, F16 or BF16, plain or packed;
  *   biases, norm parameters and modulation vectors are f32 and dense.
  * - the innermost dimension of every operand is contiguous (stride 1) unless said otherwise.
  * - one result element never depends on how many rows, heads, channels or threads there are in the
@@ -262,6 +264,9 @@ typedef struct cvx_ops {
     /* The dtype of x that conv3d reads fastest with this (packed) weight: F32, BF16X3 or, with
      * ctx->compute == CVX_BF16, BF16. NULL: F32. */
     cvx_dtype (*conv_input)(const cvx_ctx *ctx, const cvx_tensor *w);
+    /* The dtype of activations between ops that saves memory and time without costing more than the products'
+     * operands are rounded anyway: F32 or, with ctx->compute == CVX_BF16, BF16. NULL: F32. */
+    cvx_dtype (*activations)(const cvx_ctx *ctx);
 } cvx_ops;
 
 #define CVX_OP(op) cvx_status cvx_op_##op(cvx_ctx *ctx, const cvx_##op##_args *a) CVX_CHECK;
@@ -278,6 +283,7 @@ extern const char *const cvx_op_names[CVX_OP_COUNT];
 
 size_t cvx_packed_bytes(const cvx_ctx *ctx, const cvx_tensor *src, cvx_layout layout);
 cvx_dtype cvx_conv_input(const cvx_ctx *ctx, const cvx_tensor *w);
+cvx_dtype cvx_activations(const cvx_ctx *ctx);
 
 typedef struct cvx_op_stat {
     int64_t calls;

@@ -5,13 +5,18 @@
 #include "kernels/memory.h"
 #include "kernels/transfer.h"
 
+static cvx_layout layout_of(const cvx_load *l)
+{
+    return l->fp8 ? CVX_PACKED_LINEAR_F8 : CVX_PACKED_LINEAR;
+}
+
 /* *w <- packed form of src [n, k] (any row stride). */
 static cvx_status pack(const cvx_load *l, cvx_tensor *w, const cvx_tensor *src)
 {
     cvx_tensor packed = *src;
 
     packed.data = w->data;
-    packed.layout = CVX_PACKED_LINEAR;
+    packed.layout = layout_of(l);
     CVX_RETURN_IF(cvx_op_pack(l->ctx, &(cvx_pack_args){.dst = &packed, .src = src}));
     *w = packed;
     return CVX_OK;
@@ -26,7 +31,7 @@ cvx_status cvx_linear_pack(const cvx_load *l, cvx_tensor *w)
         return CVX_OK;
     }
     CVX_RETURN_IF(
-        cvx_arena_alloc(l->arena, &packed.data, cvx_packed_bytes(l->ctx, w, CVX_PACKED_LINEAR)));
+        cvx_arena_alloc(l->arena, &packed.data, cvx_packed_bytes(l->ctx, w, layout_of(l))));
     CVX_RETURN_IF(pack(l, &packed, w));
     cvx_weights_release(l->weights, w);
     *w = packed;
@@ -51,8 +56,8 @@ static cvx_status own_part(const cvx_load *l, cvx_tensor *w, const char *name, i
     cvx_tensor src = *w, out = {0}, plain = cvx_view(NULL, changed ? CVX_F32 : w->dtype, 2, w->dim);
 
     if (l->pack) {
-        CVX_RETURN_IF(cvx_arena_alloc(l->arena, &out.data,
-                                      cvx_packed_bytes(l->ctx, &plain, CVX_PACKED_LINEAR)));
+        CVX_RETURN_IF(
+            cvx_arena_alloc(l->arena, &out.data, cvx_packed_bytes(l->ctx, &plain, layout_of(l))));
     }
     size_t mark = cvx_arena_mark(l->arena);
     if (changed || !l->pack) {

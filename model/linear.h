@@ -17,6 +17,7 @@ typedef struct cvx_load {
     cvx_arena *arena; /* weights lifetime: packed weights, widened biases and norms */
     cvx_weights *weights;
     bool pack; /* keep linear weights packed (faster, more memory) rather than in the map */
+    bool fp8;  /* pack them as 8-bit floats with a scale a row, where the backend can */
     const cvx_mesh *mesh;  /* the ranks that share the model's work; borrowed */
     cvx_exchange exchange; /* of attention over the sequence */
 } cvx_load;

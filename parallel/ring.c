@@ -78,8 +78,8 @@ cvx_status cvx_ring_attention(cvx_ctx *ctx, cvx_comm *c, cvx_arena *arena, const
     cvx_tensor other, block = *kv;
 
     CVX_ASSERT(c->size > 1 && cvx_is_dense(kv) && cvx_is_dense(o));
-    CVX_RETURN_IF(CVX_ALLOC(arena, &other, CVX_F32, b, cvx_ring_room(rows, c->size), 2, h, d));
-    CVX_RETURN_IF(CVX_ALLOC(arena, &r.part, CVX_F32, b, s, h, d));
+    CVX_RETURN_IF(CVX_ALLOC(arena, &other, kv->dtype, b, cvx_ring_room(rows, c->size), 2, h, d));
+    CVX_RETURN_IF(CVX_ALLOC(arena, &r.part, o->dtype, b, s, h, d));
     CVX_RETURN_IF(CVX_ALLOC(arena, &r.lse, CVX_F32, b, h, s));
     CVX_RETURN_IF(CVX_ALLOC(arena, &r.part_lse, CVX_F32, b, h, s));
     for (int i = 0; i < c->size; i++) { /* the block of rank - i */
@@ -88,9 +88,9 @@ cvx_status cvx_ring_attention(cvx_ctx *ctx, cvx_comm *c, cvx_arena *arena, const
         cvx_comm_pending pending = {NULL};
         cvx_tensor coming = other;
         if (!last) {
-            int64_t row = (int64_t)sizeof(float) * b * 2 * h * d;
+            int64_t row = (int64_t)cvx_dtype_size(kv->dtype) * b * 2 * h * d;
             int64_t n = rows[(from - 1 + c->size) % c->size];
-            coming = CVX_VIEW(other.data, CVX_F32, b, n, 2, h, d);
+            coming = CVX_VIEW(other.data, kv->dtype, b, n, 2, h, d);
             CVX_RETURN_IF(cvx_comm_start_sendrecv(c, &pending, block.data, rows[from] * row, next,
                                                   coming.data, n * row, before));
         }

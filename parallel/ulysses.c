@@ -1,13 +1,12 @@
 #include "parallel/ulysses.h"
 
-#define F32 ((int64_t)sizeof(float))
-
 /* One exchange of one batch item: bytes and places by rank on the side of the rows (blocks [rows of this rank, n,
  * heads of the other, d]) and on the side of the heads (blocks [rows of the other, n, heads of this rank,
  * d]). What stays on this rank is copied, not sent. */
 typedef struct plan {
     const cvx_comm *c;
     const int64_t *rows;
+    int64_t size; /* bytes of a value */
     int64_t n, heads, d, own_heads, all_rows;
     int64_t row_bytes[CVX_MAX_RANKS], row_at[CVX_MAX_RANKS], row_total;
     int64_t head_bytes[CVX_MAX_RANKS], head_at[CVX_MAX_RANKS], head_row[CVX_MAX_RANKS];
@@ -18,6 +17,7 @@ static void make_plan(plan *p, const cvx_comm *c, const int64_t *rows, const cvx
 {
     p->c = c;
     p->rows = rows;
+    p->size = (int64_t)cvx_dtype_size(row_side->dtype);
     p->n = row_side->dim[2];
     p->heads = row_side->dim[3];
     p->d = row_side->dim[4];
@@ -25,7 +25,7 @@ static void make_plan(plan *p, const cvx_comm *c, const int64_t *rows, const cvx
     p->row_total = p->all_rows = 0;
     for (int r = 0; r < c->size; r++) {
         bool own = r == c->rank;
-        int64_t one = F32 * p->n * p->d, h = cvx_shard_of(p->heads, c->size, r).len;
+        int64_t one = p->size * p->n * p->d, h = cvx_shard_of(p->heads, c->size, r).len;
         p->row_bytes[r] = own ? 0 : one * rows[c->rank] * h;
         p->row_at[r] = p->row_total;
         p->row_total += p->row_bytes[r];
@@ -58,7 +58,7 @@ static cvx_status copy(cvx_ctx *ctx, const cvx_tensor *y, const cvx_tensor *x)
 /* Rank r's block on the side of the rows: in the buffer, and its place among the heads of an item. */
 static cvx_tensor block(const plan *p, const cvx_tensor *buffer, int r)
 {
-    return CVX_VIEW((char *)buffer->data + p->row_at[r], CVX_F32, p->rows[p->c->rank], p->n,
+    return CVX_VIEW((char *)buffer->data + p->row_at[r], buffer->dtype, p->rows[p->c->rank], p->n,
                     cvx_shard_of(p->heads, p->c->size, r).len, p->d);
 }
 
@@ -83,7 +83,7 @@ cvx_status cvx_ulysses_to_heads(cvx_ctx *ctx, cvx_comm *c, cvx_arena *arena, con
 
     make_plan(&p, c, rows, in);
     CVX_ASSERT(c->size > 1 && cvx_is_dense(out) && out->dim[1] == p.all_rows);
-    CVX_RETURN_IF(CVX_ALLOC(arena, &send, CVX_F32, p.row_total / F32));
+    CVX_RETURN_IF(CVX_ALLOC(arena, &send, in->dtype, p.row_total / p.size));
     for (int64_t b = 0; b < in->dim[0]; b++) {
         cvx_tensor from = item(in, b), to = item(out, b);
         for (int r = 0; r < c->size; r++) {
@@ -107,7 +107,7 @@ cvx_status cvx_ulysses_to_rows(cvx_ctx *ctx, cvx_comm *c, cvx_arena *arena, cons
 
     make_plan(&p, c, rows, out);
     CVX_ASSERT(c->size > 1 && cvx_is_dense(in) && in->dim[1] == p.all_rows);
-    CVX_RETURN_IF(CVX_ALLOC(arena, &recv, CVX_F32, p.row_total / F32));
+    CVX_RETURN_IF(CVX_ALLOC(arena, &recv, in->dtype, p.row_total / p.size));
     for (int64_t b = 0; b < in->dim[0]; b++) {
         cvx_tensor from = item(in, b), to = item(out, b);
         CVX_RETURN_IF(cvx_comm_alltoallv(c, from.data, p.head_bytes, p.head_at, recv.data,

@@ -113,7 +113,17 @@ static inline bool aligned_to(const void *p, size_t bytes)
     return (uintptr_t)p % bytes == 0;
 }
 
-/* Runs the statements with T the type of a dtype. */
+/* Runs the statements with T the type of an activation's dtype. */
+#define WITH_ACTIVATION(dtype, T, ...)                                                             \
+    if ((dtype) == CVX_BF16) {                                                                     \
+        typedef bf16 T;                                                                            \
+        __VA_ARGS__;                                                                               \
+    } else {                                                                                       \
+        typedef float T;                                                                           \
+        __VA_ARGS__;                                                                               \
+    }
+
+/* The same for weights and products' operands. */
 #define WITH_TYPE(dtype, T, ...)                                                                   \
     switch (dtype) {                                                                               \
     case CVX_BF16: {                                                                               \

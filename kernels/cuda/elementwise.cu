@@ -24,9 +24,10 @@ extern "C" cvx_status cvx_cuda_op_gated_act(cvx_ctx *ctx, const cvx_gated_act_ar
     int64_t n = cvx_numel(a->y);
 
     if (n > 0) {
-        WITH_TYPE(a->y->dtype, T,
-                  gate_values<T><<<blocks_for(n), CVX_THREADS, 0, s->stream>>>(
-                      (T *)a->y->data, (const T *)a->a->data, (const T *)a->b->data, n, a->act));
+        WITH_ACTIVATION(a->y->dtype, T,
+                        gate_values<T><<<blocks_for(n), CVX_THREADS, 0, s->stream>>>(
+                            (T *)a->y->data, (const T *)a->a->data, (const T *)a->b->data, n,
+                            a->act));
     }
     return cvx_cuda_launched(s, "gated_act");
 }
@@ -169,9 +170,11 @@ static cvx_status run_patches(cvx_ctx *ctx, const cvx_patchify_args *a, const cv
     }
     unsigned blocks = blocks_for(p.total);
     if (gather) {
-        WITH_TYPE(rows->dtype, T, move_patches<T, true><<<blocks, CVX_THREADS, 0, s->stream>>>(p));
+        WITH_ACTIVATION(rows->dtype, T,
+                        move_patches<T, true><<<blocks, CVX_THREADS, 0, s->stream>>>(p));
     } else {
-        WITH_TYPE(rows->dtype, T, move_patches<T, false><<<blocks, CVX_THREADS, 0, s->stream>>>(p));
+        WITH_ACTIVATION(rows->dtype, T,
+                        move_patches<T, false><<<blocks, CVX_THREADS, 0, s->stream>>>(p));
     }
     return cvx_cuda_launched(s, gather ? "patchify" : "unpatchify");
 }

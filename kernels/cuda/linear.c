@@ -138,6 +138,11 @@ static cvx_status packed_weight(cvx_ctx *ctx, const cvx_tensor *w, cvx_cuda_gemm
     void *room = NULL;
 
     g->t = w->layout == CVX_PACKED_LINEAR_F8 ? CVX_U8 : ctx->compute;
+    g->ldw = g->k;
+    if (w->layout == CVX_PLAIN && w->dtype == g->t && w->dim[1] == g->k && cvx_is_dense(w) &&
+        !cvx_cuda_owns(w->data)) { /* it has the packed form already */
+        return cvx_cuda_streamed_weight(s, w->data, (size_t)bytes_of(g->t, cvx_numel(w)), &g->w);
+    }
     if (w->layout == CVX_PLAIN) {
         CVX_RETURN_IF(cvx_cuda_scratch(s, WEIGHT, &room,
                                        (size_t)bytes_of(g->t, w->dim[0] * padded(w->dim[1]))));
@@ -148,7 +153,6 @@ static cvx_status packed_weight(cvx_ctx *ctx, const cvx_tensor *w, cvx_cuda_gemm
         g->t == CVX_U8
             ? (const float *)(const void *)((const char *)w->data + scales_at(w->dim[0], w->dim[1]))
             : NULL;
-    g->ldw = g->k;
     return CVX_OK;
 }
 

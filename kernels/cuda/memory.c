@@ -430,6 +430,11 @@ static void available(const cvx_ctx *ctx, size_t *unused, size_t *all)
     *unused += p->spare != NULL ? p->spare->n * CHUNK : 0;
 }
 
+static void forget(cvx_ctx *ctx)
+{
+    cvx_cuda_forget_weights(cvx_cuda_of(ctx));
+}
+
 static size_t peak(const cvx_ctx *ctx)
 {
     return cvx_cuda_parts_of(cvx_cuda_of(ctx))->most;
@@ -441,5 +446,6 @@ const cvx_memory_ops cvx_cuda_memory = {.arena = open_arena,
                                         .owns = owns,
                                         .sync = sync_stream,
                                         .available = available,
+                                        .forget = forget,
                                         .peak = peak,
                                         .close = cvx_cuda_close};

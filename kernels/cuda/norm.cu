@@ -80,9 +80,10 @@ static void launch_types(cvx_cuda *s, const norm_args *a, cvx_dtype xt, cvx_dtyp
     unsigned threads = N > CVX_THREADS ? N : CVX_THREADS, rows = threads / N;
     unsigned blocks = (unsigned)((a->m + rows - 1) / rows);
 
-    WITH_TYPE(xt, TX,
-              WITH_TYPE(yt, TY,
-                        norm_rows<N, V, TX, TY, RMS><<<blocks, threads, 0, s->stream>>>(*a)));
+    WITH_ACTIVATION(xt, TX,
+                    WITH_ACTIVATION(yt, TY,
+                                    norm_rows<N, V, TX, TY, RMS>
+                                    <<<blocks, threads, 0, s->stream>>>(*a)));
 }
 
 template <bool RMS>
@@ -234,8 +235,8 @@ extern "C" cvx_status cvx_cuda_op_qk_norm_rope(cvx_ctx *ctx, const cvx_qk_norm_r
         return cvx_fail(CVX_EUNSUPPORTED, "heads of %d values: at most %d on a GPU", r.d, HEAD_MAX);
     }
     if (r.n > 0 && r.d > 0) {
-        WITH_TYPE(x->dtype, T,
-                  norm_rope_heads<T><<<blocks_for(32 * r.n), CVX_THREADS, 0, s->stream>>>(r));
+        WITH_ACTIVATION(x->dtype, T,
+                        norm_rope_heads<T><<<blocks_for(32 * r.n), CVX_THREADS, 0, s->stream>>>(r));
     }
     return cvx_cuda_launched(s, "qk_norm_rope");
 }

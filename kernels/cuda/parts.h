@@ -78,6 +78,15 @@ typedef struct cvx_cuda_gemm {
 cvx_status cvx_cuda_gemm_run(cvx_cuda *s, const cvx_cuda_gemm *g, bool *done) CVX_CHECK;
 void cvx_cuda_gemm_close(cvx_cuda *s);
 
+/* --- offload.c --- */
+
+/* *out <- device copy of a weight's host bytes, valid for work queued before the next call; the ones that followed
+ * it last time are brought meanwhile. */
+cvx_status cvx_cuda_streamed_weight(cvx_cuda *s, const void *src, size_t bytes,
+                                    const void **out) CVX_CHECK;
+/* Before those host bytes go, or others come to their addresses. */
+void cvx_cuda_forget_weights(cvx_cuda *s);
+
 /* --- the ops --- */
 
 #define CVX_OP(op) cvx_status cvx_cuda_op_##op(cvx_ctx *ctx, const cvx_##op##_args *a) CVX_CHECK;

@@ -167,17 +167,19 @@ extern "C" cvx_status cvx_cuda_rows_finish(cvx_cuda *s, const cvx_cuda_finish *f
                 aligned_to(a.y, 4 * cvx_dtype_size(y->dtype));
     unsigned blocks = blocks_for(a.m * a.n / (wide ? 4 : 1));
     if (wide) {
-        WITH_TYPE(f->pt, TP,
-                  WITH_TYPE(rt, TR,
-                            WITH_TYPE(y->dtype, TY,
-                                      finish_rows<TP, TR, TY, 4>
-                                      <<<blocks, CVX_THREADS, 0, s->stream>>>(a))));
+        WITH_ACTIVATION(
+            f->pt, TP,
+            WITH_ACTIVATION(rt, TR,
+                            WITH_ACTIVATION(y->dtype, TY,
+                                            finish_rows<TP, TR, TY, 4>
+                                            <<<blocks, CVX_THREADS, 0, s->stream>>>(a))));
     } else {
-        WITH_TYPE(f->pt, TP,
-                  WITH_TYPE(rt, TR,
-                            WITH_TYPE(y->dtype, TY,
-                                      finish_rows<TP, TR, TY, 1>
-                                      <<<blocks, CVX_THREADS, 0, s->stream>>>(a))));
+        WITH_ACTIVATION(
+            f->pt, TP,
+            WITH_ACTIVATION(rt, TR,
+                            WITH_ACTIVATION(y->dtype, TY,
+                                            finish_rows<TP, TR, TY, 1>
+                                            <<<blocks, CVX_THREADS, 0, s->stream>>>(a))));
     }
     return cvx_cuda_launched(s, "bias, activation, gate, residual");
 }

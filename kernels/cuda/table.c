@@ -17,6 +17,13 @@ cvx_status cvx_cuda_op_attention(cvx_ctx *ctx, const cvx_attention_args *a)
 #include "kernels/ops.def"
 #undef CVX_OP
 
+/* What a product rounds its operand to can be stored so: half the memory and the traffic. f16's range is too small
+ * for activations (docs/pitfalls.md). */
+static cvx_dtype activations(const cvx_ctx *ctx)
+{
+    return ctx->compute == CVX_BF16 ? CVX_BF16 : CVX_F32;
+}
+
 const cvx_ops cvx_cuda_ops = {
     .name = "cuda",
     .memory = &cvx_cuda_memory,
@@ -25,4 +32,5 @@ const cvx_ops cvx_cuda_ops = {
 #undef CVX_OP
     .packed_bytes = cvx_cuda_packed_bytes,
     .conv_input = cvx_cuda_conv_input,
+    .activations = activations,
 };

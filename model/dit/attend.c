@@ -137,8 +137,8 @@ static cvx_status attend(cvx_dit_pass *p, const layout *l, const cvx_tensor *o, 
 /* A dense view of `rows` rows of each item at the beginning of a buffer [b, room, 2, heads, hd]. */
 static cvx_tensor rows_of(const cvx_tensor *buffer, int64_t rows)
 {
-    return CVX_VIEW(buffer->data, CVX_F32, buffer->dim[0], rows, buffer->dim[2], buffer->dim[3],
-                    buffer->dim[4]);
+    return CVX_VIEW(buffer->data, buffer->dtype, buffer->dim[0], rows, buffer->dim[2],
+                    buffer->dim[3], buffer->dim[4]);
 }
 
 /* Without ulysses: own rows of q, all heads of this tensor rank. */
@@ -149,8 +149,8 @@ static cvx_status attend_rows(cvx_dit_pass *p, const cvx_dit_block *b, const lay
     int64_t room = l->gather ? l->all : cvx_ring_room(l->ring_rows, l->ring->size);
     cvx_tensor q, kv;
 
-    CVX_RETURN_IF(CVX_ALLOC(p->step, &q, CVX_F32, p->b, p->s, heads, hd));
-    CVX_RETURN_IF(CVX_ALLOC(p->step, &kv, CVX_F32, p->b, room, 2, heads, hd));
+    CVX_RETURN_IF(CVX_ALLOC(p->step, &q, p->d->act, p->b, p->s, heads, hd));
+    CVX_RETURN_IF(CVX_ALLOC(p->step, &kv, p->d->act, p->b, room, 2, heads, hd));
     kv = rows_of(&kv, l->all);
     cvx_tensor own = cvx_slice(&kv, 1, l->gather ? l->before : 0, p->s);
     CVX_RETURN_IF(make_qkv(p, b, &q, &own));
@@ -168,19 +168,19 @@ static cvx_status attend_heads(cvx_dit_pass *p, const cvx_dit_block *b, const la
     int64_t h = cvx_shard_of(heads, l->u->size, l->u->rank).len;
     cvx_tensor q, kv, own_q, own_kv, out;
 
-    CVX_RETURN_IF(CVX_ALLOC(p->step, &q, CVX_F32, p->b, l->all, h, hd));
-    CVX_RETURN_IF(CVX_ALLOC(p->step, &kv, CVX_F32, p->b, cvx_ring_room(l->ring_rows, l->ring->size),
-                            2, h, hd));
+    CVX_RETURN_IF(CVX_ALLOC(p->step, &q, p->d->act, p->b, l->all, h, hd));
+    CVX_RETURN_IF(CVX_ALLOC(p->step, &kv, p->d->act, p->b,
+                            cvx_ring_room(l->ring_rows, l->ring->size), 2, h, hd));
     kv = rows_of(&kv, l->all);
     size_t mark = cvx_arena_mark(p->step);
-    CVX_RETURN_IF(CVX_ALLOC(p->step, &own_q, CVX_F32, p->b, p->s, heads, hd));
-    CVX_RETURN_IF(CVX_ALLOC(p->step, &own_kv, CVX_F32, p->b, p->s, 2, heads, hd));
+    CVX_RETURN_IF(CVX_ALLOC(p->step, &own_q, p->d->act, p->b, p->s, heads, hd));
+    CVX_RETURN_IF(CVX_ALLOC(p->step, &own_kv, p->d->act, p->b, p->s, 2, heads, hd));
     CVX_RETURN_IF(make_qkv(p, b, &own_q, &own_kv));
     cvx_tensor q5 = single(&q), own_q5 = single(&own_q);
     CVX_RETURN_IF(cvx_ulysses_to_heads(p->d->ctx, l->u, p->step, l->u_rows, &own_q5, &q5));
     CVX_RETURN_IF(cvx_ulysses_to_heads(p->d->ctx, l->u, p->step, l->u_rows, &own_kv, &kv));
     cvx_arena_release(p->step, mark, false);
-    CVX_RETURN_IF(CVX_ALLOC(p->step, &out, CVX_F32, p->b, l->all, h, hd));
+    CVX_RETURN_IF(CVX_ALLOC(p->step, &out, p->d->act, p->b, l->all, h, hd));
     CVX_RETURN_IF(attend(p, l, &out, &q, &kv));
     cvx_tensor out5 = single(&out), o5 = single(o);
     return cvx_ulysses_to_rows(p->d->ctx, l->u, p->step, l->u_rows, &out5, &o5);
@@ -212,7 +212,7 @@ cvx_status cvx_dit_self_attention(cvx_dit_pass *p, const cvx_dit_block *b, const
     }
     make_layout(&l, p);
     /* the normed rows are spent when the output comes */
-    cvx_tensor o = CVX_VIEW(p->h.data, CVX_F32, p->b, p->s, heads, hd);
+    cvx_tensor o = CVX_VIEW(p->h.data, p->h.dtype, p->b, p->s, heads, hd);
     if (l.u->size > 1 && !l.gather) {
         CVX_RETURN_IF(attend_heads(p, b, &l, &o));
     } else {

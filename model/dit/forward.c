@@ -187,7 +187,7 @@ static cvx_status feed_forward(pass *p, const block *b, const cvx_tensor *gate)
         cvx_zero(d->ctx, &p->x);
         return cvx_dit_reduce(p);
     }
-    CVX_RETURN_IF(CVX_ALLOC(p->step, &hidden, CVX_F32, step, d->ff.len));
+    CVX_RETURN_IF(CVX_ALLOC(p->step, &hidden, d->act, step, d->ff.len));
     for (int64_t r = 0; r < p->b * p->s;) {
         int64_t in_item = r % period, n = period - in_item < step ? period - in_item : step;
         int64_t text = p->text - in_item > 0 ? p->text - in_item : 0;
@@ -341,7 +341,7 @@ cvx_status cvx_dit_forward(cvx_dit *d, const cvx_dit_job *job, cvx_arena *step,
               .payload = payload};
 
     CVX_RETURN_IF(CVX_ALLOC(step, &p.x, CVX_F32, p.b * p.s, d->c));
-    CVX_RETURN_IF(CVX_ALLOC(step, &p.h, CVX_F32, p.b * p.s, d->c));
+    CVX_RETURN_IF(CVX_ALLOC(step, &p.h, d->act, p.b * p.s, d->c));
     CVX_RETURN_IF(time_embedding(&p, timestep));
     CVX_RETURN_IF(modulations(&p));
     CVX_RETURN_IF(patch_embed(&p, latents));

@@ -178,12 +178,16 @@ cvx_status cvx_dit_open(cvx_dit **out, const cvx_load *l, const cvx_dit_config *
     d->ctx = l->ctx;
     d->mesh = l->mesh;
     d->exchange = l->exchange;
+    d->act = cvx_activations(l->ctx);
     d->cfg = *cfg;
     d->c = cfg->num_attention_heads * cfg->attention_head_dim;
     d->heads = cvx_shard_of(cfg->num_attention_heads, t->size, t->rank);
     d->ff = cvx_dit_ff_shard(cfg, t->size, t->rank);
-    CVX_TRY(st, load_outer(l, d), done);
-    CVX_TRY(st, load_mods(l, d), done);
+    cvx_load whole =
+        *l; /* the blocks' layers are nearly all of the work; the others keep their precision */
+    whole.fp8 = false;
+    CVX_TRY(st, load_outer(&whole, d), done);
+    CVX_TRY(st, load_mods(&whole, d), done);
     for (int64_t i = 0; i < cfg->num_layers; i++) {
         CVX_TRY(st, load_block(l, d, &d->blocks[i], i), done);
     }

@@ -21,6 +21,7 @@ struct cvx_dit {
     const cvx_mesh *mesh;
     cvx_exchange exchange;
     cvx_dit_config cfg;
+    cvx_dtype act;       /* of normed rows, projections, attention, the hidden layer */
     int64_t c;           /* inner width: heads · head_dim */
     cvx_shard heads, ff; /* of this tensor rank: heads, columns of the hidden layer (of 4·c) */
     cvx_linear time1, time2, ofs1, ofs2, text_proj, patch, proj_out, out_shift, out_scale;

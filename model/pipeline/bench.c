@@ -21,6 +21,7 @@ const cvx_opt cvx_bench_opts[] = {
     {"dtype", CVX_OPT_CHOICE, AT(request.dtype), NULL, "default f32", 0, 0, "f32|bf16"},
     {"backend", CVX_OPT_CHOICE, AT(request.backend), NULL, "default auto", 0, 0,
      "auto|ref|cpu|cuda"},
+    {"quantize", CVX_OPT_CHOICE, AT(request.quantize), NULL, "default none", 0, 0, "none|fp8"},
     {"isa", CVX_OPT_CHOICE, AT(request.isa), NULL, "default auto", 0, 0,
      "auto|portable|avx2|avx512|amx"},
     {"enable-tiling", CVX_OPT_FLAG, AT(request.enable_tiling), NULL, "tiled decode", 0, 0, NULL},
@@ -70,14 +71,27 @@ static cvx_status open_part(bench *b, const char *name, cvx_load *load)
     CVX_RETURN_IF(cvx_checkpoint_part(&b->ckpt, dir, name));
     CVX_RETURN_IF(cvx_weights_open(&b->w, dir));
     CVX_RETURN_IF(cvx_ctx_arena(b->ctx, &b->weights, "weights", (size_t)1 << 37));
-    *load = (cvx_load){
-        .ctx = b->ctx, .arena = &b->weights, .weights = b->w, .pack = true, .mesh = b->mesh};
+    *load = (cvx_load){.ctx = b->ctx,
+                       .arena = &b->weights,
+                       .weights = b->w,
+                       .pack = true,
+                       .mesh = b->mesh,
+                       .fp8 = strcmp(b->o->request.quantize, "fp8") == 0};
     return CVX_OK;
 }
 
-static void reset_stats(bench *b)
+/* Where ops return before they are done, their times come from one more run in which each is waited for. */
+static int64_t own_run(const bench *b)
 {
-    memset(b->ctx->stat, 0, sizeof b->ctx->stat);
+    return cvx_ctx_has_device(b->ctx) ? 1 : 0;
+}
+
+static void begin_run(bench *b, int64_t i)
+{
+    b->ctx->timed = i == b->o->runs;
+    if (i == 0 || b->ctx->timed) {
+        memset(b->ctx->stat, 0, sizeof b->ctx->stat);
+    }
 }
 
 static cvx_status bench_dit(bench *b)
@@ -105,16 +119,14 @@ static cvx_status bench_dit(bench *b)
     CVX_TRY(st, fill(b, &embeds), done);
     CVX_TRY(st, fill(b, &in), done);
     CVX_TRY(st, cvx_dit_prepare(dit, &dj, &b->arena, &b->step, &s, &embeds), done);
-    for (int64_t i = -1; i < b->o->runs; i++) {
-        if (i == 0) {
-            reset_stats(b);
-        }
+    for (int64_t i = -1; i < b->o->runs + own_run(b); i++) {
+        begin_run(b, i);
         CVX_TRY(st, cvx_comm_agree(b->mesh->world, CVX_OK), done); /* all start at once */
         double t = cvx_now();
         CVX_TRY(st, cvx_dit_forward(dit, &dj, &b->step, &out, &in, 500, NULL, NULL), done);
         CVX_TRY(st, cvx_sync(b->ctx), done);
         CVX_TRY(st, cvx_comm_agree(b->mesh->world, CVX_OK), done);
-        if (i >= 0) {
+        if (i >= 0 && i < b->o->runs) {
             b->seconds[i] = cvx_now() - t;
         }
     }
@@ -140,22 +152,21 @@ static cvx_status bench_vae(bench *b)
     cvx_status st = CVX_OK;
 
     CVX_RETURN_IF(open_part(b, "vae", &load));
+    load.fp8 = false;
     CVX_TRY(st, cvx_vae_open(&vae, &load, &b->ckpt.vae), done);
     CVX_TRY(st,
             CVX_ALLOC(&b->arena, &z, CVX_F32, b->job.latent_frames, b->ckpt.vae.latent_channels,
                       b->job.latent_height, b->job.latent_width),
             done);
     CVX_TRY(st, fill(b, &z), done);
-    for (int64_t i = -1; i < b->o->runs; i++) {
-        if (i == 0) {
-            reset_stats(b);
-        }
+    for (int64_t i = -1; i < b->o->runs + own_run(b); i++) {
+        begin_run(b, i);
         CVX_TRY(st, cvx_comm_agree(b->mesh->world, CVX_OK), done);
         double t = cvx_now();
         CVX_TRY(st, cvx_vae_decode(vae, &b->step, &z, &b->job.tiling, drop_frames, NULL), done);
         CVX_TRY(st, cvx_sync(b->ctx), done);
         CVX_TRY(st, cvx_comm_agree(b->mesh->world, CVX_OK), done);
-        if (i >= 0) {
+        if (i >= 0 && i < b->o->runs) {
             b->seconds[i] = cvx_now() - t;
         }
     }
@@ -170,22 +181,71 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+/* FLOP/s that this device's units reach at most at the precision asked for, from its name: dense products, without
+ * sparsity, as NVIDIA's data sheets say. 0: not known. */
+static double roofline(const bench *b)
+{
+    static const struct {
+        const char *name;
+        double f32, bf16, fp8;
+    } devices[] = {{"H100 PCIe", 51e12, 756e12, 1513e12},
+                   {"H100", 67e12, 989e12, 1979e12},
+                   {"H200", 67e12, 989e12, 1979e12},
+                   {"A100", 19.5e12, 312e12, 312e12}};
+    char what[160];
+
+    if (!cvx_ctx_has_device(b->ctx) || !cvx_cuda_usable(what)) {
+        return 0;
+    }
+    for (size_t i = 0; i < sizeof devices / sizeof *devices; i++) {
+        if (strstr(what, devices[i].name) != NULL) {
+            return strcmp(b->o->request.quantize, "fp8") == 0 ? devices[i].fp8
+                   : b->ctx->compute == CVX_BF16              ? devices[i].bf16
+                                                              : devices[i].f32;
+        }
+    }
+    return 0;
+}
+
+/* Where a step's time goes, longest first: op, bar, share, rate and its share of the roofline. */
 static void print_ops(const bench *b, FILE *out)
 {
-    double all = 0;
+    double all = 0, most = roofline(b);
 
     for (int i = 0; i < CVX_OP_COUNT; i++) {
         all += b->ctx->stat[i].seconds;
     }
-    fprintf(out, "%-18s %8s %10s %8s %10s\n", "op", "calls", "seconds", "share", "GFLOP/s");
+    fprintf(out, "%-18s %8s %10s %8s %10s%s\n", "op", "calls", "seconds", "share", "TFLOP/s",
+            most > 0 ? "   roofline" : "");
     for (int i = 0; i < CVX_OP_COUNT; i++) {
         const cvx_op_stat *s = &b->ctx->stat[i];
         if (s->calls > 0) {
-            fprintf(out, "%-18s %8lld %10.4f %7.1f%% %10.1f\n", cvx_op_names[i],
-                    (long long)s->calls, s->seconds, 100 * s->seconds / all,
-                    s->flops / (s->seconds + 1e-12) / 1e9);
+            double rate = s->flops / (s->seconds + 1e-12);
+            char part[32] = "";
+            if (most > 0) {
+                snprintf(part, sizeof part, " %9.1f%%", 100 * rate / most);
+            }
+            fprintf(out, "%-18s %8lld %10.4f %7.1f%% %10.3f%s\n", cvx_op_names[i],
+                    (long long)s->calls, s->seconds, 100 * s->seconds / all, rate / 1e12, part);
         }
     }
+}
+
+/* The same as a member of the JSON object. */
+static void print_ops_json(const bench *b, FILE *out)
+{
+    const char *comma = "";
+
+    fprintf(out, ", \"roofline_flops\": %.4g, \"ops\": {", roofline(b));
+    for (int i = 0; i < CVX_OP_COUNT; i++) {
+        const cvx_op_stat *s = &b->ctx->stat[i];
+        if (s->calls > 0) {
+            fprintf(out, "%s\"%s\": {\"calls\": %lld, \"seconds\": %.6f, \"flops\": %.6g}", comma,
+                    cvx_op_names[i], (long long)s->calls, s->seconds, s->flops);
+            comma = ", ";
+        }
+    }
+    fprintf(out, "}");
 }
 
 static void report(bench *b, const char *what, FILE *out)
@@ -194,7 +254,7 @@ static void report(bench *b, const char *what, FILE *out)
     int64_t n = b->o->runs;
 
     for (int i = 0; i < CVX_OP_COUNT; i++) {
-        flops += b->ctx->stat[i].flops / (double)n;
+        flops += b->ctx->stat[i].flops / (own_run(b) ? 1.0 : (double)n);
     }
     qsort(b->seconds, (size_t)n, sizeof b->seconds[0], by_value);
     double median = b->seconds[n / 2];
@@ -203,10 +263,12 @@ static void report(bench *b, const char *what, FILE *out)
             out,
             "{\"bench\": \"%s\", \"backend\": \"%s\", \"ranks\": %d, \"threads\": %d, \"runs\": %lld, \"seconds_min\": %.6f, "
             "\"seconds_median\": %.6f, \"seconds_max\": %.6f, \"gflop\": %.3f, \"gflops\": %.2f, "
-            "\"peak_bytes\": %zu, \"step_bytes\": %zu}\n",
+            "\"peak_bytes\": %zu, \"step_bytes\": %zu, \"device_peak_bytes\": %zu",
             what, b->ctx->ops->name, b->mesh->world->size, b->ctx->threads, (long long)n,
             b->seconds[0], median, b->seconds[n - 1], flops / 1e9, flops / median / 1e9,
-            cvx_memory_peak(), b->step.peak);
+            cvx_memory_peak(), b->step.peak, cvx_ctx_peak(b->ctx));
+        print_ops_json(b, out);
+        fprintf(out, "}\n");
         return;
     }
     fprintf(
@@ -216,6 +278,12 @@ static void report(bench *b, const char *what, FILE *out)
         what, b->ctx->ops->name, b->mesh->world->size, b->ctx->threads, (long long)n, median,
         b->seconds[0], b->seconds[n - 1], flops / 1e9, flops / median / 1e9,
         (double)cvx_memory_peak() / (1 << 20));
+    if (cvx_ctx_has_device(b->ctx)) {
+        fprintf(
+            out,
+            "device memory at its highest %.1f MiB; the ops below each waited for, in a run of their own\n\n",
+            (double)cvx_ctx_peak(b->ctx) / (1 << 20));
+    }
     print_ops(b, out);
 }
 

@@ -15,11 +15,18 @@
 
 cvx_status cvx_request_ctx(cvx_ctx **out, const cvx_request *r)
 {
-    return cvx_ctx_open(
+    CVX_RETURN_IF(cvx_ctx_open(
         out, &(cvx_ctx_options){.backend = r->backend,
                                 .isa = r->isa,
                                 .threads = (int)r->threads,
-                                .compute = strcmp(r->dtype, "bf16") == 0 ? CVX_BF16 : CVX_F32});
+                                .compute = strcmp(r->dtype, "bf16") == 0 ? CVX_BF16 : CVX_F32}));
+    if (strcmp(r->quantize, "fp8") == 0 && !cvx_ctx_has_device(*out)) {
+        cvx_ctx_close(*out);
+        *out = NULL;
+        return cvx_fail(CVX_EUNSUPPORTED,
+                        "--quantize fp8 needs backend \"cuda\" and a GPU from Hopper on");
+    }
+    return CVX_OK;
 }
 
 struct cvx_generator {
@@ -119,9 +126,9 @@ static json_t *model_key(const cvx_request *r)
     for (int i = 0; i < r->lora.n; i++) {
         json_array_append_new(lora, json_string(r->lora.item[i]));
     }
-    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:o}", "model", r->model, "dtype", r->dtype,
-                     "backend", r->backend, "isa", r->isa, "offload", r->offload, "threads",
-                     (json_int_t)r->threads, "lora", lora);
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:o}", "model", r->model, "dtype",
+                     r->dtype, "backend", r->backend, "isa", r->isa, "offload", r->offload,
+                     "quantize", r->quantize, "threads", (json_int_t)r->threads, "lora", lora);
 }
 
 static cvx_status open_model(cvx_generator *g)

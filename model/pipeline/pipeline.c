@@ -37,6 +37,9 @@ static void close_part(cvx_pipeline *p, cvx_part_id id)
     case CVX_PART_VAE: cvx_vae_close(x->model.vae); break;
     case CVX_PART_COUNT: break;
     }
+    if (x->weights != NULL) {
+        cvx_ctx_forget(p->ctx);
+    }
     cvx_arena_close(&x->arena);
     cvx_weights_close(x->weights);
     *x = (cvx_part){0};
@@ -84,6 +87,7 @@ cvx_status cvx_run_open(cvx_pipeline *p, cvx_part_id id)
                      .arena = &x->arena,
                      .weights = x->weights,
                      .pack = packs(p),
+                     .fp8 = id == CVX_PART_DIT && p->opt.fp8,
                      .mesh = p->opt.mesh};
     if (id == CVX_PART_T5) {
         load.pack = false; /* read once or twice a job: packing would cost more than it gives */

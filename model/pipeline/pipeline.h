@@ -40,6 +40,7 @@ typedef struct cvx_pipeline cvx_pipeline;
 typedef struct cvx_pipeline_options {
     cvx_offload offload;
     bool pack;                /* keep linear weights packed */
+    bool fp8;                 /* the transformer's as 8-bit floats */
     const cvx_opt_list *lora; /* FILE[:SCALE] items; may be NULL */
     const cvx_mesh *mesh;     /* the ranks that share each job; borrowed */
 } cvx_pipeline_options;

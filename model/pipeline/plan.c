@@ -113,6 +113,7 @@ cvx_status cvx_plan_make(cvx_plan *out, const cvx_ctx *ctx, const cvx_checkpoint
     int64_t pixels = job->out_frames * job->height * job->width * 3;
     cvx_plan p = {.options = {.offload = offload_of(job->request),
                               .pack = true,
+                              .fp8 = strcmp(job->request->quantize, "fp8") == 0,
                               .lora = &job->request->lora,
                               .mesh = mesh},
                   .output_bytes = (size_t)(pixels * (keep_float ? 5 : 1)),

@@ -85,6 +85,9 @@ const cvx_opt cvx_request_opts[] = {
     {"offload", CVX_OPT_CHOICE, AT(offload), "model",
      "model: each part is opened when needed and freed after; sequential: also no packed weights",
      0, 0, "none|model|sequential"},
+    {"quantize", CVX_OPT_CHOICE, AT(quantize), NULL,
+     "fp8: the transformer's linear layers in 8-bit floats, a scale a row (GPUs from Hopper on; default: none)",
+     0, 0, "none|fp8"},
     {"threads", CVX_OPT_INT, AT(threads), "N", "CPU threads (default: all cores)", 1, 1024, NULL},
     {"backend", CVX_OPT_CHOICE, AT(backend), NULL, "where to compute (default: auto)", 0, 0,
      "auto|ref|cpu|cuda"},
@@ -192,6 +195,12 @@ cvx_status cvx_request_check(const cvx_request *r)
     CVX_RETURN_IF(cvx_check_utf8(r->negative_prompt, "--negative-prompt"));
     CVX_RETURN_IF(exclude(r->image, r->video, "--image and --video"));
     CVX_RETURN_IF(exclude(r->video, r->latents, "--video and --latents"));
+    if (strcmp(r->quantize, "fp8") == 0 && strcmp(r->offload, "sequential") == 0) {
+        return cvx_fail(
+            CVX_EINVAL,
+            "--quantize fp8 packs the weights, --offload sequential leaves them as they are: "
+            "give one of them");
+    }
     if (r->num_frames > 0 && (r->num_frames - 1) % 4 != 0) {
         int64_t below = (r->num_frames - 1) / 4 * 4 + 1;
         return cvx_fail(CVX_EINVAL,

@@ -29,6 +29,7 @@ typedef struct cvx_request {
     int64_t interpolate;                           /* frames for one, 0: 1 */
     double upscale;                                /* 0: 1 */
     const char *interpolate_model, *upscale_model; /* NULL: those that come with cvx */
+    const char *quantize;                          /* "none", "fp8" */
     const char *clip_model, *backend, *isa, *replay, *manifest;
     const char *checkpoint_dir; /* NULL: no checkpoints */
     int64_t checkpoint_every;   /* 0: CVX_CHECKPOINT_EVERY */
@@ -45,7 +46,7 @@ typedef struct cvx_request {
     {                                                                                              \
         .negative_prompt = "", .num_inference_steps = 50, .seed = 42, .num_videos_per_prompt = 1,  \
         .guidance_scale = 6.0, .strength = 0.8, .dtype = "f32", .offload = "none",                 \
-        .backend = "auto", .isa = "auto"                                                           \
+        .backend = "auto", .isa = "auto", .quantize = "none"                                       \
     }
 
 /* The option table of cvx generate, cvx plan and cvx-rank. */

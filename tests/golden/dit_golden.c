@@ -27,9 +27,9 @@ static void open_model(model *m, const char *config_dir, const char *weights_dir
                                                 .isa = getenv("CVX_TEST_ISA")}));
     OK(cvx_dit_config_load(&m->cfg, config_dir));
     OK(cvx_weights_open(&m->w, weights_dir));
-    OK(cvx_arena_open(&m->weights, "weights", (size_t)1 << 28));
-    OK(cvx_arena_open(&m->job, "job", (size_t)1 << 28));
-    OK(cvx_arena_open(&m->step, "step", (size_t)1 << 28));
+    OK(cvx_ctx_arena(m->ctx, &m->weights, "weights", (size_t)1 << 28));
+    OK(cvx_ctx_arena(m->ctx, &m->job, "job", (size_t)1 << 28));
+    OK(cvx_ctx_arena(m->ctx, &m->step, "step", (size_t)1 << 28));
     OK(cvx_mesh_self(&m->mesh));
     cvx_load load = {
         .ctx = m->ctx, .arena = &m->weights, .weights = m->w, .pack = true, .mesh = m->mesh};

@@ -12,7 +12,10 @@
 
 #include <cmocka.h>
 
+#include "kernels/memory.h"
 #include "model/weights.h"
+
+#include "../shared_memory.h"
 
 #define DATA CVX_SOURCE_DIR "/tests/data/"
 

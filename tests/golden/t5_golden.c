@@ -28,8 +28,8 @@ static void open_model(model *m, const char *dir)
     snprintf(path, sizeof path, "%s/text_encoder", dir);
     OK(cvx_t5_config_load(&m->cfg, path));
     OK(cvx_weights_open(&m->w, path));
-    OK(cvx_arena_open(&m->weights, "weights", (size_t)1 << 28));
-    OK(cvx_arena_open(&m->step, "step", (size_t)1 << 28));
+    OK(cvx_ctx_arena(m->ctx, &m->weights, "weights", (size_t)1 << 28));
+    OK(cvx_ctx_arena(m->ctx, &m->step, "step", (size_t)1 << 28));
     OK(cvx_mesh_self(&m->mesh));
     cvx_load load = {.ctx = m->ctx, .arena = &m->weights, .weights = m->w, .mesh = m->mesh};
     OK(cvx_t5_open(&m->t5, &load, &m->cfg));

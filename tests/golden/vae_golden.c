@@ -27,8 +27,8 @@ static void open_fixture(fixture *f, const char *backend, const char *isa, const
 
     *f = (fixture){0};
     OK(cvx_ctx_open(&f->ctx, &(cvx_ctx_options){.backend = backend, .isa = isa, .threads = 2}));
-    OK(cvx_arena_open(&f->weights_arena, "weights", GIB));
-    OK(cvx_arena_open(&f->step, "step", 4 * GIB));
+    OK(cvx_ctx_arena(f->ctx, &f->weights_arena, "weights", GIB));
+    OK(cvx_ctx_arena(f->ctx, &f->step, "step", 4 * GIB));
     snprintf(path, sizeof path, DATA "variants/%s/vae", model);
     OK(cvx_vae_config_load(&f->cfg, path));
     OK(cvx_weights_open(&f->weights, path));

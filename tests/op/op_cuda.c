@@ -321,6 +321,7 @@ static void arenas(void **state)
     }
     unsetenv("CVX_CUDA_MEMORY");
     TEST_OK(cvx_ctx_open(&ctx, &(cvx_ctx_options){.backend = "cuda"}));
+    setenv("CVX_CUDA_MEMORY", "managed", 1);
     TEST_OK(cvx_ctx_arena(ctx, &a, "one", (size_t)1 << 36));
     TEST_OK(cvx_arena_alloc(&a, &p, (size_t)100 << 20));
     size_t held = cvx_ctx_peak(ctx);

@@ -16,35 +16,7 @@
 
 #include "kernels/ops.h"
 
-#ifdef CVX_HAVE_CUDA
-#include "kernels/cuda/cuda.h"
-
-/* Operands lie where a GPU sees them too, if there is one: the same for every allocation of the program. */
-static inline void *operand_alloc(size_t bytes)
-{
-    char what[160];
-    return cvx_cuda_usable(what) ? cvx_cuda_shared_alloc(bytes) : malloc(bytes);
-}
-
-static inline void *operand_aligned(size_t align, size_t bytes)
-{
-    char what[160]; /* on a device: aligned to a page or so */
-    return cvx_cuda_usable(what) ? cvx_cuda_shared_alloc(bytes) : aligned_alloc(align, bytes);
-}
-
-static inline void operand_free(void *p)
-{
-    char what[160];
-    if (cvx_cuda_usable(what)) {
-        cvx_cuda_shared_free(p);
-    } else {
-        free(p);
-    }
-}
-#define malloc(bytes) operand_alloc(bytes)
-#define aligned_alloc(align, bytes) operand_aligned((align), (bytes))
-#define free(p) operand_free(p)
-#endif
+#include "../shared_memory.h"
 
 /* Instruction sets, and the GPU as one more. */
 static const char *const test_levels[] = {"portable", "avx2", "avx512", "amx", "cuda"};
@@ -64,7 +36,6 @@ static inline cvx_ctx *test_open(const char *backend, const char *isa, int threa
             print_message("SKIP cuda: %s\n", what);
             return NULL;
         }
-        setenv("CVX_CUDA_MEMORY", "managed", 1); /* operands are looked at between ops */
         opt.backend = "cuda";
         opt.isa = NULL;
     } else if (isa != NULL && cvx_cpu_ops(isa) == NULL) {
