@@ -43,6 +43,13 @@ void cvx_ctx_forget(cvx_ctx *ctx)
     }
 }
 
+void cvx_ctx_range(cvx_ctx *ctx, const char *name)
+{
+    if (ctx->ops->memory != NULL && !ctx->measure) {
+        ctx->ops->memory->range(ctx, name);
+    }
+}
+
 size_t cvx_ctx_peak(const cvx_ctx *ctx)
 {
     return ctx->ops->memory != NULL ? ctx->ops->memory->peak(ctx) : 0;

@@ -17,9 +17,10 @@ typedef struct cvx_memory_ops {
     bool (*owns)(const cvx_ctx *ctx, const void *p); /* whether p is memory of the device */
     cvx_status (*sync)(cvx_ctx *ctx);                /* waits; tells a fault of what was queued */
     void (*available)(const cvx_ctx *ctx, size_t *unused, size_t *all); /* bytes of the device */
-    void (*forget)(cvx_ctx *ctx);       /* host memory that was seen as a weight is about to go */
-    size_t (*peak)(const cvx_ctx *ctx); /* the most that arenas and scratch have held */
-    void (*close)(cvx_ctx *ctx);        /* frees ctx->backend */
+    void (*forget)(cvx_ctx *ctx); /* host memory that was seen as a weight is about to go */
+    void (*range)(cvx_ctx *ctx, const char *name); /* see cvx_ctx_range */
+    size_t (*peak)(const cvx_ctx *ctx);            /* the most that arenas and scratch have held */
+    void (*close)(cvx_ctx *ctx);                   /* frees ctx->backend */
 } cvx_memory_ops;
 
 /* An arena in the memory of ctx's device (host memory for CPU backends); in measure mode one that only counts. */
@@ -37,6 +38,9 @@ void cvx_ctx_memory(const cvx_ctx *ctx, size_t *unused, size_t *all);
 
 /* To be called before a checkpoint whose weights were left in its map is closed: copies of them are dropped. */
 void cvx_ctx_forget(cvx_ctx *ctx);
+
+/* Tells profilers that a part of the work of this name begins, or with NULL that the last one ends. */
+void cvx_ctx_range(cvx_ctx *ctx, const char *name);
 
 /* The most bytes that this context has held on its device; 0 for CPU backends. */
 size_t cvx_ctx_peak(const cvx_ctx *ctx);

@@ -60,6 +60,8 @@ extern const cvx_memory_ops cvx_cuda_memory;
 cvx_status cvx_cuda_to_device(cvx_cuda *s, struct CUstream_st *stream, void *dst, const void *src,
                               size_t bytes) CVX_CHECK;
 void cvx_cuda_free_spare(cvx_cuda *s);
+/* t <- 0, of up to four dims, gaps between rows left alone. */
+cvx_status cvx_cuda_zero_strided(cvx_cuda *s, const cvx_tensor *t) CVX_CHECK;
 
 /* --- gemm.c --- */
 
@@ -94,6 +96,9 @@ void cvx_cuda_forget_weights(cvx_cuda *s);
 #undef CVX_OP
 size_t cvx_cuda_packed_bytes(const cvx_ctx *ctx, const cvx_tensor *src, cvx_layout layout);
 cvx_dtype cvx_cuda_conv_input(const cvx_ctx *ctx, const cvx_tensor *w);
+
+/* A range of profilers (NVTX) begins; NULL: the last one ends. */
+void cvx_cuda_range(cvx_ctx *ctx, const char *name);
 
 extern const cvx_ops cvx_cuda_ops;
 
