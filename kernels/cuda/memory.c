@@ -349,7 +349,18 @@ static cvx_status to_host(cvx_cuda *s, void *dst, const void *src, size_t bytes)
 
 static cvx_status move(cvx_cuda *s, void *dst, const void *src, size_t bytes)
 {
-    bool to = cvx_cuda_owns(dst), from = cvx_cuda_owns(src);
+    bool to = cvx_cuda_owns(dst), from = cvx_cuda_owns(src), done = false;
+
+    if (to && !from) {
+        CVX_RETURN_IF(cvx_cuda_graph_upload(s, dst, src, bytes, &done));
+    } else if (to) {
+        done = cvx_cuda_graph_move(s, dst, src, bytes);
+    } else {
+        cvx_cuda_graph_spoil(s); /* the host wants to see something */
+    }
+    if (done) {
+        return CVX_OK;
+    }
 
     if (!to && !from) { /* host to host, in order with what is queued */
         CVX_RETURN_IF(cvx_cuda_status((int)cudaStreamSynchronize(s->stream), "copy"));
@@ -375,6 +386,10 @@ static void copy(cvx_ctx *ctx, void *dst, const void *src, size_t bytes)
 static void zero(cvx_ctx *ctx, const cvx_tensor *t)
 {
     cvx_cuda *s = cvx_cuda_of(ctx);
+
+    if (cvx_cuda_graph_move(s, t->data, NULL, (size_t)cvx_numel(t))) {
+        return;
+    }
     cvx_status st =
         cvx_is_dense(t)
             ? cvx_cuda_status((int)cudaMemsetAsync(t->data, 0,
@@ -429,6 +444,8 @@ const cvx_memory_ops cvx_cuda_memory = {.arena = open_arena,
                                         .zero = zero,
                                         .owns = owns,
                                         .sync = sync_stream,
+                                        .step_begin = cvx_cuda_step_begin,
+                                        .step_end = cvx_cuda_step_end,
                                         .available = available,
                                         .forget = forget,
                                         .range = cvx_cuda_range,

@@ -24,6 +24,9 @@ void cvx_cuda_range(cvx_ctx *ctx, const char *name)
     static cvx_status run_##op(cvx_ctx *ctx, const cvx_##op##_args *a)                             \
     {                                                                                              \
         CVX_RETURN_IF(cvx_cuda_recall(cvx_cuda_of(ctx)));                                          \
+        if (cvx_cuda_graph_op(cvx_cuda_of(ctx), CVX_OP_ID_##op, a, sizeof *a)) {                   \
+            return CVX_OK;                                                                         \
+        }                                                                                          \
         nvtxRangePushA(#op);                                                                       \
         cvx_status st = cvx_cuda_op_##op(ctx, a);                                                  \
         nvtxRangePop();                                                                            \

@@ -50,6 +50,29 @@ static cvx_status denoise_open(cvx_run *r, denoise *d)
     return CVX_OK;
 }
 
+/* The transformer's pass; alone on its rank it may be recorded and repeated. */
+static cvx_status forward(cvx_run *r, denoise *d, double timestep)
+{
+    bool alone = r->p->opt.mesh->replica->size == 1, again = false;
+    size_t mark = cvx_arena_mark(&r->step);
+
+    do {
+        if (alone) {
+            cvx_step_begin(r->p->ctx);
+        }
+        cvx_status st = cvx_dit_forward(r->p->parts[CVX_PART_DIT].model.dit, &d->dit, &r->step,
+                                        &d->out, &d->in, timestep, NULL, NULL);
+        if (alone) {
+            st = cvx_step_end(r->p->ctx, st, &again);
+        }
+        CVX_RETURN_IF(st);
+        if (again) {
+            cvx_arena_release(&r->step, mark, false);
+        }
+    } while (again);
+    return CVX_OK;
+}
+
 static cvx_status denoise_step(cvx_run *r, denoise *d, const cvx_sched *sched, int64_t i)
 {
     const cvx_request *q = r->job->request;
@@ -67,8 +90,7 @@ static cvx_status denoise_step(cvx_run *r, denoise *d, const cvx_sched *sched, i
     uncond = CVX_RESHAPE(&uncond, n);
     cond = CVX_RESHAPE(&cond, n);
     model_input(r, &d->in);
-    CVX_RETURN_IF(cvx_dit_forward(r->p->parts[CVX_PART_DIT].model.dit, &d->dit, &r->step, &d->out,
-                                  &d->in, (double)cvx_sched_timestep(sched, i), NULL, NULL));
+    CVX_RETURN_IF(forward(r, d, (double)cvx_sched_timestep(sched, i)));
     for (int k = cvx_sched_draws(sched, i, d->has_old); k > 0; k--) {
         CVX_RETURN_IF(cvx_run_draw(r, &d->noise));
         a.noise = &d->noise;
