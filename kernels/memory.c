@@ -25,6 +25,20 @@ cvx_status cvx_sync(cvx_ctx *ctx)
     return ctx->ops->memory != NULL && !ctx->measure ? ctx->ops->memory->sync(ctx) : CVX_OK;
 }
 
+void cvx_step_begin(cvx_ctx *ctx)
+{
+    if (ctx->ops->memory != NULL && !ctx->measure) {
+        ctx->ops->memory->step_begin(ctx);
+    }
+}
+
+cvx_status cvx_step_end(cvx_ctx *ctx, cvx_status st, bool *again)
+{
+    *again = false;
+    return ctx->ops->memory != NULL && !ctx->measure ? ctx->ops->memory->step_end(ctx, st, again)
+                                                     : st;
+}
+
 void cvx_ctx_memory(const cvx_ctx *ctx, size_t *unused, size_t *all)
 {
     if (ctx->ops->memory != NULL) {
@@ -40,6 +54,13 @@ void cvx_ctx_forget(cvx_ctx *ctx)
 {
     if (ctx->ops->memory != NULL && !ctx->measure) {
         ctx->ops->memory->forget(ctx);
+    }
+}
+
+void cvx_ctx_range(cvx_ctx *ctx, const char *name)
+{
+    if (ctx->ops->memory != NULL && !ctx->measure) {
+        ctx->ops->memory->range(ctx, name);
     }
 }
 

@@ -15,11 +15,14 @@ typedef struct cvx_memory_ops {
     void (*copy)(cvx_ctx *ctx, void *dst, const void *src, size_t bytes);
     void (*zero)(cvx_ctx *ctx, const cvx_tensor *t); /* any strides but the innermost */
     bool (*owns)(const cvx_ctx *ctx, const void *p); /* whether p is memory of the device */
-    cvx_status (*sync)(cvx_ctx *ctx);                /* waits; tells a fault of what was queued */
+    void (*step_begin)(cvx_ctx *ctx);                /* see cvx_step_begin */
+    cvx_status (*step_end)(cvx_ctx *ctx, cvx_status st, bool *again);
+    cvx_status (*sync)(cvx_ctx *ctx); /* waits; tells a fault of what was queued */
     void (*available)(const cvx_ctx *ctx, size_t *unused, size_t *all); /* bytes of the device */
-    void (*forget)(cvx_ctx *ctx);       /* host memory that was seen as a weight is about to go */
-    size_t (*peak)(const cvx_ctx *ctx); /* the most that arenas and scratch have held */
-    void (*close)(cvx_ctx *ctx);        /* frees ctx->backend */
+    void (*forget)(cvx_ctx *ctx); /* host memory that was seen as a weight is about to go */
+    void (*range)(cvx_ctx *ctx, const char *name); /* see cvx_ctx_range */
+    size_t (*peak)(const cvx_ctx *ctx);            /* the most that arenas and scratch have held */
+    void (*close)(cvx_ctx *ctx);                   /* frees ctx->backend */
 } cvx_memory_ops;
 
 /* An arena in the memory of ctx's device (host memory for CPU backends); in measure mode one that only counts. */
@@ -32,11 +35,21 @@ bool cvx_ctx_has_device(const cvx_ctx *ctx);
  * earlier transfers and kernels come out here at the latest. */
 cvx_status cvx_sync(cvx_ctx *ctx) CVX_CHECK;
 
+/* Work that is the same every time but for what is uploaded in it, on one rank: between the two a backend may record
+ * what is queued, and later queue it in one go without the ops. No exchange with other ranks, no download in it.
+ * step_end takes the work's status and gives it back; with *again set nothing was computed, and the caller does the
+ * work once more, from step_begin on, with its arenas as they were. */
+void cvx_step_begin(cvx_ctx *ctx);
+cvx_status cvx_step_end(cvx_ctx *ctx, cvx_status st, bool *again) CVX_CHECK;
+
 /* Bytes that are free for this context's arenas, and all there are: of the device, or of this machine. */
 void cvx_ctx_memory(const cvx_ctx *ctx, size_t *unused, size_t *all);
 
 /* To be called before a checkpoint whose weights were left in its map is closed: copies of them are dropped. */
 void cvx_ctx_forget(cvx_ctx *ctx);
+
+/* Tells profilers that a part of the work of this name begins, or with NULL that the last one ends. */
+void cvx_ctx_range(cvx_ctx *ctx, const char *name);
 
 /* The most bytes that this context has held on its device; 0 for CPU backends. */
 size_t cvx_ctx_peak(const cvx_ctx *ctx);

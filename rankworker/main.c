@@ -72,7 +72,7 @@ static cvx_status work(cvx_comm *world, const cvx_place *place, cvx_request *r)
         (strcmp(r->backend, "auto") == 0 || strcmp(r->backend, "cpu") == 0)) {
         CVX_RETURN_IF(cvx_place_isa(&r->isa, world));
     }
-    if (note[0] != 0 && first) {
+    if (note[0] != 0 && first && !r->quiet) {
         cvx_progress_note(&notes, "%s", note);
     }
     cvx_status made = cvx_arrange_world(&mesh, r, world, place->node_ranks, &notes);

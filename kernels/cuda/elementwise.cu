@@ -357,6 +357,44 @@ extern "C" cvx_status cvx_cuda_op_strided_copy(cvx_ctx *ctx, const cvx_strided_c
     return cvx_cuda_launched(s, "strided_copy");
 }
 
+/* Rows of dim[3] E; the other strides are in bytes. */
+template <typename E> __global__ void zero_rows(copy_args a)
+{
+    int64_t at = item();
+    if (at < a.n) {
+        int64_t l = at % a.dim[3], k = at / a.dim[3] % a.dim[2];
+        int64_t j = at / a.dim[3] / a.dim[2] % a.dim[1], i = at / a.dim[3] / a.dim[2] / a.dim[1];
+        *(E *)(a.y + i * a.ys[0] + j * a.ys[1] + k * a.ys[2] + l * (int64_t)sizeof(E)) = 0;
+    }
+}
+
+extern "C" cvx_status cvx_cuda_zero_strided(cvx_cuda *s, const cvx_tensor *t)
+{
+    int64_t size = (int64_t)cvx_dtype_size(t->dtype), row = t->dim[t->ndim - 1] * size;
+    bool words = row % 4 == 0 && aligned_to(t->data, 4);
+    copy_args c = {};
+
+    if (t->ndim > 4) {
+        return cvx_fail(CVX_EUNSUPPORTED,
+                        "zeros in a tensor of %d dims with gaps: at most 4 on a GPU", t->ndim);
+    }
+    for (int i = 0; i < 4; i++) {
+        int d = i - (4 - t->ndim);
+        c.dim[i] = d >= 0 ? t->dim[d] : 1;
+        c.ys[i] = d >= 0 ? t->stride[d] * size : 0;
+        words = words && (i == 3 || c.ys[i] % 4 == 0);
+    }
+    c.y = (char *)t->data;
+    c.dim[3] = words ? row / 4 : row;
+    c.n = c.dim[0] * c.dim[1] * c.dim[2] * c.dim[3];
+    if (c.n > 0 && words) {
+        zero_rows<uint32_t><<<blocks_for(c.n), CVX_THREADS, 0, s->stream>>>(c);
+    } else if (c.n > 0) {
+        zero_rows<uint8_t><<<blocks_for(c.n), CVX_THREADS, 0, s->stream>>>(c);
+    }
+    return cvx_cuda_launched(s, "zeros");
+}
+
 static __global__ void blend_values(copy_args a, int axis)
 {
     int64_t at = item();

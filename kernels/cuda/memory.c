@@ -349,7 +349,18 @@ static cvx_status to_host(cvx_cuda *s, void *dst, const void *src, size_t bytes)
 
 static cvx_status move(cvx_cuda *s, void *dst, const void *src, size_t bytes)
 {
-    bool to = cvx_cuda_owns(dst), from = cvx_cuda_owns(src);
+    bool to = cvx_cuda_owns(dst), from = cvx_cuda_owns(src), done = false;
+
+    if (to && !from) {
+        CVX_RETURN_IF(cvx_cuda_graph_upload(s, dst, src, bytes, &done));
+    } else if (to) {
+        done = cvx_cuda_graph_move(s, dst, src, bytes);
+    } else {
+        cvx_cuda_graph_spoil(s); /* the host wants to see something */
+    }
+    if (done) {
+        return CVX_OK;
+    }
 
     if (!to && !from) { /* host to host, in order with what is queued */
         CVX_RETURN_IF(cvx_cuda_status((int)cudaStreamSynchronize(s->stream), "copy"));
@@ -372,32 +383,20 @@ static void copy(cvx_ctx *ctx, void *dst, const void *src, size_t bytes)
     cvx_cuda_remember(cvx_cuda_of(ctx), move(cvx_cuda_of(ctx), dst, src, bytes));
 }
 
-/* Rows of a tensor from dimension d on; the last two go as one 2-D fill. */
-static cvx_status zero_rows(cvx_cuda *s, const cvx_tensor *t, int d, char *at)
-{
-    size_t size = cvx_dtype_size(t->dtype);
-
-    if (t->ndim - d >= 3) {
-        for (int64_t i = 0; i < t->dim[d]; i++) {
-            CVX_RETURN_IF(zero_rows(s, t, d + 1, at + i * t->stride[d] * (int64_t)size));
-        }
-        return CVX_OK;
-    }
-    size_t width = (size_t)t->dim[t->ndim - 1] * size, rows = t->ndim > 1 ? (size_t)t->dim[d] : 1;
-    size_t pitch = rows > 1 ? (size_t)t->stride[d] * size : width;
-    return cvx_cuda_status((int)cudaMemset2DAsync(at, pitch, 0, width, rows, s->stream), "zeros");
-}
-
 static void zero(cvx_ctx *ctx, const cvx_tensor *t)
 {
     cvx_cuda *s = cvx_cuda_of(ctx);
+
+    if (cvx_cuda_graph_move(s, t->data, NULL, (size_t)cvx_numel(t))) {
+        return;
+    }
     cvx_status st =
         cvx_is_dense(t)
             ? cvx_cuda_status((int)cudaMemsetAsync(t->data, 0,
                                                    (size_t)cvx_numel(t) * cvx_dtype_size(t->dtype),
                                                    s->stream),
                               "zeros")
-            : zero_rows(s, t, 0, t->data);
+            : cvx_cuda_zero_strided(s, t);
 
     if (st == CVX_OK && s->managed) {
         st = cvx_cuda_status((int)cudaStreamSynchronize(s->stream), "zeros");
@@ -445,7 +444,10 @@ const cvx_memory_ops cvx_cuda_memory = {.arena = open_arena,
                                         .zero = zero,
                                         .owns = owns,
                                         .sync = sync_stream,
+                                        .step_begin = cvx_cuda_step_begin,
+                                        .step_end = cvx_cuda_step_end,
                                         .available = available,
                                         .forget = forget,
+                                        .range = cvx_cuda_range,
                                         .peak = peak,
                                         .close = cvx_cuda_close};

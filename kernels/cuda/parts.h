@@ -60,6 +60,8 @@ extern const cvx_memory_ops cvx_cuda_memory;
 cvx_status cvx_cuda_to_device(cvx_cuda *s, struct CUstream_st *stream, void *dst, const void *src,
                               size_t bytes) CVX_CHECK;
 void cvx_cuda_free_spare(cvx_cuda *s);
+/* t <- 0, of up to four dims, gaps between rows left alone. */
+cvx_status cvx_cuda_zero_strided(cvx_cuda *s, const cvx_tensor *t) CVX_CHECK;
 
 /* --- gemm.c --- */
 
@@ -87,6 +89,22 @@ cvx_status cvx_cuda_streamed_weight(cvx_cuda *s, const void *src, size_t bytes,
 /* Before those host bytes go, or others come to their addresses. */
 void cvx_cuda_forget_weights(cvx_cuda *s);
 
+/* --- graph.c --- */
+
+/* See cvx_step_begin, cvx_step_end (kernels/memory.h). */
+void cvx_cuda_step_begin(cvx_ctx *ctx);
+cvx_status cvx_cuda_step_end(cvx_ctx *ctx, cvx_status st, bool *again) CVX_CHECK;
+void cvx_cuda_graph_close(cvx_cuda *s);
+/* Before an op (its CVX_OP_ID_ and arguments), or a copy or fill on the device: whether it is in the graph already, and
+ * is not to be queued. */
+bool cvx_cuda_graph_op(cvx_cuda *s, int op, const void *args, size_t bytes);
+bool cvx_cuda_graph_move(cvx_cuda *s, const void *dst, const void *src, size_t bytes);
+/* Host bytes on their way to the device within a step: *done if they were taken care of. */
+cvx_status cvx_cuda_graph_upload(cvx_cuda *s, void *dst, const void *src, size_t bytes,
+                                 bool *done) CVX_CHECK;
+/* Something happens that no graph can hold. */
+void cvx_cuda_graph_spoil(cvx_cuda *s);
+
 /* --- the ops --- */
 
 #define CVX_OP(op) cvx_status cvx_cuda_op_##op(cvx_ctx *ctx, const cvx_##op##_args *a) CVX_CHECK;
@@ -94,6 +112,9 @@ void cvx_cuda_forget_weights(cvx_cuda *s);
 #undef CVX_OP
 size_t cvx_cuda_packed_bytes(const cvx_ctx *ctx, const cvx_tensor *src, cvx_layout layout);
 cvx_dtype cvx_cuda_conv_input(const cvx_ctx *ctx, const cvx_tensor *w);
+
+/* A range of profilers (NVTX) begins; NULL: the last one ends. */
+void cvx_cuda_range(cvx_ctx *ctx, const char *name);
 
 extern const cvx_ops cvx_cuda_ops;
 

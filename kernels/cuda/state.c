@@ -269,6 +269,7 @@ void cvx_cuda_close(cvx_ctx *ctx)
     }
     p = cvx_cuda_parts_of(s);
     cudaStreamSynchronize(s->stream);
+    cvx_cuda_graph_close(s);
     cvx_cuda_forget_weights(s);
     cvx_cuda_gemm_close(s);
     for (int i = 0; i < CVX_CUDA_SCRATCHES; i++) {

@@ -1,4 +1,6 @@
 /* The backend's table. */
+#include <nvtx3/nvToolsExt.h>
+
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/parts.h"
 
@@ -7,12 +9,28 @@ cvx_status cvx_cuda_op_attention(cvx_ctx *ctx, const cvx_attention_args *a)
     return cvx_cuda_attention(cvx_cuda_of(ctx), a);
 }
 
-/* Every op first tells a fault of a transfer before it. */
+void cvx_cuda_range(cvx_ctx *ctx, const char *name)
+{
+    (void)ctx;
+    if (name != NULL) {
+        nvtxRangePushA(name);
+    } else {
+        nvtxRangePop();
+    }
+}
+
+/* Every op first tells a fault of a transfer before it, and is a range of its own to profilers. */
 #define CVX_OP(op)                                                                                 \
     static cvx_status run_##op(cvx_ctx *ctx, const cvx_##op##_args *a)                             \
     {                                                                                              \
         CVX_RETURN_IF(cvx_cuda_recall(cvx_cuda_of(ctx)));                                          \
-        return cvx_cuda_op_##op(ctx, a);                                                           \
+        if (cvx_cuda_graph_op(cvx_cuda_of(ctx), CVX_OP_ID_##op, a, sizeof *a)) {                   \
+            return CVX_OK;                                                                         \
+        }                                                                                          \
+        nvtxRangePushA(#op);                                                                       \
+        cvx_status st = cvx_cuda_op_##op(ctx, a);                                                  \
+        nvtxRangePop();                                                                            \
+        return st;                                                                                 \
     }
 #include "kernels/ops.def"
 #undef CVX_OP

@@ -4,12 +4,17 @@
 #include <string.h>
 
 #include "base/json.h"
+#include "kernels/memory.h"
 
 /* Shared memory between processes, and Ethernet as most clusters have at least. */
 #define HERE_LINK_BANDWIDTH 4e9
 #define HERE_LINK_LATENCY 20e-6
 #define HERE_NETWORK_BANDWIDTH 1.25e9
 #define HERE_NETWORK_LATENCY 50e-6
+/* Between GPUs of one machine: what NVLink carries one way on A100 and H100 at least, and a collective's launch. A
+ * file (--cluster) says otherwise. */
+#define DEVICE_LINK_BANDWIDTH 200e9
+#define DEVICE_LINK_LATENCY 20e-6
 
 /* Work that is bound by memory is counted in operations; a value of 4 bytes is read and written for each few. */
 #define FLOP_PER_BYTE 0.2
@@ -102,6 +107,14 @@ cvx_status cvx_cluster_here(cvx_cluster *out, cvx_ctx *ctx, int ranks, int node_
                          .link_latency = HERE_LINK_LATENCY,
                          .network_bandwidth = HERE_NETWORK_BANDWIDTH,
                          .network_latency = HERE_NETWORK_LATENCY};
+    if (cvx_ctx_has_device(ctx)) {
+        size_t unused, all;
+        cvx_ctx_memory(ctx, &unused, &all);
+        out->memory = (double)all;
+        out->link_bandwidth = DEVICE_LINK_BANDWIDTH;
+        out->link_latency = DEVICE_LINK_LATENCY;
+        share = 1;
+    }
     CVX_RETURN_IF(cvx_plan_rates(ctx, out->rate));
     for (int i = 0; i < CVX_OP_COUNT; i++) {
         out->rate[i] *= share;

@@ -153,6 +153,30 @@ static cvx_status blend_window(cvx_run *r, denoise *d, int64_t i, const cvx_tens
     return CVX_OK;
 }
 
+/* The transformer's pass; alone on its rank, and always on the same operands, it may be recorded and repeated. */
+static cvx_status forward(cvx_run *r, denoise *d, const cvx_dit_job *dit, const cvx_tensor *in,
+                          double timestep)
+{
+    bool alone = r->p->opt.mesh->replica->size == 1 && r->job->windows.n == 1, again = false;
+    size_t mark = cvx_arena_mark(&r->step);
+
+    do {
+        if (alone) {
+            cvx_step_begin(r->p->ctx);
+        }
+        cvx_status st = cvx_dit_forward(r->p->parts[CVX_PART_DIT].model.dit, dit, &r->step, &d->out,
+                                        in, timestep, NULL, NULL);
+        if (alone) {
+            st = cvx_step_end(r->p->ctx, st, &again);
+        }
+        CVX_RETURN_IF(st);
+        if (again) {
+            cvx_arena_release(&r->step, mark, false);
+        }
+    } while (again);
+    return CVX_OK;
+}
+
 /* The transformer over window i, under the prompt that holds at its middle: d->out. */
 static cvx_status predict_window(cvx_run *r, denoise *d, int64_t i, double timestep)
 {
@@ -162,8 +186,7 @@ static cvx_status predict_window(cvx_run *r, denoise *d, int64_t i, double times
     int prompt = cvx_prompts_at(&r->job->prompts, frame);
     cvx_tensor in = window_input(r, d, start);
 
-    return cvx_dit_forward(r->p->parts[CVX_PART_DIT].model.dit, &d->dit[prompt], &r->step, &d->out,
-                           &in, timestep, NULL, NULL);
+    return forward(r, d, &d->dit[prompt], &in, timestep);
 }
 
 /* All windows, dealt to the groups of the mesh in turn; the result is d->blended. Every rank blends in the order of the

@@ -149,7 +149,8 @@ static cvx_status open_model(cvx_generator *g)
     CVX_RETURN_IF(cvx_checkpoint_open(&g->ckpt, g->request->model));
     CVX_RETURN_IF(cvx_request_ctx(&g->ctx, g->request));
     char what[160];
-    if (strcmp(g->request->backend, "auto") == 0 && cvx_cuda_built() && !cvx_cuda_usable(what)) {
+    if (!g->request->quiet && strcmp(g->request->backend, "auto") == 0 && cvx_cuda_built() &&
+        !cvx_cuda_usable(what)) {
         cvx_progress_note(&g->progress, "%s: computing on the CPU", what);
     }
     return CVX_OK;

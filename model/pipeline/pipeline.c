@@ -126,6 +126,7 @@ cvx_status cvx_run_begin(cvx_run *r, cvx_stage s, int64_t total)
     r->cost[s] = (cvx_stage_cost){0};
     cvx_run_counters(r, &r->cost[s], -1);
     r->step.peak = r->step.used;
+    cvx_ctx_range(r->p->ctx, cvx_stage_names[s]);
     return cvx_progress_begin(&r->progress, cvx_stage_names[s], total);
 }
 
@@ -139,6 +140,7 @@ void cvx_run_end(cvx_run *r, cvx_stage s)
         c->weights += x->arena.used;
         c->mapped += x->weights != NULL ? (size_t)cvx_weights_in_place(x->weights) : 0;
     }
+    cvx_ctx_range(r->p->ctx, NULL);
     c->job = r->arena.used;
     c->step = r->step.peak;
     c->seconds = cvx_progress_end(&r->progress);
