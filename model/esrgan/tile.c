@@ -7,15 +7,23 @@
 /* Source pixels of a piece, margins included: some 250 and 600 MB of activations. */
 #define SRVGG_PIXELS 190000
 #define RRDB_PIXELS 250000
-/* An RRDBNet sees hundreds of pixels far, but what lies beyond this changes nothing by 1/255 (tests/golden/esrgan_golden.c). */
-#define RRDB_MARGIN 64
+
+/* An RRDBNet sees hundreds of pixels far, but what lies beyond this many changes nothing by 1/255: measured, see
+ * docs/stages.md. */
+static int64_t rrdb_margin(int64_t blocks)
+{
+    return 40 + 4 * blocks;
+}
 
 cvx_esrgan_tiling cvx_esrgan_default_tiling(const cvx_esrgan_config *cfg)
 {
-    int64_t reach = cfg->kind == CVX_ESRGAN_SRVGG ? cfg->convs + 2 : 15 * cfg->blocks + 6;
+    int64_t reach = cfg->convs + 2; /* of SRVGG: all that it sees */
 
-    return (cvx_esrgan_tiling){
-        .margin = cfg->kind == CVX_ESRGAN_SRVGG || reach < RRDB_MARGIN ? reach : RRDB_MARGIN};
+    if (cfg->kind == CVX_ESRGAN_RRDB) {
+        int64_t all = 15 * cfg->blocks + 6, enough = rrdb_margin(cfg->blocks);
+        reach = all < enough ? all : enough;
+    }
+    return (cvx_esrgan_tiling){.margin = reach};
 }
 
 cvx_status cvx_esrgan_check_tiling(const cvx_esrgan_tiling *t)
