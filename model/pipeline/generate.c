@@ -147,13 +147,7 @@ static cvx_status open_model(cvx_generator *g)
         g->lora.item[i] = json_string_value(json_array_get(lora, (size_t)i));
     }
     CVX_RETURN_IF(cvx_checkpoint_open(&g->ckpt, g->request->model));
-    CVX_RETURN_IF(cvx_request_ctx(&g->ctx, g->request));
-    char what[160];
-    if (!g->request->quiet && strcmp(g->request->backend, "auto") == 0 && cvx_cuda_built() &&
-        !cvx_cuda_usable(what)) {
-        cvx_progress_note(&g->progress, "%s: computing on the CPU", what);
-    }
-    return CVX_OK;
+    return cvx_request_ctx(&g->ctx, g->request);
 }
 
 /* The plan of a job. What open models hold already is taken off what is needed and added to what is available;
@@ -184,6 +178,11 @@ static cvx_status open_pipeline(cvx_generator *g, const cvx_plan *plan)
 {
     if (g->pipeline != NULL) {
         return CVX_OK;
+    }
+    char what[160]; /* said once the job is known to be sound, so that a refusal is one line */
+    if (!g->request->quiet && strcmp(g->request->backend, "auto") == 0 && cvx_cuda_built() &&
+        !cvx_cuda_usable(what)) {
+        cvx_progress_note(&g->progress, "%s: computing on the CPU", what);
     }
     g->options = plan->options;
     g->options.lora = &g->lora;
