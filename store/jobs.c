@@ -1,0 +1,206 @@
+/* Jobs as users see them: made, looked at, listed, cancelled, forgotten. */
+#include "store/jobs.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+
+#include "store/message.h"
+#include "store/script.h"
+
+int64_t cvx_now_ms(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+void cvx_job_id(char out[CVX_ID_MAX])
+{
+    unsigned char b[16];
+
+    CVX_ASSERT(getrandom(b, sizeof b, 0) == sizeof b);
+    int n = snprintf(out, CVX_ID_MAX, "video_");
+    for (size_t i = 0; i < sizeof b; i++) {
+        n += snprintf(out + n, CVX_ID_MAX - (size_t)n, "%02x", b[i]);
+    }
+}
+
+bool cvx_job_id_valid(const char *id)
+{
+    size_t n = strlen(id);
+
+    if (n != 38 || strncmp(id, "video_", 6) != 0) {
+        return false;
+    }
+    return strspn(id + 6, "0123456789abcdef") == 32;
+}
+
+cvx_status cvx_jobs_create(cvx_redis *r, const Cvx__JobSpec *spec, const char *once,
+                           char id[CVX_ID_MAX])
+{
+    cvx_packed p;
+    char priority[16], created[24];
+    redisReply *reply;
+
+    CVX_RETURN_IF(cvx_pack(&p, &spec->base));
+    snprintf(priority, sizeof priority, "%d", (int)spec->priority);
+    snprintf(created, sizeof created, "%lld", (long long)spec->created_ms);
+    const cvx_script_arg args[] = {CVX_TEXT(spec->id),   {p.data, p.len},   CVX_TEXT(spec->owner),
+                                   CVX_TEXT(priority),   CVX_TEXT(created), CVX_TEXT(once)};
+    cvx_status st = cvx_script_run(r, &reply, "create", args, 6);
+    cvx_packed_free(&p);
+    CVX_RETURN_IF(st);
+    snprintf(id, CVX_ID_MAX, "%s", reply->type == REDIS_REPLY_STRING ? reply->str : spec->id);
+    freeReplyObject(reply);
+    return CVX_OK;
+}
+
+enum { SPEC, STATE, POOL, OWNER, CAUSE, CREATED, STARTED, COMPLETED, ATTEMPTS, TOKEN, PROGRESS, RESULT, FIELDS };
+
+static int64_t whole(const redisReply *e)
+{
+    return e->type == REDIS_REPLY_STRING ? strtoll(e->str, NULL, 10) : 0;
+}
+
+static const char *text(const redisReply *e)
+{
+    return e->type == REDIS_REPLY_STRING ? e->str : "";
+}
+
+static cvx_status view(cvx_job_view *v, redisReply **e)
+{
+    snprintf(v->state, sizeof v->state, "%s", text(e[STATE]));
+    snprintf(v->pool, sizeof v->pool, "%s", text(e[POOL]));
+    snprintf(v->owner, sizeof v->owner, "%s", text(e[OWNER]));
+    v->cause = strdup(text(e[CAUSE]));
+    v->created_ms = whole(e[CREATED]);
+    v->started_ms = whole(e[STARTED]);
+    v->completed_ms = whole(e[COMPLETED]);
+    v->attempts = whole(e[ATTEMPTS]);
+    v->token = whole(e[TOKEN]);
+    v->spec = CVX_UNPACK(cvx__job_spec, e[SPEC]);
+    v->progress = CVX_UNPACK(cvx__progress, e[PROGRESS]);
+    v->result = CVX_UNPACK(cvx__result, e[RESULT]);
+    if (v->cause == NULL) {
+        return cvx_fail(CVX_ENOMEM, "no memory for job %s", v->id);
+    }
+    return v->spec != NULL ? CVX_OK
+                           : cvx_fail(CVX_EFORMAT, "Redis: cvx:job:%s holds no job", v->id);
+}
+
+static cvx_status scores(cvx_redis *r, cvx_job_view *v)
+{
+    redisReply *reply;
+
+    CVX_RETURN_IF(cvx_redis_command(r, &reply, "GET cvx:scores:%s", v->id));
+    v->scores = CVX_UNPACK(cvx__frame_scores, reply);
+    freeReplyObject(reply);
+    return CVX_OK;
+}
+
+cvx_status cvx_jobs_get(cvx_redis *r, const char *id, cvx_job_view *out, bool *found)
+{
+    redisReply *reply;
+
+    *found = false;
+    *out = (cvx_job_view){0};
+    snprintf(out->id, sizeof out->id, "%s", id);
+    CVX_RETURN_IF(cvx_redis_command(r, &reply,
+                                    "HMGET cvx:job:%s spec state pool owner cause created_ms "
+                                    "started_ms completed_ms attempts token progress result",
+                                    id));
+    if (reply->type != REDIS_REPLY_ARRAY || reply->elements != FIELDS) {
+        freeReplyObject(reply);
+        return cvx_fail(CVX_EFORMAT, "Redis: cvx:job:%s is no job", id);
+    }
+    if (reply->element[STATE]->type == REDIS_REPLY_NIL) {
+        freeReplyObject(reply);
+        return CVX_OK;
+    }
+    cvx_status st = view(out, reply->element);
+    freeReplyObject(reply);
+    if (st == CVX_OK) {
+        st = scores(r, out);
+    }
+    if (st != CVX_OK) {
+        cvx_job_view_free(out);
+        return st;
+    }
+    *found = true;
+    return CVX_OK;
+}
+
+void cvx_job_view_free(cvx_job_view *v)
+{
+    free(v->cause);
+    cvx__job_spec__free_unpacked(v->spec, NULL);
+    cvx__progress__free_unpacked(v->progress, NULL);
+    cvx__result__free_unpacked(v->result, NULL);
+    cvx__frame_scores__free_unpacked(v->scores, NULL);
+    *v = (cvx_job_view){0};
+}
+
+/* The place of a job in its list; -1: the one before the first. */
+static cvx_status place(cvx_redis *r, const char *key, const char *after, bool ascending, int64_t *at)
+{
+    redisReply *reply;
+
+    *at = -1;
+    if (after[0] == 0) {
+        return CVX_OK;
+    }
+    CVX_RETURN_IF(
+        cvx_redis_command(r, &reply, "%s %s %s", ascending ? "ZRANK" : "ZREVRANK", key, after));
+    bool known = reply->type == REDIS_REPLY_INTEGER;
+    *at = known ? reply->integer : -1;
+    freeReplyObject(reply);
+    return known ? CVX_OK : cvx_fail(CVX_EINVAL, "after: no job %.80s", after);
+}
+
+cvx_status cvx_jobs_list(cvx_redis *r, const char *owner, const char *after, bool ascending,
+                         int64_t max, char (*ids)[CVX_ID_MAX], int64_t *n)
+{
+    char key[128];
+    int64_t at;
+    redisReply *reply;
+
+    *n = 0;
+    snprintf(key, sizeof key, owner != NULL ? "cvx:jobs:%.100s" : "cvx:jobs", owner);
+    CVX_RETURN_IF(place(r, key, after, ascending, &at));
+    CVX_RETURN_IF(cvx_redis_command(r, &reply, "%s %s %lld %lld",
+                                    ascending ? "ZRANGE" : "ZREVRANGE", key, (long long)at + 1,
+                                    (long long)(at + max)));
+    for (size_t i = 0; reply->type == REDIS_REPLY_ARRAY && i < reply->elements && *n < max; i++) {
+        snprintf(ids[(*n)++], CVX_ID_MAX, "%s", text(reply->element[i]));
+    }
+    freeReplyObject(reply);
+    return CVX_OK;
+}
+
+cvx_status cvx_jobs_cancel(cvx_redis *r, const char *id, char state[16])
+{
+    char now[24];
+    redisReply *reply;
+
+    snprintf(now, sizeof now, "%lld", (long long)cvx_now_ms());
+    const cvx_script_arg args[] = {CVX_TEXT(id), CVX_TEXT(now)};
+    CVX_RETURN_IF(cvx_script_run(r, &reply, "cancel", args, 2));
+    snprintf(state, 16, "%s", text(reply));
+    freeReplyObject(reply);
+    return CVX_OK;
+}
+
+cvx_status cvx_jobs_remove(cvx_redis *r, const char *id, bool *removed)
+{
+    redisReply *reply;
+    const cvx_script_arg args[] = {CVX_TEXT(id)};
+
+    CVX_RETURN_IF(cvx_script_run(r, &reply, "remove", args, 1));
+    *removed = reply->type == REDIS_REPLY_INTEGER && reply->integer == 1;
+    freeReplyObject(reply);
+    return CVX_OK;
+}

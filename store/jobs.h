@@ -1,0 +1,80 @@
+/* The cluster's state in Redis: jobs, queue, leases, events, pools. docs/redis.md names every key. What changes several
+ * keys is one Lua script (store/lua), so that it happens whole or not at all.
+ *
+ * A job goes queued -> in_progress -> completed | failed | cancelled, or back to queued when its pool was lost or asks for another
+ * try. Whoever runs it holds a lease with a token that grows with every assignment; what comes with an old token changes nothing.
+ * Times are Unix milliseconds. All functions: CVX_EIO where Redis cannot be reached. */
+#ifndef CVX_STORE_JOBS_H
+#define CVX_STORE_JOBS_H
+
+#include "proto/cvx.pb-c.h"
+#include "store/redis.h"
+
+#define CVX_ID_MAX 64
+#define CVX_LEASE_MS 15000 /* a pool unheard of for so long is lost */
+#define CVX_MOST_DEATHS 2  /* pools that a job may take with it */
+#define CVX_MOST_ATTEMPTS 3
+
+int64_t cvx_now_ms(void);
+/* "video_" and 128 random bits in hex. */
+void cvx_job_id(char out[CVX_ID_MAX]);
+/* Whether a text has the form of an id: what comes from outside is looked up only if it has. */
+bool cvx_job_id_valid(const char *id);
+
+/* Puts a job (spec->id, owner, priority, created_ms filled in) among those that wait. once: idempotency key, or "". id: the
+ * job's, or that of the job the same key made before. */
+cvx_status cvx_jobs_create(cvx_redis *r, const Cvx__JobSpec *spec, const char *once,
+                           char id[CVX_ID_MAX]) CVX_CHECK;
+
+typedef struct cvx_job_view {
+    char id[CVX_ID_MAX];
+    char state[16], pool[128], owner[64];
+    char *cause; /* why it failed, or was tried again; "" */
+    int64_t created_ms, started_ms, completed_ms, attempts, token;
+    Cvx__JobSpec *spec;
+    Cvx__Progress *progress;  /* NULL: none yet */
+    Cvx__Result *result;      /* NULL: not completed */
+    Cvx__FrameScores *scores; /* NULL: none */
+} cvx_job_view;
+
+/* *found: whether there is such a job; then the caller frees it with cvx_job_view_free. */
+cvx_status cvx_jobs_get(cvx_redis *r, const char *id, cvx_job_view *out, bool *found) CVX_CHECK;
+void cvx_job_view_free(cvx_job_view *v);
+
+/* Ids of an owner's jobs (NULL: everybody's), newest first or (ascending) oldest first, behind `after` ("": from the first), at
+ * most `max`. *n of them are written. */
+cvx_status cvx_jobs_list(cvx_redis *r, const char *owner, const char *after, bool ascending,
+                         int64_t max, char (*ids)[CVX_ID_MAX], int64_t *n) CVX_CHECK;
+/* state: of 16 bytes, the job's state then; "" where there is none. */
+cvx_status cvx_jobs_cancel(cvx_redis *r, const char *id, char state[16]) CVX_CHECK;
+cvx_status cvx_jobs_remove(cvx_redis *r, const char *id, bool *removed) CVX_CHECK;
+
+/* For pools. */
+
+/* Makes the queue where there is none. */
+cvx_status cvx_queue_open(cvx_redis *r) CVX_CHECK;
+/* Waits up to wait_ms for a job and takes it: *out is NULL where none came. Caller frees with
+ * cvx__assignment__free_unpacked. */
+cvx_status cvx_queue_take(cvx_redis *r, const char *pool, int wait_ms,
+                          Cvx__Assignment **out) CVX_CHECK;
+typedef enum cvx_lease { CVX_LEASE_HELD, CVX_LEASE_CANCEL, CVX_LEASE_LOST } cvx_lease;
+/* Keeps the lease; progress may be NULL. */
+cvx_status cvx_lease_renew(cvx_redis *r, const char *id, int64_t token,
+                           const Cvx__Progress *progress, cvx_lease *out) CVX_CHECK;
+/* Ends the job: state "completed", "failed", "cancelled", or "queued" for another try. result, scores may be NULL. now: the state
+ * it has then, "lost" where the token was an old one. */
+cvx_status cvx_lease_finish(cvx_redis *r, const char *id, int64_t token, const char *state,
+                            const char *cause, const Cvx__Result *result, char now[16]) CVX_CHECK;
+/* Tells that the pool lives; forgotten after CVX_LEASE_MS. gone: forgotten now. */
+cvx_status cvx_pool_beat(cvx_redis *r, const Cvx__PoolStatus *status, bool gone) CVX_CHECK;
+
+/* For the coordinator. */
+
+#define CVX_MAX_POOLS 256
+/* The pools that live, at most `max`; each is freed with cvx__pool_status__free_unpacked. */
+cvx_status cvx_pools_list(cvx_redis *r, Cvx__PoolStatus **out, int max, int *n) CVX_CHECK;
+/* One round: leases that have run out, jobs read and never claimed, then what waits into the queue, which may hold `depth` more
+ * than run. */
+cvx_status cvx_jobs_tend(cvx_redis *r, int depth) CVX_CHECK;
+
+#endif

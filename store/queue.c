@@ -1,0 +1,267 @@
+/* Jobs as pools and the coordinator see them: taken, kept, ended, looked after. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "store/jobs.h"
+#include "store/message.h"
+#include "store/script.h"
+
+cvx_status cvx_queue_open(cvx_redis *r)
+{
+    redisReply *reply = NULL;
+    cvx_status st =
+        cvx_redis_command(r, &reply, "XGROUP CREATE cvx:queue pools 0 MKSTREAM");
+
+    if (st == CVX_OK) {
+        freeReplyObject(reply);
+    }
+    return st != CVX_OK && strstr(cvx_error(), "BUSYGROUP") != NULL ? CVX_OK : st;
+}
+
+/* The one entry of a reply to XREADGROUP: [[stream, [[entry, [field, value]]]]]; false where there is none. */
+static bool entry_of(const redisReply *reply, const char **entry, const char **job)
+{
+    if (reply->type != REDIS_REPLY_ARRAY || reply->elements != 1 ||
+        reply->element[0]->elements != 2 || reply->element[0]->element[1]->elements != 1) {
+        return false;
+    }
+    const redisReply *e = reply->element[0]->element[1]->element[0];
+    if (e->elements != 2 || e->element[1]->type != REDIS_REPLY_ARRAY ||
+        e->element[1]->elements != 2) {
+        return false;
+    }
+    *entry = e->element[0]->str;
+    *job = e->element[1]->element[1]->str;
+    return true;
+}
+
+static cvx_status claim(cvx_redis *r, const char *pool, const char *entry, const char *job,
+                        Cvx__Assignment **out)
+{
+    char lease[16], now[24];
+    redisReply *reply;
+
+    snprintf(lease, sizeof lease, "%d", CVX_LEASE_MS);
+    snprintf(now, sizeof now, "%lld", (long long)cvx_now_ms());
+    const cvx_script_arg args[] = {CVX_TEXT(job), CVX_TEXT(entry), CVX_TEXT(pool), CVX_TEXT(lease),
+                                   CVX_TEXT(now)};
+    CVX_RETURN_IF(cvx_script_run(r, &reply, "claim", args, 5));
+    if (reply->type == REDIS_REPLY_ARRAY && reply->elements == 3) {
+        Cvx__Assignment *a = malloc(sizeof *a);
+        if (a != NULL) {
+            cvx__assignment__init(a);
+            a->version = 1;
+            a->token = reply->element[0]->integer;
+            a->spec = CVX_UNPACK(cvx__job_spec, reply->element[1]);
+            a->pool = strdup(pool);
+        }
+        if (a == NULL || a->spec == NULL || a->pool == NULL) {
+            freeReplyObject(reply);
+            free(a);
+            return cvx_fail(CVX_EFORMAT, "Redis: cvx:job:%s holds no job", job);
+        }
+        *out = a;
+    }
+    freeReplyObject(reply);
+    return CVX_OK;
+}
+
+cvx_status cvx_queue_take(cvx_redis *r, const char *pool, int wait_ms, Cvx__Assignment **out)
+{
+    redisReply *reply;
+    const char *entry, *job;
+    cvx_status st = CVX_OK;
+
+    *out = NULL;
+    cvx_redis_timeout(r, 5 + wait_ms * 1e-3);
+    st = cvx_redis_command(r, &reply,
+                           "XREADGROUP GROUP pools %s COUNT 1 BLOCK %d STREAMS cvx:queue >", pool,
+                           wait_ms);
+    if (st != CVX_OK) {
+        /* Redis has lost its files: the queue is made anew */
+        return strstr(cvx_error(), "NOGROUP") != NULL ? cvx_queue_open(r) : st;
+    }
+    if (entry_of(reply, &entry, &job)) {
+        st = claim(r, pool, entry, job, out);
+    }
+    freeReplyObject(reply);
+    return st;
+}
+
+cvx_status cvx_lease_renew(cvx_redis *r, const char *id, int64_t token,
+                           const Cvx__Progress *progress, cvx_lease *out)
+{
+    char tok[24], lease[16];
+    cvx_packed p = {0};
+    redisReply *reply;
+
+    if (progress != NULL) {
+        CVX_RETURN_IF(cvx_pack(&p, &progress->base));
+    }
+    snprintf(tok, sizeof tok, "%lld", (long long)token);
+    snprintf(lease, sizeof lease, "%d", CVX_LEASE_MS);
+    const cvx_script_arg args[] = {CVX_TEXT(id), CVX_TEXT(tok), CVX_TEXT(lease),
+                                   {p.data != NULL ? (void *)p.data : "", p.len}};
+    cvx_status st = cvx_script_run(r, &reply, "renew", args, 4);
+    cvx_packed_free(&p);
+    CVX_RETURN_IF(st);
+    const char *word = reply->type == REDIS_REPLY_STRING ? reply->str : "";
+    *out = strcmp(word, "ok") == 0       ? CVX_LEASE_HELD
+           : strcmp(word, "cancel") == 0 ? CVX_LEASE_CANCEL
+                                         : CVX_LEASE_LOST;
+    freeReplyObject(reply);
+    return CVX_OK;
+}
+
+cvx_status cvx_lease_finish(cvx_redis *r, const char *id, int64_t token, const char *state,
+                            const char *cause, const Cvx__Result *result, char now[16])
+{
+    char tok[24], at[24], most[12];
+    cvx_packed p = {0}, scores = {0};
+    redisReply *reply;
+
+    if (result != NULL) {
+        CVX_RETURN_IF(cvx_pack(&p, &result->base));
+    }
+    if (result != NULL && result->scores != NULL) {
+        cvx_status packed = cvx_pack(&scores, &result->scores->base);
+        if (packed != CVX_OK) {
+            cvx_packed_free(&p);
+            return packed;
+        }
+    }
+    snprintf(tok, sizeof tok, "%lld", (long long)token);
+    snprintf(at, sizeof at, "%lld", (long long)cvx_now_ms());
+    snprintf(most, sizeof most, "%d", CVX_MOST_ATTEMPTS);
+    const cvx_script_arg args[] = {CVX_TEXT(id),
+                                   CVX_TEXT(tok),
+                                   CVX_TEXT(state),
+                                   {p.data != NULL ? (void *)p.data : "", p.len},
+                                   CVX_TEXT(cause),
+                                   CVX_TEXT(at),
+                                   {scores.data != NULL ? (void *)scores.data : "", scores.len},
+                                   CVX_TEXT(most)};
+    cvx_status st = cvx_script_run(r, &reply, "finish", args, 8);
+    cvx_packed_free(&p);
+    cvx_packed_free(&scores);
+    CVX_RETURN_IF(st);
+    snprintf(now, 16, "%s", reply->type == REDIS_REPLY_STRING ? reply->str : "lost");
+    freeReplyObject(reply);
+    return CVX_OK;
+}
+
+cvx_status cvx_pool_beat(cvx_redis *r, const Cvx__PoolStatus *s, bool gone)
+{
+    cvx_packed p;
+    redisReply *reply;
+
+    CVX_RETURN_IF(cvx_pack(&p, &s->base));
+    cvx_status st =
+        gone ? cvx_redis_command(r, &reply, "DEL cvx:pool:%s", s->name)
+             : cvx_redis_command(r, &reply, "SET cvx:pool:%s %b PX %d", s->name, p.data, p.len,
+                                 CVX_LEASE_MS);
+    cvx_packed_free(&p);
+    CVX_RETURN_IF(st);
+    freeReplyObject(reply);
+    CVX_RETURN_IF(cvx_redis_command(r, &reply, "%s cvx:pools %s", gone ? "SREM" : "SADD", s->name));
+    freeReplyObject(reply);
+    return CVX_OK;
+}
+
+cvx_status cvx_pools_list(cvx_redis *r, Cvx__PoolStatus **out, int max, int *n)
+{
+    redisReply *names, *reply;
+
+    *n = 0;
+    CVX_RETURN_IF(cvx_redis_command(r, &names, "SMEMBERS cvx:pools"));
+    cvx_status st = CVX_OK;
+    for (size_t i = 0; st == CVX_OK && i < names->elements && *n < max; i++) {
+        st = cvx_redis_command(r, &reply, "GET cvx:pool:%s", names->element[i]->str);
+        if (st != CVX_OK) {
+            break;
+        }
+        out[*n] = CVX_UNPACK(cvx__pool_status, reply);
+        freeReplyObject(reply);
+        if (out[*n] != NULL) {
+            (*n)++;
+        } else if ((st = cvx_redis_command(r, &reply, "SREM cvx:pools %s",
+                                           names->element[i]->str)) == CVX_OK) {
+            freeReplyObject(reply);
+        }
+    }
+    freeReplyObject(names);
+    return st;
+}
+
+static cvx_status reap(cvx_redis *r)
+{
+    redisReply *ids, *reply;
+    char now[24], most[12];
+
+    snprintf(now, sizeof now, "%lld", (long long)cvx_now_ms());
+    snprintf(most, sizeof most, "%d", CVX_MOST_DEATHS);
+    CVX_RETURN_IF(cvx_redis_command(r, &ids, "ZRANGE cvx:running 0 -1"));
+    cvx_status st = CVX_OK;
+    for (size_t i = 0; st == CVX_OK && i < ids->elements; i++) {
+        const cvx_script_arg args[] = {CVX_TEXT(ids->element[i]->str), CVX_TEXT(now),
+                                       CVX_TEXT(most)};
+        st = cvx_script_run(r, &reply, "reap", args, 3);
+        if (st == CVX_OK) {
+            freeReplyObject(reply);
+        }
+    }
+    freeReplyObject(ids);
+    return st;
+}
+
+/* Entries that a pool has read and not claimed for as long as a lease lasts. */
+static cvx_status reap_unread(cvx_redis *r)
+{
+    redisReply *list, *entry, *reply;
+
+    CVX_RETURN_IF(cvx_redis_command(r, &list, "XPENDING cvx:queue pools IDLE %d - + 100",
+                                    CVX_LEASE_MS));
+    cvx_status st = CVX_OK;
+    for (size_t i = 0; st == CVX_OK && i < list->elements; i++) {
+        const char *at = list->element[i]->element[0]->str;
+        st = cvx_redis_command(r, &entry, "XRANGE cvx:queue %s %s", at, at);
+        if (st != CVX_OK) {
+            break;
+        }
+        bool there = entry->elements == 1;
+        const char *id = there ? entry->element[0]->element[1]->element[1]->str : "";
+        redisReply *lease = NULL; /* a job that runs keeps its entry until it ends */
+        st = cvx_redis_command(r, &lease, "HGET cvx:job:%s state", id);
+        bool runs = st == CVX_OK && lease->type == REDIS_REPLY_STRING &&
+                    strcmp(lease->str, "in_progress") == 0;
+        if (st == CVX_OK) {
+            freeReplyObject(lease);
+        }
+        if (st == CVX_OK && !runs) {
+            const cvx_script_arg args[] = {CVX_TEXT(at), CVX_TEXT(id)};
+            st = cvx_script_run(r, &reply, "unread", args, 2);
+            if (st == CVX_OK) {
+                freeReplyObject(reply);
+            }
+        }
+        freeReplyObject(entry);
+    }
+    freeReplyObject(list);
+    return st;
+}
+
+cvx_status cvx_jobs_tend(cvx_redis *r, int depth)
+{
+    char most[12], now[24];
+    redisReply *reply;
+
+    CVX_RETURN_IF(reap(r));
+    CVX_RETURN_IF(reap_unread(r));
+    snprintf(most, sizeof most, "%d", depth);
+    snprintf(now, sizeof now, "%lld", (long long)cvx_now_ms());
+    const cvx_script_arg args[] = {CVX_TEXT(most), CVX_TEXT(now)};
+    CVX_RETURN_IF(cvx_script_run(r, &reply, "dispatch", args, 2));
+    freeReplyObject(reply);
+    return CVX_OK;
+}
