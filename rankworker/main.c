@@ -14,12 +14,14 @@
 #include "parallel/mpi/comm_mpi.h"
 #include "rankworker/device.h"
 #include "rankworker/place.h"
+#include "rankworker/pool.h"
 #include "rankworker/stats.h"
 #include "rankworker/supervise.h"
 
 typedef struct options {
     cvx_request request; /* first: the request's table speaks of it */
     cvx_supervise supervise;
+    cvx_pool_options pool;
 } options;
 
 static size_t count(const cvx_opt *opts)
@@ -32,17 +34,22 @@ static size_t count(const cvx_opt *opts)
     return n;
 }
 
-/* The request's options, then the supervisor's. Caller frees. */
+/* The request's options, then the supervisor's and the pool's. Caller frees. */
 static cvx_opt *make_table(void)
 {
     const size_t n = count(cvx_request_opts), supervise = count(cvx_supervise_opts);
-    cvx_opt *t = calloc(n + supervise + 1, sizeof *t);
+    const size_t pool = count(cvx_pool_opts);
+    cvx_opt *t = calloc(n + supervise + pool + 1, sizeof *t);
 
     if (t != NULL) {
         memcpy(t, cvx_request_opts, n * sizeof *t);
         memcpy(t + n, cvx_supervise_opts, supervise * sizeof *t);
         for (size_t i = n; i < n + supervise; i++) {
             t[i].offset += offsetof(options, supervise);
+        }
+        memcpy(t + n + supervise, cvx_pool_opts, pool * sizeof *t);
+        for (size_t i = n + supervise; i < n + supervise + pool; i++) {
+            t[i].offset += offsetof(options, pool);
         }
     }
     return t;
@@ -56,9 +63,10 @@ static void close_device(cvx_comm *world, const cvx_comm *host)
     }
 }
 
-static cvx_status work(cvx_comm *world, const cvx_place *place, cvx_request *r)
+static cvx_status work(cvx_comm *world, const cvx_place *place, cvx_request *r,
+                       const cvx_pool_options *pool)
 {
-    const cvx_comm *host = world;
+    cvx_comm *host = world;
     cvx_mesh *mesh = NULL;
     cvx_event_fn fn = r->json ? cvx_events_json : r->quiet ? cvx_events_quiet : cvx_events_bars;
     FILE *report = r->json || r->quiet ? NULL : stdout, *events = r->json ? stdout : stderr;
@@ -74,6 +82,11 @@ static cvx_status work(cvx_comm *world, const cvx_place *place, cvx_request *r)
     }
     if (note[0] != 0 && first && !r->quiet) {
         cvx_progress_note(&notes, "%s", note);
+    }
+    if (pool->pool) {
+        cvx_status st = cvx_pool_run(pool, r, host, world, place->node_ranks);
+        close_device(world, host);
+        return st;
     }
     cvx_status made = cvx_arrange_world(&mesh, r, world, place->node_ranks, &notes);
     if (made != CVX_OK) {
@@ -206,7 +219,7 @@ static cvx_status run(cvx_comm *world, const cvx_command *cmd, options *o, int a
     }
     CVX_RETURN_IF(cvx_comm_agree(world, st));
     CVX_RETURN_IF(cvx_place_find(&place, world));
-    return benching ? bench(world, &place, &b, pos[0]) : work(world, &place, &o->request);
+    return benching ? bench(world, &place, &b, pos[0]) : work(world, &place, &o->request, &o->pool);
 }
 
 static int run_rank(const cvx_command *cmd, options *o, int argc, char **argv)

@@ -1,0 +1,257 @@
+#include "rankworker/link.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/stop.h"
+
+#define BEAT_SECONDS 2.0
+#define LEAST_GAP 0.1 /* between two messages about progress */
+
+struct cvx_link {
+    cvx_redis *main, *beats; /* one connection a thread */
+    pthread_t thread;
+    pthread_mutex_t lock; /* of what follows */
+    pthread_cond_t wake;
+    Cvx__PoolStatus status;
+    Cvx__Progress progress;
+    const Cvx__Assignment *job; /* NULL: idle */
+    bool news, quit, away;
+    atomic_int lease;
+};
+
+static void tell_away(cvx_link *l)
+{
+    if (!l->away) {
+        fprintf(stderr, "cvx-rank: %s; the work goes on, and is reported when Redis is back\n",
+                cvx_error());
+    }
+    l->away = true;
+}
+
+/* One message of the thread, with the lock held on entry and on return; not while it talks. */
+static void beat(cvx_link *l)
+{
+    Cvx__PoolStatus status = l->status;
+    Cvx__Progress progress = l->progress;
+    char id[CVX_ID_MAX] = "";
+    int64_t token = 0;
+    bool news = l->news;
+    cvx_lease lease = CVX_LEASE_HELD;
+
+    if (l->job != NULL) {
+        snprintf(id, sizeof id, "%s", l->job->spec->id);
+        token = l->job->token;
+    }
+    l->news = false;
+    pthread_mutex_unlock(&l->lock);
+    status.job = id;
+    status.state = id[0] != 0 ? "busy" : cvx_stop_asked() ? "draining" : "idle";
+    status.seen_ms = cvx_now_ms();
+    cvx_status st = cvx_pool_beat(l->beats, &status, false);
+    if (st == CVX_OK && id[0] != 0) {
+        st = cvx_lease_renew(l->beats, id, token, news ? &progress : NULL, &lease);
+    }
+    pthread_mutex_lock(&l->lock);
+    if (st != CVX_OK) {
+        tell_away(l);
+        return;
+    }
+    l->away = false;
+    if (l->job != NULL && l->job->token == token && lease != CVX_LEASE_HELD) {
+        atomic_store(&l->lease, (int)lease);
+    }
+}
+
+static void *beat_thread(void *payload)
+{
+    cvx_link *l = payload;
+    struct timespec until;
+
+    pthread_mutex_lock(&l->lock);
+    while (!l->quit) {
+        beat(l);
+        double told = cvx_now();
+        while (!l->quit && cvx_now() - told < BEAT_SECONDS) {
+            double gap = l->news && !l->away ? LEAST_GAP : BEAT_SECONDS, left = gap - (cvx_now() - told);
+            if (left <= 0) {
+                break;
+            }
+            clock_gettime(CLOCK_REALTIME, &until);
+            int64_t ns = until.tv_nsec + (int64_t)(left * 1e9);
+            until.tv_sec += ns / 1000000000;
+            until.tv_nsec = ns % 1000000000;
+            pthread_cond_timedwait(&l->wake, &l->lock, &until);
+        }
+    }
+    pthread_mutex_unlock(&l->lock);
+    return NULL;
+}
+
+cvx_status cvx_link_open(cvx_link **out, const char *url, const Cvx__PoolStatus *status)
+{
+    cvx_link *l = calloc(1, sizeof *l);
+
+    if (l == NULL) {
+        return cvx_fail(CVX_ENOMEM, "no memory for the link to Redis");
+    }
+    l->status = *status;
+    cvx__progress__init(&l->progress);
+    pthread_mutex_init(&l->lock, NULL);
+    pthread_cond_init(&l->wake, NULL);
+    cvx_status st = cvx_redis_open(&l->main, url);
+    if (st == CVX_OK) {
+        st = cvx_redis_open(&l->beats, url);
+    }
+    if (st == CVX_OK) {
+        st = cvx_queue_open(l->main);
+    }
+    if (st == CVX_OK && pthread_create(&l->thread, NULL, beat_thread, l) != 0) {
+        st = cvx_fail(CVX_ENOMEM, "cannot start a thread");
+    }
+    if (st != CVX_OK) {
+        cvx_redis_close(l->main);
+        cvx_redis_close(l->beats);
+        free(l);
+        return st;
+    }
+    *out = l;
+    return CVX_OK;
+}
+
+void cvx_link_close(cvx_link *l)
+{
+    if (l == NULL) {
+        return;
+    }
+    pthread_mutex_lock(&l->lock);
+    l->quit = true;
+    pthread_cond_signal(&l->wake);
+    pthread_mutex_unlock(&l->lock);
+    pthread_join(l->thread, NULL);
+    if (cvx_pool_beat(l->beats, &l->status, true) != CVX_OK) {
+        fprintf(stderr, "cvx-rank: %s; the pool's entry there will run out\n", cvx_error());
+    }
+    cvx_redis_close(l->main);
+    cvx_redis_close(l->beats);
+    pthread_mutex_destroy(&l->lock);
+    pthread_cond_destroy(&l->wake);
+    free(l);
+}
+
+cvx_status cvx_link_take(cvx_link *l, int wait_ms, Cvx__Assignment **out)
+{
+    cvx_status st = cvx_queue_take(l->main, l->status.name, wait_ms, out);
+
+    if (st == CVX_EIO) {
+        pthread_mutex_lock(&l->lock);
+        tell_away(l);
+        pthread_mutex_unlock(&l->lock);
+        usleep((unsigned)wait_ms * 1000);
+        return CVX_OK;
+    }
+    return st;
+}
+
+void cvx_link_begin(cvx_link *l, const Cvx__Assignment *a, const char *mesh)
+{
+    pthread_mutex_lock(&l->lock);
+    l->job = a;
+    l->status.mesh = (char *)mesh;
+    cvx__progress__init(&l->progress);
+    l->progress.version = 1;
+    l->progress.stage = "load";
+    l->news = true;
+    atomic_store(&l->lease, CVX_LEASE_HELD);
+    pthread_cond_signal(&l->wake);
+    pthread_mutex_unlock(&l->lock);
+}
+
+/* The share of a job's time that lies before a stage, and in it: of long jobs nearly all is denoising. */
+static void stage_share(const char *stage, double *before, double *share)
+{
+    static const struct {
+        const char *name;
+        double before, share;
+    } table[] = {{"load", 0, 1},    {"encode", 1, 2},  {"denoise", 3, 85},
+                 {"decode", 88, 8}, {"score", 96, 2}};
+
+    *before = 98;
+    *share = 2;
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        if (strcmp(table[i].name, stage) == 0) {
+            *before = table[i].before;
+            *share = table[i].share;
+        }
+    }
+}
+
+cvx_status cvx_link_event(void *payload, const cvx_event *e)
+{
+    cvx_link *l = payload;
+    double before, share;
+
+    if (e->kind != CVX_EVENT_NOTE) {
+        stage_share(e->stage, &before, &share);
+        double done = e->kind == CVX_EVENT_STAGE_END ? 1
+                      : e->total > 0                 ? (double)e->done / (double)e->total
+                                                     : 0;
+        pthread_mutex_lock(&l->lock);
+        l->progress.stage = (char *)e->stage; /* a literal, as all stages' names are */
+        l->progress.step = e->done;
+        l->progress.steps = e->total;
+        l->progress.percent = before + share * done;
+        l->progress.eta_seconds = done > 0 ? e->seconds / done * (1 - done) : 0;
+        l->news = true;
+        pthread_cond_signal(&l->wake);
+        pthread_mutex_unlock(&l->lock);
+    }
+    switch ((cvx_lease)atomic_load(&l->lease)) {
+    case CVX_LEASE_CANCEL:
+        return cvx_fail(CVX_ECANCELLED, "cancelled");
+    case CVX_LEASE_LOST:
+        return cvx_fail(CVX_ECANCELLED, "the job was given to somebody else");
+    default:
+        return CVX_OK;
+    }
+}
+
+bool cvx_link_lost(cvx_link *l)
+{
+    return atomic_load(&l->lease) == CVX_LEASE_LOST;
+}
+
+cvx_status cvx_link_finish(cvx_link *l, const char *state, const char *cause,
+                           const Cvx__Result *result, char now[16])
+{
+    cvx_status st;
+
+    while ((st = cvx_lease_finish(l->main, l->job->spec->id, l->job->token, state, cause, result,
+                                  now)) == CVX_EIO &&
+           !cvx_stop_asked()) {
+        usleep(500000);
+    }
+    pthread_mutex_lock(&l->lock);
+    l->job = NULL;
+    l->status.mesh = "";
+    l->status.completed += st == CVX_OK && strcmp(now, "completed") == 0;
+    l->news = true;
+    pthread_cond_signal(&l->wake);
+    pthread_mutex_unlock(&l->lock);
+    return st;
+}
+
+cvx_status cvx_link_data_dir(cvx_link *l, char *out, size_t size)
+{
+    redisReply *reply;
+
+    CVX_RETURN_IF(cvx_redis_command(l->main, &reply, "HGET cvx:config data_dir"));
+    snprintf(out, size, "%s", reply->type == REDIS_REPLY_STRING ? reply->str : "");
+    freeReplyObject(reply);
+    return CVX_OK;
+}

@@ -1,0 +1,300 @@
+#include "rankworker/pool.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/stop.h"
+#include "model/pipeline/arrange.h"
+#include "model/pipeline/generate.h"
+#include "parallel/mpi/comm_mpi.h"
+#include "rankworker/link.h"
+#include "rankworker/result.h"
+
+const cvx_opt cvx_pool_opts[] = {
+    {"", CVX_OPT_FLAG, 0, NULL, "Pool", 0, 0, NULL},
+    {"pool", CVX_OPT_FLAG, offsetof(cvx_pool_options, pool), NULL,
+     "take jobs from the queue in Redis until SIGTERM", 0, 0, NULL},
+    {"redis", CVX_OPT_STR, offsetof(cvx_pool_options, redis), "URL",
+     "redis://[:password@]host:port/db or unix:///socket (default: CVX_REDIS of the environment)", 0,
+     0, NULL},
+    {"pool-name", CVX_OPT_STR, offsetof(cvx_pool_options, name), "NAME",
+     "default: the host's name and the process id", 0, 0, NULL},
+    {"data-dir", CVX_OPT_STR, offsetof(cvx_pool_options, data_dir), "DIR",
+     "where jobs put their files, seen by coordinator and pools (default: what the coordinator says)",
+     0, 0, NULL},
+    {"max-jobs", CVX_OPT_INT, offsetof(cvx_pool_options, max_jobs), "N",
+     "end after so many jobs (default: stay)", 1, 1e9, NULL},
+    {NULL, 0, 0, NULL, NULL, 0, 0, NULL},
+};
+
+typedef struct pool {
+    const cvx_pool_options *o;
+    const cvx_request *defaults;
+    cvx_comm *host, *world;
+    int node_ranks;
+    cvx_link *link; /* on the first rank */
+    char name[128], data_dir[CVX_PATH_MAX];
+    cvx_mesh *mesh; /* kept, with the generator on it, while jobs want the same */
+    cvx_generator *generator;
+} pool;
+
+/* One job on its way. */
+typedef struct work {
+    Cvx__Assignment *a;
+    cvx_request r;
+    char folder[CVX_PATH_MAX], video[CVX_PATH_MAX], checkpoint[CVX_PATH_MAX], mesh[96];
+} work;
+
+static void close_models(pool *p)
+{
+    cvx_generator_close(p->generator);
+    cvx_mesh_close(p->mesh);
+    p->generator = NULL;
+    p->mesh = NULL;
+}
+
+/* Only what the user gave replaces what the pool was started with. */
+static void fill_request(work *w, const cvx_request *defaults)
+{
+    const Cvx__JobSpec *s = w->a->spec;
+    cvx_request *r = &w->r;
+
+    *r = *defaults;
+    r->prompt = (cvx_opt_list){.item = {s->prompt}, .n = 1};
+    r->output = w->video;
+    r->checkpoint_dir = w->checkpoint;
+    r->negative_prompt = s->negative_prompt;
+    r->seed = s->seed;
+    r->num_frames = s->num_frames > 0 ? s->num_frames : r->num_frames;
+    r->width = s->width > 0 ? s->width : r->width;
+    r->height = s->height > 0 ? s->height : r->height;
+    r->fps = s->fps > 0 ? s->fps : r->fps;
+    r->num_inference_steps =
+        s->num_inference_steps > 0 ? s->num_inference_steps : r->num_inference_steps;
+    r->guidance_scale = s->guidance_scale > 0 ? s->guidance_scale : r->guidance_scale;
+    r->scheduler = s->scheduler[0] != 0 ? s->scheduler : r->scheduler;
+    r->image = s->image[0] != 0 ? s->image : NULL;
+    r->interpolate = s->interpolate > 0 ? s->interpolate : r->interpolate;
+    r->upscale = s->upscale > 0 ? s->upscale : r->upscale;
+    for (size_t i = 0; i < s->n_lora && r->lora.n < CVX_OPT_LIST_MAX; i++) {
+        r->lora.item[r->lora.n++] = s->lora[i];
+    }
+}
+
+/* The job's folder: a token's own, so that a pool thought dead writes where nobody looks; checkpoints, which are the same whoever
+ * writes them, lie beside it. */
+static cvx_status prepare(work *w, const pool *p)
+{
+    int n = snprintf(w->folder, sizeof w->folder, "%.4000s/jobs/%.38s/%lld", p->data_dir, w->a->spec->id,
+                     (long long)w->a->token);
+
+    if (n >= CVX_PATH_MAX - 20) {
+        return cvx_fail(CVX_EINVAL, "--data-dir: path too long: %.200s...", p->data_dir);
+    }
+    snprintf(w->video, sizeof w->video, "%.4080s/video.mp4", w->folder);
+    snprintf(w->checkpoint, sizeof w->checkpoint, "%.4000s/jobs/%.38s/checkpoint", p->data_dir,
+             w->a->spec->id);
+    fill_request(w, p->defaults);
+    if (p->host->rank == 0) {
+        CVX_RETURN_IF(cvx_mkdirs(w->folder));
+        return cvx_mkdirs(w->checkpoint);
+    }
+    return CVX_OK;
+}
+
+/* The mesh and the generator for a request: the ones at hand if they are the right ones. */
+static cvx_status open_models(pool *p, work *w)
+{
+    cvx_mesh *mesh = NULL;
+
+    CVX_RETURN_IF(cvx_arrange_world(&mesh, &w->r, p->world, p->node_ranks, NULL));
+    cvx_degrees_describe(&mesh->degrees, w->mesh, sizeof w->mesh);
+    if (p->mesh != NULL && memcmp(&p->mesh->degrees, &mesh->degrees, sizeof mesh->degrees) == 0) {
+        cvx_mesh_close(mesh);
+        return CVX_OK;
+    }
+    close_models(p);
+    p->mesh = mesh;
+    return cvx_generator_open(
+        &p->generator,
+        &(cvx_generator_options){.mesh = mesh,
+                                 .event = p->link != NULL ? cvx_link_event : NULL,
+                                 .payload = p->link});
+}
+
+/* What the end of a job means: whether it is tried again is decided by what went wrong. */
+static const char *verdict(cvx_status st)
+{
+    switch (st) {
+    case CVX_OK:
+        return "completed";
+    case CVX_ECANCELLED:
+        return "cancelled";
+    case CVX_EINVAL:
+    case CVX_EFORMAT:
+    case CVX_EUNSUPPORTED:
+        return "failed";
+    default: /* memory, files, a signal: another try, perhaps elsewhere */
+        return "queued";
+    }
+}
+
+/* Tells how the job ended; on the first rank. */
+static cvx_status report(pool *p, work *w, cvx_status st, double seconds)
+{
+    Cvx__Result result = CVX__RESULT__INIT;
+    char now[16], cause[512] = "";
+
+    if (st == CVX_OK) {
+        st = cvx_result_make(&result, w->folder, w->video, w->mesh, seconds);
+    }
+    if (st != CVX_OK) {
+        snprintf(cause, sizeof cause, "%s", cvx_error());
+    }
+    cvx_status told = cvx_link_finish(p->link, verdict(st), cause, st == CVX_OK ? &result : NULL, now);
+    cvx_result_free(&result);
+    CVX_RETURN_IF(told);
+    fprintf(stderr, "cvx-rank: job %s: %s%s%s\n", w->a->spec->id, now, cause[0] != 0 ? ": " : "",
+            cause);
+    return CVX_OK;
+}
+
+/* A job, on every rank. A failure of the job is reported and is none of the pool; what is returned is. */
+static cvx_status run_job(pool *p, Cvx__Assignment *a)
+{
+    work w = {.a = a};
+    double begin = cvx_now();
+    cvx_status st = cvx_comm_agree(p->host, prepare(&w, p));
+
+    if (p->link != NULL) {
+        cvx_link_begin(p->link, a, w.mesh);
+    }
+    if (st == CVX_OK) {
+        st = open_models(p, &w);
+    }
+    if (st == CVX_OK) {
+        st = cvx_generator_run(p->generator, &w.r, false);
+    }
+    int worst = st; /* where the ranks cannot talk any more, the pool ends, and its supervisor starts another */
+    CVX_RETURN_IF(cvx_comm_least(p->host, &worst));
+    if (worst != CVX_OK) {
+        close_models(p);
+    }
+    cvx_status told = CVX_OK;
+    if (p->link != NULL) {
+        told = report(p, &w, st != CVX_OK ? st : (cvx_status)worst, cvx_now() - begin);
+    }
+    return cvx_comm_agree(p->host, told);
+}
+
+/* Gives the first rank's message to all; the others sleep between their looks. len < 0: the pool ends. */
+static cvx_status share(pool *p, int64_t *len, uint8_t **data)
+{
+    cvx_comm_mpi_crowded(true);
+    cvx_status st = cvx_comm_broadcast(p->host, len, sizeof *len, 0);
+    cvx_comm_mpi_crowded(false);
+    CVX_RETURN_IF(st);
+    if (*len < 0) {
+        return CVX_OK;
+    }
+    if (p->host->rank != 0) {
+        *data = malloc((size_t)*len + 1);
+        CVX_ASSERT(*data != NULL); /* a rank without a few hundred bytes cannot go on */
+    }
+    return cvx_comm_broadcast(p->host, *data, *len, 0);
+}
+
+/* The next job, the same on every rank; NULL: the pool ends. Caller frees. */
+static cvx_status next_job(pool *p, Cvx__Assignment **out)
+{
+    int64_t len = -1;
+    uint8_t *data = NULL;
+    Cvx__Assignment *a = NULL;
+    cvx_status st = CVX_OK;
+
+    while (p->link != NULL && a == NULL && st == CVX_OK && !cvx_stop_asked()) {
+        st = cvx_link_take(p->link, 500, &a);
+    }
+    if (a != NULL) {
+        len = (int64_t)cvx__assignment__get_packed_size(a);
+        data = malloc((size_t)len + 1);
+        CVX_ASSERT(data != NULL);
+        cvx__assignment__pack(a, data);
+        cvx__assignment__free_unpacked(a, NULL);
+    }
+    if (st != CVX_OK) {
+        fprintf(stderr, "cvx-rank: %s\n", cvx_error());
+    }
+    cvx_status shared = share(p, &len, &data);
+    *out = shared == CVX_OK && len >= 0 ? cvx__assignment__unpack(NULL, (size_t)len, data) : NULL;
+    free(data);
+    return st != CVX_OK ? st : shared;
+}
+
+/* The first rank's link, and the data folder for all. */
+static cvx_status sign_on(pool *p)
+{
+    char host[64] = "";
+    const char *url = p->o->redis != NULL ? p->o->redis : getenv("CVX_REDIS");
+
+    if (p->host->rank != 0) {
+        return CVX_OK;
+    }
+    gethostname(host, sizeof host - 1);
+    snprintf(p->name, sizeof p->name, "%.60s-%ld", host, (long)getpid());
+    if (p->o->name != NULL) {
+        snprintf(p->name, sizeof p->name, "%s", p->o->name);
+    }
+    if (url == NULL) {
+        return cvx_fail(CVX_EINVAL, "--pool needs --redis URL");
+    }
+    Cvx__PoolStatus s = CVX__POOL_STATUS__INIT;
+    s.version = 1;
+    s.name = p->name;
+    s.host = strdup(host); /* for as long as the program runs */
+    s.device = (char *)p->defaults->backend;
+    s.size = p->host->size;
+    CVX_RETURN_IF(cvx_link_open(&p->link, url, &s));
+    snprintf(p->data_dir, sizeof p->data_dir, "%s", p->o->data_dir != NULL ? p->o->data_dir : "");
+    if (p->data_dir[0] == 0) {
+        CVX_RETURN_IF(cvx_link_data_dir(p->link, p->data_dir, sizeof p->data_dir));
+    }
+    return p->data_dir[0] != 0
+               ? CVX_OK
+               : cvx_fail(CVX_EINVAL, "--pool: no coordinator has told the data folder yet; start it "
+                                      "first, or give --data-dir DIR");
+}
+
+cvx_status cvx_pool_run(const cvx_pool_options *o, const cvx_request *defaults, cvx_comm *host,
+                        cvx_comm *world, int node_ranks)
+{
+    pool *p = calloc(1, sizeof *p);
+    Cvx__Assignment *a = NULL;
+    int64_t jobs = 0;
+
+    if (p == NULL) {
+        return cvx_fail(CVX_ENOMEM, "no memory for a pool");
+    }
+    *p = (pool){.o = o, .defaults = defaults, .host = host, .world = world, .node_ranks = node_ranks};
+    cvx_status st = cvx_comm_agree(host, sign_on(p));
+    if (st == CVX_OK) {
+        st = cvx_comm_broadcast(host, p->data_dir, sizeof p->data_dir, 0);
+    }
+    if (st == CVX_OK && p->link != NULL) {
+        fprintf(stderr, "cvx-rank: pool %s of %d ranks waits for jobs\n", p->name, host->size);
+    }
+    while (st == CVX_OK && (o->max_jobs == 0 || jobs < o->max_jobs) &&
+           (st = next_job(p, &a)) == CVX_OK && a != NULL) {
+        st = run_job(p, a);
+        cvx__assignment__free_unpacked(a, NULL);
+        a = NULL;
+        jobs++;
+    }
+    close_models(p);
+    cvx_link_close(p->link);
+    free(p);
+    return st;
+}

@@ -1,0 +1,24 @@
+/* `cvx-rank --pool --redis URL`: ranks that stay, take jobs from the queue one after the other, and keep their models open
+ * from one to the next. */
+#ifndef CVX_RANKWORKER_POOL_H
+#define CVX_RANKWORKER_POOL_H
+
+#include "base/opts.h"
+#include "model/pipeline/request.h"
+#include "parallel/comm.h"
+
+typedef struct cvx_pool_options {
+    bool pool;
+    const char *redis, *name, *data_dir; /* NULL: CVX_REDIS, host and process id, what the coordinator says */
+    int64_t max_jobs;                    /* 0: until it is stopped */
+} cvx_pool_options;
+
+extern const cvx_opt cvx_pool_opts[];
+
+/* Runs jobs until a signal asks to stop: then the running one is put back with its checkpoint, and the pool signs off. `defaults`
+ * holds the model and what else every job has. host: the communicator that waits politely; world: the one that jobs run on
+ * (host itself, or the devices'). Collective over both. */
+cvx_status cvx_pool_run(const cvx_pool_options *o, const cvx_request *defaults, cvx_comm *host,
+                        cvx_comm *world, int node_ranks) CVX_CHECK;
+
+#endif

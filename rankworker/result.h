@@ -1,0 +1,14 @@
+/* What a pool leaves of a finished job, and what it tells of it. */
+#ifndef CVX_RANKWORKER_RESULT_H
+#define CVX_RANKWORKER_RESULT_H
+
+#include "proto/cvx.pb-c.h"
+#include "base/status.h"
+
+/* Makes thumbnail.png and spritesheet.png beside `video`, whose manifest is VIDEO.json, and fills in what the manifest says. Caller
+ * frees with cvx_result_free. */
+cvx_status cvx_result_make(Cvx__Result *out, const char *folder, const char *video,
+                           const char *mesh, double seconds) CVX_CHECK;
+void cvx_result_free(Cvx__Result *r);
+
+#endif
