@@ -109,7 +109,7 @@ cvx_status cvx_link_open(cvx_link **out, const char *url, const Cvx__PoolStatus 
         st = cvx_redis_open(&l->beats, url);
     }
     if (st == CVX_OK) {
-        st = cvx_queue_open(l->main);
+        st = cvx_jobs_queue(l->main);
     }
     if (st == CVX_OK && pthread_create(&l->thread, NULL, beat_thread, l) != 0) {
         st = cvx_fail(CVX_ENOMEM, "cannot start a thread");
@@ -146,7 +146,7 @@ void cvx_link_close(cvx_link *l)
 
 cvx_status cvx_link_take(cvx_link *l, int wait_ms, Cvx__Assignment **out)
 {
-    cvx_status st = cvx_queue_take(l->main, l->status.name, wait_ms, out);
+    cvx_status st = cvx_jobs_take(l->main, l->status.name, wait_ms, out);
 
     if (st == CVX_EIO) {
         pthread_mutex_lock(&l->lock);

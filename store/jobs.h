@@ -52,10 +52,10 @@ cvx_status cvx_jobs_remove(cvx_redis *r, const char *id, bool *removed) CVX_CHEC
 /* For pools. */
 
 /* Makes the queue where there is none. */
-cvx_status cvx_queue_open(cvx_redis *r) CVX_CHECK;
+cvx_status cvx_jobs_queue(cvx_redis *r) CVX_CHECK;
 /* Waits up to wait_ms for a job and takes it: *out is NULL where none came. Caller frees with
  * cvx__assignment__free_unpacked. */
-cvx_status cvx_queue_take(cvx_redis *r, const char *pool, int wait_ms,
+cvx_status cvx_jobs_take(cvx_redis *r, const char *pool, int wait_ms,
                           Cvx__Assignment **out) CVX_CHECK;
 typedef enum cvx_lease { CVX_LEASE_HELD, CVX_LEASE_CANCEL, CVX_LEASE_LOST } cvx_lease;
 /* Keeps the lease; progress may be NULL. */
@@ -73,8 +73,8 @@ cvx_status cvx_pool_beat(cvx_redis *r, const Cvx__PoolStatus *status, bool gone)
 #define CVX_MAX_POOLS 256
 /* The pools that live, at most `max`; each is freed with cvx__pool_status__free_unpacked. */
 cvx_status cvx_pools_list(cvx_redis *r, Cvx__PoolStatus **out, int max, int *n) CVX_CHECK;
-/* One round: leases that have run out, jobs read and never claimed, then what waits into the queue, which may hold `depth` more
- * than run. */
-cvx_status cvx_jobs_tend(cvx_redis *r, int depth) CVX_CHECK;
+/* One round: with `reap` leases that have run out and jobs read but never claimed; then what waits into the queue, which may hold
+ * `depth` more than run. */
+cvx_status cvx_jobs_tend(cvx_redis *r, int depth, bool reap) CVX_CHECK;
 
 #endif

@@ -7,7 +7,7 @@
 #include "store/message.h"
 #include "store/script.h"
 
-cvx_status cvx_queue_open(cvx_redis *r)
+cvx_status cvx_jobs_queue(cvx_redis *r)
 {
     redisReply *reply = NULL;
     cvx_status st =
@@ -67,7 +67,7 @@ static cvx_status claim(cvx_redis *r, const char *pool, const char *entry, const
     return CVX_OK;
 }
 
-cvx_status cvx_queue_take(cvx_redis *r, const char *pool, int wait_ms, Cvx__Assignment **out)
+cvx_status cvx_jobs_take(cvx_redis *r, const char *pool, int wait_ms, Cvx__Assignment **out)
 {
     redisReply *reply;
     const char *entry, *job;
@@ -80,7 +80,7 @@ cvx_status cvx_queue_take(cvx_redis *r, const char *pool, int wait_ms, Cvx__Assi
                            wait_ms);
     if (st != CVX_OK) {
         /* Redis has lost its files: the queue is made anew */
-        return strstr(cvx_error(), "NOGROUP") != NULL ? cvx_queue_open(r) : st;
+        return strstr(cvx_error(), "NOGROUP") != NULL ? cvx_jobs_queue(r) : st;
     }
     if (entry_of(reply, &entry, &job)) {
         st = claim(r, pool, entry, job, out);
@@ -251,13 +251,15 @@ static cvx_status reap_unread(cvx_redis *r)
     return st;
 }
 
-cvx_status cvx_jobs_tend(cvx_redis *r, int depth)
+cvx_status cvx_jobs_tend(cvx_redis *r, int depth, bool reap_too)
 {
     char most[12], now[24];
     redisReply *reply;
 
-    CVX_RETURN_IF(reap(r));
-    CVX_RETURN_IF(reap_unread(r));
+    if (reap_too) {
+        CVX_RETURN_IF(reap(r));
+        CVX_RETURN_IF(reap_unread(r));
+    }
     snprintf(most, sizeof most, "%d", depth);
     snprintf(now, sizeof now, "%lld", (long long)cvx_now_ms());
     const cvx_script_arg args[] = {CVX_TEXT(most), CVX_TEXT(now)};

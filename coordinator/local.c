@@ -1,0 +1,202 @@
+#include "coordinator/local.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/progress.h"
+
+#define ARGS 32
+
+typedef struct child {
+    const char *what;
+    char *argv[ARGS];
+    pid_t pid; /* 0: not running */
+    double started;
+} child;
+
+struct cvx_local {
+    child redis, pool;
+    char log[CVX_PATH_MAX];
+};
+
+static void add(child *c, const char *arg)
+{
+    int n = 0;
+
+    while (c->argv[n] != NULL) {
+        n++;
+    }
+    CVX_ASSERT(n + 1 < ARGS);
+    c->argv[n] = strdup(arg);
+}
+
+/* Its output goes to the log; it ends when we do. */
+static cvx_status begin(cvx_local *l, child *c)
+{
+    pid_t parent = getpid(), pid = fork();
+
+    if (pid < 0) {
+        return cvx_fail(CVX_EINTERNAL, "cannot start %s: %s", c->argv[0], strerror(errno));
+    }
+    if (pid == 0) {
+        int fd = open(l->log, O_CREAT | O_APPEND | O_WRONLY, 0640);
+        prctl(PR_SET_PDEATHSIG, SIGTERM);
+        if (getppid() != parent) {
+            _exit(1);
+        }
+        setpgid(0, 0); /* a Ctrl-C is the coordinator's to handle */
+        if (fd >= 0) {
+            dup2(fd, 1);
+            dup2(fd, 2);
+        }
+        execvp(c->argv[0], c->argv);
+        _exit(127);
+    }
+    c->pid = pid;
+    c->started = cvx_now();
+    return CVX_OK;
+}
+
+static cvx_status wait_for_redis(const cvx_local *l, const char *url)
+{
+    cvx_redis *r;
+    redisReply *reply;
+    double begun = cvx_now();
+
+    for (;;) {
+        cvx_status st = cvx_redis_open(&r, url);
+        if (st == CVX_OK) {
+            st = cvx_redis_command(r, &reply, "PING"); /* refused while it reads its files */
+            if (st == CVX_OK) {
+                freeReplyObject(reply);
+            }
+            cvx_redis_close(r);
+        }
+        if (st == CVX_OK || st == CVX_EINVAL) {
+            return st;
+        }
+        if (waitpid(l->redis.pid, NULL, WNOHANG) != 0 || cvx_now() - begun > 30) {
+            return cvx_fail(CVX_EIO, "redis-server did not start; %s says why (package redis-server)",
+                            l->log);
+        }
+        usleep(10000);
+    }
+}
+
+cvx_status cvx_local_redis(cvx_local **out, const char *data_dir, char url[CVX_URL_MAX])
+{
+    char dir[CVX_PATH_MAX], socket[CVX_PATH_MAX];
+    cvx_local *l = calloc(1, sizeof *l);
+
+    if (l == NULL) {
+        return cvx_fail(CVX_ENOMEM, "no memory");
+    }
+    *out = l;
+    CVX_RETURN_IF(cvx_path_join(dir, data_dir, "redis"));
+    CVX_RETURN_IF(cvx_mkdirs(dir));
+    CVX_RETURN_IF(cvx_path_join(l->log, data_dir, "cvx.log"));
+    CVX_RETURN_IF(cvx_path_join(socket, dir, "socket"));
+    if (strlen(socket) > 100) { /* what a socket's address holds */
+        return cvx_fail(CVX_EINVAL, "--data-dir %.200s: too long for a socket in it (100 bytes)",
+                        data_dir);
+    }
+    l->redis.what = "redis-server";
+    const char *const args[] = {"redis-server", "--port",       "0",       "--unixsocket", socket,
+                                "--unixsocketperm", "700",      "--dir",   dir,            "--save",
+                                "",             "--appendonly", "yes",     "--appendfsync", "always",
+                                "--daemonize",  "no"};
+    for (size_t i = 0; i < sizeof args / sizeof *args; i++) {
+        add(&l->redis, args[i]);
+    }
+    snprintf(url, CVX_URL_MAX, "unix://%.400s", socket);
+    CVX_RETURN_IF(begin(l, &l->redis));
+    return wait_for_redis(l, url);
+}
+
+cvx_status cvx_local_pool(cvx_local *l, const char *rank_program, const char *url, const char *model,
+                          const char *clip_model, int64_t ranks, int64_t threads)
+{
+    char n[24];
+
+    l->pool.what = "the pool";
+    if (ranks > 1) {
+        snprintf(n, sizeof n, "%lld", (long long)ranks);
+        const char *const mpi[] = {"mpirun", "--oversubscribe", "-n", n};
+        for (size_t i = 0; i < 4; i++) {
+            add(&l->pool, mpi[i]);
+        }
+        if (geteuid() == 0) {
+            add(&l->pool, "--allow-run-as-root");
+        }
+    }
+    const char *const args[] = {rank_program, "--pool", "--redis", url, "--model", model};
+    for (size_t i = 0; i < sizeof args / sizeof *args; i++) {
+        add(&l->pool, args[i]);
+    }
+    if (clip_model != NULL) {
+        add(&l->pool, "--clip-model");
+        add(&l->pool, clip_model);
+    }
+    if (threads > 0) {
+        snprintf(n, sizeof n, "%lld", (long long)threads);
+        add(&l->pool, "--threads");
+        add(&l->pool, n);
+    }
+    return begin(l, &l->pool);
+}
+
+static void tend(cvx_local *l, child *c)
+{
+    int status;
+
+    if (c->pid != 0 && waitpid(c->pid, &status, WNOHANG) == c->pid) {
+        fprintf(stderr, "cvx: %s has ended (%s %d): started again; %s has what it said\n", c->what,
+                WIFEXITED(status) ? "exit" : "signal",
+                WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status), l->log);
+        c->pid = 0;
+    }
+    if (c->pid == 0 && c->argv[0] != NULL && cvx_now() - c->started > 1 &&
+        begin(l, c) != CVX_OK) {
+        fprintf(stderr, "cvx: %s\n", cvx_error());
+    }
+}
+
+void cvx_local_tend(cvx_local *l)
+{
+    tend(l, &l->redis);
+    tend(l, &l->pool);
+}
+
+static void end(child *c, int sign)
+{
+    if (c->pid != 0) {
+        kill(c->pid, sign);
+        for (int i = 0; i < 3000 && waitpid(c->pid, NULL, WNOHANG) == 0; i++) {
+            usleep(10000);
+            if (i == 2900) {
+                kill(c->pid, SIGKILL);
+            }
+        }
+    }
+    for (int i = 0; c->argv[i] != NULL; i++) {
+        free(c->argv[i]);
+    }
+}
+
+void cvx_local_close(cvx_local *l)
+{
+    if (l != NULL) {
+        /* mpirun gives its ranks only seconds after a SIGTERM, but hands SIGUSR1 on */
+        end(&l->pool, SIGUSR1);
+        end(&l->redis, SIGTERM);
+        free(l);
+    }
+}

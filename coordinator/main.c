@@ -1,0 +1,280 @@
+/* cvx-coordinator: the HTTP service in front of Redis, and the scheduler behind it. With --local (`cvx serve`) also the Redis and a
+ * pool of ranks. */
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/opts.h"
+#include "base/progress.h"
+#include "base/stop.h"
+#include "coordinator/auth.h"
+#include "coordinator/local.h"
+
+#define TICK_US 100000
+
+typedef struct options {
+    const char *model, *clip_model, *host, *data_dir, *redis, *api_keys;
+    int64_t port, ranks, threads;
+    bool local;
+} options;
+
+static const cvx_opt opts[] = {
+    {"model", CVX_OPT_STR, offsetof(options, model), "DIR", "the checkpoint that jobs run on", 0, 0,
+     NULL},
+    {"clip-model", CVX_OPT_STR, offsetof(options, clip_model), "DIR",
+     "a CLIP: every frame is scored against the prompt (--local; a pool has its own)", 0, 0, NULL},
+    {"host", CVX_OPT_STR, offsetof(options, host), "ADDRESS",
+     "where to listen (default: 127.0.0.1; others need --api-keys)", 0, 0, NULL},
+    {"port", CVX_OPT_INT, offsetof(options, port), "N", "default: 8080; 0: a free one", 0, 65535,
+     NULL},
+    {"data-dir", CVX_OPT_STR, offsetof(options, data_dir), "DIR",
+     "videos, uploads and state; pools must see it under the same name (default: cvx-data)", 0, 0, NULL},
+    {"redis", CVX_OPT_STR, offsetof(options, redis), "URL",
+     "redis://[:password@]host:port/db or unix:///socket (default: CVX_REDIS of the environment)", 0,
+     0, NULL},
+    {"api-keys", CVX_OPT_STR, offsetof(options, api_keys), "FILE",
+     "lines of NAME SHA256 of the key (default: no keys, the loopback address only)", 0, 0, NULL},
+    {"local", CVX_OPT_FLAG, offsetof(options, local), NULL,
+     "start a pool here, and a Redis where --redis names none: what `cvx serve` does", 0, 0, NULL},
+    {"ranks", CVX_OPT_INT, offsetof(options, ranks), "N", "ranks of the local pool (default: 1)", 1,
+     1024, NULL},
+    {"threads", CVX_OPT_INT, offsetof(options, threads), "N", "of each local rank", 1, 1024, NULL},
+    {NULL, 0, 0, NULL, NULL, 0, 0, NULL},
+};
+
+cvx_status cvx_server_redis(cvx_server *s, cvx_redis **out)
+{
+    int i = 0;
+
+    pthread_mutex_lock(&s->lock);
+    for (;; i = 0) {
+        while (i < CVX_REDIS_CONNECTIONS && s->busy[i]) {
+            i++;
+        }
+        if (i < CVX_REDIS_CONNECTIONS) {
+            break;
+        }
+        pthread_cond_wait(&s->freed, &s->lock);
+    }
+    s->busy[i] = true;
+    pthread_mutex_unlock(&s->lock);
+    cvx_status st = s->redis[i] != NULL ? CVX_OK : cvx_redis_open(&s->redis[i], s->redis_url);
+    *out = s->redis[i];
+    if (st != CVX_OK) {
+        pthread_mutex_lock(&s->lock);
+        s->busy[i] = false;
+        pthread_cond_signal(&s->freed);
+        pthread_mutex_unlock(&s->lock);
+    }
+    return st;
+}
+
+void cvx_server_release(cvx_server *s, cvx_redis *r)
+{
+    pthread_mutex_lock(&s->lock);
+    for (int i = 0; i < CVX_REDIS_CONNECTIONS; i++) {
+        if (s->redis[i] == r) {
+            s->busy[i] = false;
+        }
+    }
+    pthread_cond_signal(&s->freed);
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* What pools need to know. */
+static cvx_status tell_pools(cvx_server *s)
+{
+    cvx_redis *r;
+    redisReply *reply;
+
+    CVX_RETURN_IF(cvx_server_redis(s, &r));
+    cvx_status st = cvx_jobs_queue(r);
+    if (st == CVX_OK) {
+        st = cvx_redis_command(r, &reply, "HSET cvx:config data_dir %s", s->data_dir);
+    }
+    if (st == CVX_OK) {
+        freeReplyObject(reply);
+    }
+    cvx_server_release(s, r);
+    return st;
+}
+
+/* One round of the scheduler: as many jobs in the queue as there are idle pools, and one more so that none waits for us. */
+static cvx_status schedule(cvx_server *s, bool reap)
+{
+    Cvx__PoolStatus *p[CVX_MAX_POOLS];
+    cvx_redis *r;
+    int n = 0, idle = 0;
+
+    CVX_RETURN_IF(cvx_server_redis(s, &r));
+    cvx_status st = cvx_pools_list(r, p, CVX_MAX_POOLS, &n);
+    for (int i = 0; i < n; i++) {
+        idle += strcmp(p[i]->state, "idle") == 0;
+        cvx__pool_status__free_unpacked(p[i], NULL);
+    }
+    if (st == CVX_OK) {
+        st = cvx_jobs_tend(r, idle + 1, reap);
+    }
+    cvx_server_release(s, r);
+    return st;
+}
+
+/* Until a signal. Leases are looked at only once Redis has answered for as long as a lease lasts: pools that it was away for, or that
+ * ran while no coordinator did, have renewed theirs then. */
+static void run(cvx_server *s, cvx_local *local)
+{
+    double since = cvx_now();
+    bool away = false;
+
+    while (!cvx_stop_asked()) {
+        if (local != NULL) {
+            cvx_local_tend(local);
+        }
+        cvx_status st = schedule(s, cvx_now() - since > CVX_LEASE_MS * 1e-3);
+        if (st != CVX_OK) {
+            if (!away) {
+                fprintf(stderr, "cvx-coordinator: %s; trying on\n", cvx_error());
+            }
+            since = cvx_now();
+        } else if (away) {
+            fprintf(stderr, "cvx-coordinator: Redis is back\n");
+            if (tell_pools(s) != CVX_OK) {
+                fprintf(stderr, "cvx-coordinator: %s\n", cvx_error());
+            }
+        }
+        away = st != CVX_OK;
+        usleep(TICK_US);
+    }
+}
+
+/* A program that lies beside this one. */
+static cvx_status sibling(char out[CVX_PATH_MAX], const char *name)
+{
+    char self[CVX_PATH_MAX];
+    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+
+    if (n < 0) {
+        return cvx_fail(CVX_EIO, "cannot read /proc/self/exe");
+    }
+    self[n] = 0;
+    *strrchr(self, '/') = 0;
+    return cvx_path_join(out, self, name);
+}
+
+static bool loopback(const char *host)
+{
+    return strcmp(host, "127.0.0.1") == 0 || strcmp(host, "localhost") == 0 ||
+           strcmp(host, "::1") == 0;
+}
+
+static cvx_status check(const options *o)
+{
+    if (o->model == NULL) {
+        return cvx_fail(CVX_EINVAL, "--model DIR is needed: the checkpoint's folder");
+    }
+    if (!cvx_is_dir(o->model)) {
+        return cvx_fail(CVX_EIO, "--model %s: no such folder", o->model);
+    }
+    if (o->redis == NULL && !o->local) {
+        return cvx_fail(CVX_EINVAL, "--redis URL is needed (cvx serve starts one of its own)");
+    }
+    if (o->api_keys == NULL && !loopback(o->host)) {
+        return cvx_fail(CVX_EINVAL,
+                        "--host %s: without --api-keys FILE only the loopback address is served",
+                        o->host);
+    }
+    return CVX_OK;
+}
+
+typedef struct places {
+    char data[CVX_PATH_MAX], model[CVX_PATH_MAX], cvx[CVX_PATH_MAX], rank[CVX_PATH_MAX];
+    char url[CVX_URL_MAX];
+} places;
+
+static cvx_status find_places(places *p, const options *o)
+{
+    CVX_RETURN_IF(cvx_mkdirs(o->data_dir));
+    if (realpath(o->data_dir, p->data) == NULL || realpath(o->model, p->model) == NULL) {
+        return cvx_fail(CVX_EIO, "cannot find %s", o->data_dir);
+    }
+    CVX_RETURN_IF(sibling(p->cvx, "cvx"));
+    return sibling(p->rank, "cvx-rank");
+}
+
+static cvx_status serve(cvx_server *s, const options *o, places *p)
+{
+    cvx_local *local = NULL;
+    int port = (int)o->port;
+    cvx_status st = CVX_OK;
+
+    if (o->redis == NULL) {
+        st = cvx_local_redis(&local, p->data, p->url);
+        s->redis_url = p->url;
+    }
+    if (st == CVX_OK) {
+        st = tell_pools(s);
+    }
+    if (st == CVX_OK && o->local) {
+        st = cvx_local_pool(local, p->rank, s->redis_url, p->model, o->clip_model, o->ranks,
+                            o->threads);
+    }
+    if (st == CVX_OK) {
+        st = cvx_http_start(s, o->host, &port);
+    }
+    if (st == CVX_OK) {
+        printf("cvx: http://%s:%d serves %s\n", o->host, port, s->model_name);
+        fflush(stdout);
+        run(s, local);
+        atomic_store(&s->ending, true);
+        cvx_http_stop();
+    }
+    cvx_local_close(local);
+    return st;
+}
+
+int main(int argc, char **argv)
+{
+    static cvx_server s;
+    static places p;
+    options o = {.host = "127.0.0.1", .port = 8080, .data_dir = "cvx-data", .ranks = 1,
+                 .redis = getenv("CVX_REDIS")};
+    const cvx_command cmd = {.name = "cvx-coordinator",
+                             .args = "",
+                             .summary = "The HTTP service and the scheduler of a cluster.",
+                             .opts = opts};
+    const char *pos[1];
+    bool help = false;
+    int n = 0;
+    cvx_status st = cvx_opts_parse(&cmd, &o, argc, argv, pos, 0, &n, &help);
+
+    if (help) {
+        return 0;
+    }
+    pthread_mutex_init(&s.lock, NULL);
+    pthread_cond_init(&s.freed, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    if (st == CVX_OK) {
+        st = check(&o);
+    }
+    if (st == CVX_OK) {
+        st = find_places(&p, &o);
+    }
+    if (st == CVX_OK && o.api_keys != NULL) {
+        st = cvx_auth_load(&s, o.api_keys);
+    }
+    if (st == CVX_OK) {
+        s.redis_url = o.redis;
+        s.data_dir = p.data;
+        s.model = p.model;
+        s.model_name = strrchr(p.model, '/') + 1;
+        s.cvx = p.cvx;
+        cvx_stop_install();
+        st = serve(&s, &o, &p);
+    }
+    if (st != CVX_OK) {
+        fprintf(stderr, "cvx-coordinator: %s\n", cvx_error());
+    }
+    return cvx_status_exit(st);
+}

@@ -1,0 +1,82 @@
+/* The coordinator's state, and what an HTTP request and its answer are to the handlers. */
+#ifndef CVX_COORDINATOR_SERVER_H
+#define CVX_COORDINATOR_SERVER_H
+
+#include <jansson.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+
+#include "store/jobs.h"
+
+#define CVX_REDIS_CONNECTIONS 8
+#define CVX_BODY_MAX ((size_t)1 << 20)    /* of JSON */
+#define CVX_UPLOAD_MAX ((size_t)32 << 20) /* of a picture */
+#define CVX_KEYS_MAX 256
+
+typedef struct cvx_api_key {
+    char name[64];
+    char sha256[65]; /* hex */
+} cvx_api_key;
+
+typedef struct cvx_server {
+    const char *redis_url, *data_dir, *model, *model_name, *cvx; /* cvx: the program's path */
+    cvx_api_key key[CVX_KEYS_MAX];
+    int keys; /* 0: anybody, on the loopback address */
+    pthread_mutex_t lock;
+    pthread_cond_t freed;
+    cvx_redis *redis[CVX_REDIS_CONNECTIONS];
+    bool busy[CVX_REDIS_CONNECTIONS];
+    atomic_bool ending;
+} cvx_server;
+
+/* A connection to Redis for this thread's request, given back soon. CVX_EIO: Redis is away. */
+cvx_status cvx_server_redis(cvx_server *s, cvx_redis **out) CVX_CHECK;
+void cvx_server_release(cvx_server *s, cvx_redis *r);
+
+typedef struct cvx_http_request {
+    const char *method, *path;
+    const char *owner;                           /* the API key's name */
+    const char *idempotency_key, *last_event_id; /* NULL: not there */
+    const char *after, *limit, *order, *status, *variant; /* of the query; NULL: not there */
+    const json_t *fields;                        /* of the body; NULL: none */
+    const char *image; /* a file that came with it, in the data folder; NULL: none */
+} cvx_http_request;
+
+/* One of json, text, file, events is set; all are owned by the answer. */
+typedef struct cvx_http_answer {
+    unsigned status;
+    json_t *json;
+    char *text, *file;
+    const char *type; /* of text or file */
+    char *events;     /* the job whose events are told */
+    int poll_after_ms, retry_after; /* 0: none */
+} cvx_http_answer;
+
+/* An OpenAI error object as the answer. */
+void cvx_answer_error(cvx_http_answer *a, unsigned status, const char *param, const char *fmt, ...)
+    CVX_PRINTF(4, 5);
+/* The thread's last error as the answer: 503 where Redis is away, 400 for the asker's mistakes, else 500. */
+void cvx_answer_status(cvx_http_answer *a, cvx_status st, const char *param);
+
+/* Every request behind the key check. */
+void cvx_api(cvx_server *s, const cvx_http_request *r, cvx_http_answer *a);
+
+/* The video object of docs/api.md. New reference. */
+json_t *cvx_video_json(const cvx_server *s, const cvx_job_view *v);
+/* {"mean", "frames", "drift"}; null where there are none. New reference. */
+json_t *cvx_scores_json(const Cvx__FrameScores *f);
+/* {"stage", "step", "steps", "progress", "eta_seconds"}. New reference. */
+json_t *cvx_progress_json(const Cvx__Progress *p);
+
+/* Sets the fields of a job from a body; strings stay the body's. CVX_EINVAL names the field, also in *param. */
+cvx_status cvx_spec_fill(Cvx__JobSpec *spec, const json_t *fields, const char **param) CVX_CHECK;
+/* Asks `cvx plan` whether the job can be, and fills in what the checkpoint decides. answer (may be NULL): what it said, new
+ * reference. */
+cvx_status cvx_spec_plan(const cvx_server *s, Cvx__JobSpec *spec, json_t **answer) CVX_CHECK;
+
+/* Begins to listen at host. Requests are served by threads until cvx_http_stop. *port: 0 chooses one. */
+cvx_status cvx_http_start(cvx_server *s, const char *host, int *port) CVX_CHECK;
+void cvx_http_stop(void);
+
+#endif
