@@ -71,10 +71,10 @@ json_t *cvx_video_json(const cvx_server *server, const cvx_job_view *v)
 
     snprintf(size, sizeof size, "%lldx%lld", (long long)s->width, (long long)s->height);
     snprintf(seconds, sizeof seconds, "%.6g", s->fps > 0 ? (double)s->num_frames / s->fps : 0);
-    json_t *error = failed ? json_pack("{s:s, s:s}", "code", "job_failed", "message", v->cause)
-                           : json_null();
-    return json_pack("{s:s, s:s, s:s, s:s, s:i, s:I, s:o, s:n, s:s, s:s, s:s, s:s?, s:o, s:o}", "id",
-                     v->id, "object", "video", "model",
+    json_t *error =
+        failed ? json_pack("{s:s, s:s}", "code", "job_failed", "message", v->cause) : json_null();
+    return json_pack("{s:s, s:s, s:s, s:s, s:i, s:I, s:o, s:n, s:s, s:s, s:s, s:s?, s:o, s:o}",
+                     "id", v->id, "object", "video", "model",
                      s->model[0] != 0 ? s->model : server->model_name, "status", v->state,
                      "progress", progress, "created_at", (json_int_t)(v->created_ms / 1000),
                      "completed_at", seconds_or_null(v->completed_ms), "expires_at", "prompt",
@@ -234,8 +234,8 @@ static void list(cvx_server *s, cvx_redis *r, const cvx_http_request *q, cvx_htt
     if (!list_bounds(q, &limit, &ascending, a)) {
         return;
     }
-    cvx_status st = cvx_jobs_list(r, q->owner, q->after != NULL ? q->after : "", ascending,
-                                  limit + 1, ids, &n);
+    cvx_status st =
+        cvx_jobs_list(r, q->owner, q->after != NULL ? q->after : "", ascending, limit + 1, ids, &n);
     json_t *data = json_array();
     for (int64_t i = 0; st == CVX_OK && i < n && i < limit; i++) {
         st = cvx_jobs_get(r, ids[i], &v, &found);
@@ -313,7 +313,8 @@ static void erase(cvx_redis *r, const char *id, const cvx_http_request *q, cvx_h
     if (st != CVX_OK) {
         cvx_answer_status(a, st, NULL);
     } else if (!removed) { /* it runs: it is gone once its pool has heard */
-        cvx_answer_error(a, 409, NULL, "video %s is being cancelled; delete it again in a moment", id);
+        cvx_answer_error(a, 409, NULL, "video %s is being cancelled; delete it again in a moment",
+                         id);
         a->retry_after = 1;
     } else {
         a->json = json_pack("{s:s, s:s, s:b}", "id", id, "object", "video.deleted", "deleted", 1);

@@ -28,12 +28,14 @@ cvx_status cvx_auth_load(cvx_server *s, const char *path)
             st = cvx_fail(CVX_EFORMAT, "%s: more than %d keys", path, CVX_KEYS_MAX);
         } else if (sscanf(l, "%63s %64s %c", k->name, k->sha256, &tail) != 2 ||
                    strspn(k->sha256, "0123456789abcdef") != 64 ||
-                   strspn(k->name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") !=
+                   strspn(k->name,
+                          "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") !=
                        strlen(k->name)) {
-            st = cvx_fail(CVX_EFORMAT,
-                          "%s: entry %d is not `NAME SHA256` (letters, digits, ._- and 64 hex digits: "
-                          "printf %%s KEY | sha256sum)",
-                          path, line);
+            st = cvx_fail(
+                CVX_EFORMAT,
+                "%s: entry %d is not `NAME SHA256` (letters, digits, ._- and 64 hex digits: "
+                "printf %%s KEY | sha256sum)",
+                path, line);
         } else {
             s->keys++;
         }

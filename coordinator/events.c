@@ -110,7 +110,8 @@ static ssize_t read_events(void *cls, uint64_t pos, char *buf, size_t max)
             return MHD_CONTENT_READER_END_OF_STREAM;
         }
         look(l);
-        if (l->len == 0 && cvx_now() - l->told > PING_SECONDS) { /* shows whether anybody is there */
+        if (l->len == 0 &&
+            cvx_now() - l->told > PING_SECONDS) { /* shows whether anybody is there */
             free(l->text);
             l->text = strdup(": ping\n\n");
             l->len = l->text != NULL ? strlen(l->text) : 0;
@@ -146,7 +147,8 @@ struct MHD_Response *cvx_events_response(cvx_server *s, const char *job, const c
         l->told = cvx_now();
         snprintf(l->job, sizeof l->job, "%s", job);
         snprintf(l->last, sizeof l->last, "%s", known ? last : "0");
-        r = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16384, read_events, l, end_listener);
+        r = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16384, read_events, l,
+                                              end_listener);
     }
     if (r != NULL) {
         MHD_add_response_header(r, "Content-Type", "text/event-stream");

@@ -152,7 +152,8 @@ typedef struct running_form {
 } running_form;
 
 /* The beginning of a request: who asks, and how the body will be read. */
-static exchange *begin(cvx_server *s, struct MHD_Connection *c, const char *path, const char *method)
+static exchange *begin(cvx_server *s, struct MHD_Connection *c, const char *path,
+                       const char *method)
 {
     running_form *r = calloc(1, sizeof *r);
 
@@ -165,8 +166,9 @@ static exchange *begin(cvx_server *s, struct MHD_Connection *c, const char *path
     r->state = (form_state){x, s};
     if (strncmp(path, "/v1/", 4) == 0 &&
         !cvx_auth_check(s, header(c, "Authorization"), x->owner, sizeof x->owner)) {
-        cvx_answer_error(&x->answer, 401, NULL,
-                         "no API key, or not one of this service; it goes into Authorization: Bearer KEY");
+        cvx_answer_error(
+            &x->answer, 401, NULL,
+            "no API key, or not one of this service; it goes into Authorization: Bearer KEY");
         x->refused = true;
         return x;
     }

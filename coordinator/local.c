@@ -84,7 +84,8 @@ static cvx_status wait_for_redis(const cvx_local *l, const char *url)
             return st;
         }
         if (waitpid(l->redis.pid, NULL, WNOHANG) != 0 || cvx_now() - begun > 30) {
-            return cvx_fail(CVX_EIO, "redis-server did not start; %s says why (package redis-server)",
+            return cvx_fail(CVX_EIO,
+                            "redis-server did not start; %s says why (package redis-server)",
                             l->log);
         }
         usleep(10000);
@@ -109,10 +110,10 @@ cvx_status cvx_local_redis(cvx_local **out, const char *data_dir, char url[CVX_U
                         data_dir);
     }
     l->redis.what = "redis-server";
-    const char *const args[] = {"redis-server", "--port",       "0",       "--unixsocket", socket,
-                                "--unixsocketperm", "700",      "--dir",   dir,            "--save",
-                                "",             "--appendonly", "yes",     "--appendfsync", "always",
-                                "--daemonize",  "no"};
+    const char *const args[] = {
+        "redis-server", "--port",        "0",      "--unixsocket", socket, "--unixsocketperm",
+        "700",          "--dir",         dir,      "--save",       "",     "--appendonly",
+        "yes",          "--appendfsync", "always", "--daemonize",  "no"};
     for (size_t i = 0; i < sizeof args / sizeof *args; i++) {
         add(&l->redis, args[i]);
     }
@@ -121,8 +122,8 @@ cvx_status cvx_local_redis(cvx_local **out, const char *data_dir, char url[CVX_U
     return wait_for_redis(l, url);
 }
 
-cvx_status cvx_local_pool(cvx_local *l, const char *rank_program, const char *url, const char *model,
-                          const char *clip_model, int64_t ranks, int64_t threads)
+cvx_status cvx_local_pool(cvx_local *l, const char *rank_program, const char *url,
+                          const char *model, const char *clip_model, int64_t ranks, int64_t threads)
 {
     char n[24];
 
@@ -163,8 +164,7 @@ static void tend(cvx_local *l, child *c)
                 WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status), l->log);
         c->pid = 0;
     }
-    if (c->pid == 0 && c->argv[0] != NULL && cvx_now() - c->started > 1 &&
-        begin(l, c) != CVX_OK) {
+    if (c->pid == 0 && c->argv[0] != NULL && cvx_now() - c->started > 1 && begin(l, c) != CVX_OK) {
         fprintf(stderr, "cvx: %s\n", cvx_error());
     }
 }

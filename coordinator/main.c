@@ -30,10 +30,11 @@ static const cvx_opt opts[] = {
     {"port", CVX_OPT_INT, offsetof(options, port), "N", "default: 8080; 0: a free one", 0, 65535,
      NULL},
     {"data-dir", CVX_OPT_STR, offsetof(options, data_dir), "DIR",
-     "videos, uploads and state; pools must see it under the same name (default: cvx-data)", 0, 0, NULL},
+     "videos, uploads and state; pools must see it under the same name (default: cvx-data)", 0, 0,
+     NULL},
     {"redis", CVX_OPT_STR, offsetof(options, redis), "URL",
-     "redis://[:password@]host:port/db or unix:///socket (default: CVX_REDIS of the environment)", 0,
-     0, NULL},
+     "redis://[:password@]host:port/db or unix:///socket (default: CVX_REDIS of the environment)",
+     0, 0, NULL},
     {"api-keys", CVX_OPT_STR, offsetof(options, api_keys), "FILE",
      "lines of NAME SHA256 of the key (default: no keys, the loopback address only)", 0, 0, NULL},
     {"local", CVX_OPT_FLAG, offsetof(options, local), NULL,
@@ -238,7 +239,10 @@ int main(int argc, char **argv)
 {
     static cvx_server s;
     static places p;
-    options o = {.host = "127.0.0.1", .port = 8080, .data_dir = "cvx-data", .ranks = 1,
+    options o = {.host = "127.0.0.1",
+                 .port = 8080,
+                 .data_dir = "cvx-data",
+                 .ranks = 1,
                  .redis = getenv("CVX_REDIS")};
     const cvx_command cmd = {.name = "cvx-coordinator",
                              .args = "",

@@ -36,10 +36,10 @@ void cvx_server_release(cvx_server *s, cvx_redis *r);
 
 typedef struct cvx_http_request {
     const char *method, *path;
-    const char *owner;                           /* the API key's name */
-    const char *idempotency_key, *last_event_id; /* NULL: not there */
+    const char *owner;                                    /* the API key's name */
+    const char *idempotency_key, *last_event_id;          /* NULL: not there */
     const char *after, *limit, *order, *status, *variant; /* of the query; NULL: not there */
-    const json_t *fields;                        /* of the body; NULL: none */
+    const json_t *fields;                                 /* of the body; NULL: none */
     const char *image; /* a file that came with it, in the data folder; NULL: none */
 } cvx_http_request;
 
@@ -48,8 +48,8 @@ typedef struct cvx_http_answer {
     unsigned status;
     json_t *json;
     char *text, *file;
-    const char *type; /* of text or file */
-    char *events;     /* the job whose events are told */
+    const char *type;               /* of text or file */
+    char *events;                   /* the job whose events are told */
     int poll_after_ms, retry_after; /* 0: none */
 } cvx_http_answer;
 

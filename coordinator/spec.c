@@ -98,8 +98,9 @@ static cvx_status priority(const json_t *f, Cvx__JobSpec *s, const char **param)
             return CVX_OK;
         }
     }
-    return text == NULL ? CVX_OK
-                        : cvx_fail(CVX_EINVAL, "priority: '%s'; high, normal or low is meant", text);
+    return text == NULL
+               ? CVX_OK
+               : cvx_fail(CVX_EINVAL, "priority: '%s'; high, normal or low is meant", text);
 }
 
 /* RIFE's factor, from the peers' names for it. */
@@ -223,8 +224,8 @@ static cvx_status take_plan(Cvx__JobSpec *spec, const char *out, json_t **answer
     const char *json = strchr(out, '{'); /* behind notes */
     json_t *j = NULL;
 
-    CVX_RETURN_IF(cvx_json_parse(&j, json != NULL ? json : "", json != NULL ? strlen(json) : 0,
-                                 "cvx plan"));
+    CVX_RETURN_IF(
+        cvx_json_parse(&j, json != NULL ? json : "", json != NULL ? strlen(json) : 0, "cvx plan"));
     spec->num_frames = json_integer_value(json_object_get(j, "num_frames"));
     spec->width = json_integer_value(json_object_get(j, "width"));
     spec->height = json_integer_value(json_object_get(j, "height"));

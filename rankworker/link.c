@@ -78,7 +78,8 @@ static void *beat_thread(void *payload)
         beat(l);
         double told = cvx_now();
         while (!l->quit && cvx_now() - told < BEAT_SECONDS) {
-            double gap = l->news && !l->away ? LEAST_GAP : BEAT_SECONDS, left = gap - (cvx_now() - told);
+            double gap = l->news && !l->away ? LEAST_GAP : BEAT_SECONDS,
+                   left = gap - (cvx_now() - told);
             if (left <= 0) {
                 break;
             }
@@ -178,8 +179,8 @@ static void stage_share(const char *stage, double *before, double *share)
     static const struct {
         const char *name;
         double before, share;
-    } table[] = {{"load", 0, 1},    {"encode", 1, 2},  {"denoise", 3, 85},
-                 {"decode", 88, 8}, {"score", 96, 2}};
+    } table[] = {
+        {"load", 0, 1}, {"encode", 1, 2}, {"denoise", 3, 85}, {"decode", 88, 8}, {"score", 96, 2}};
 
     *before = 98;
     *share = 2;
@@ -212,12 +213,9 @@ cvx_status cvx_link_event(void *payload, const cvx_event *e)
         pthread_mutex_unlock(&l->lock);
     }
     switch ((cvx_lease)atomic_load(&l->lease)) {
-    case CVX_LEASE_CANCEL:
-        return cvx_fail(CVX_ECANCELLED, "cancelled");
-    case CVX_LEASE_LOST:
-        return cvx_fail(CVX_ECANCELLED, "the job was given to somebody else");
-    default:
-        return CVX_OK;
+    case CVX_LEASE_CANCEL: return cvx_fail(CVX_ECANCELLED, "cancelled");
+    case CVX_LEASE_LOST: return cvx_fail(CVX_ECANCELLED, "the job was given to somebody else");
+    default: return CVX_OK;
     }
 }
 

@@ -18,8 +18,8 @@ const cvx_opt cvx_pool_opts[] = {
     {"pool", CVX_OPT_FLAG, offsetof(cvx_pool_options, pool), NULL,
      "take jobs from the queue in Redis until SIGTERM", 0, 0, NULL},
     {"redis", CVX_OPT_STR, offsetof(cvx_pool_options, redis), "URL",
-     "redis://[:password@]host:port/db or unix:///socket (default: CVX_REDIS of the environment)", 0,
-     0, NULL},
+     "redis://[:password@]host:port/db or unix:///socket (default: CVX_REDIS of the environment)",
+     0, 0, NULL},
     {"pool-name", CVX_OPT_STR, offsetof(cvx_pool_options, name), "NAME",
      "default: the host's name and the process id", 0, 0, NULL},
     {"data-dir", CVX_OPT_STR, offsetof(cvx_pool_options, data_dir), "DIR",
@@ -88,8 +88,8 @@ static void fill_request(work *w, const cvx_request *defaults)
  * writes them, lie beside it. */
 static cvx_status prepare(work *w, const pool *p)
 {
-    int n = snprintf(w->folder, sizeof w->folder, "%.4000s/jobs/%.38s/%lld", p->data_dir, w->a->spec->id,
-                     (long long)w->a->token);
+    int n = snprintf(w->folder, sizeof w->folder, "%.4000s/jobs/%.38s/%lld", p->data_dir,
+                     w->a->spec->id, (long long)w->a->token);
 
     if (n >= CVX_PATH_MAX - 20) {
         return cvx_fail(CVX_EINVAL, "--data-dir: path too long: %.200s...", p->data_dir);
@@ -119,26 +119,21 @@ static cvx_status open_models(pool *p, work *w)
     close_models(p);
     p->mesh = mesh;
     return cvx_generator_open(
-        &p->generator,
-        &(cvx_generator_options){.mesh = mesh,
-                                 .event = p->link != NULL ? cvx_link_event : NULL,
-                                 .payload = p->link});
+        &p->generator, &(cvx_generator_options){.mesh = mesh,
+                                                .event = p->link != NULL ? cvx_link_event : NULL,
+                                                .payload = p->link});
 }
 
 /* What the end of a job means: whether it is tried again is decided by what went wrong. */
 static const char *verdict(cvx_status st)
 {
     switch (st) {
-    case CVX_OK:
-        return "completed";
-    case CVX_ECANCELLED:
-        return "cancelled";
+    case CVX_OK: return "completed";
+    case CVX_ECANCELLED: return "cancelled";
     case CVX_EINVAL:
     case CVX_EFORMAT:
-    case CVX_EUNSUPPORTED:
-        return "failed";
-    default: /* memory, files, a signal: another try, perhaps elsewhere */
-        return "queued";
+    case CVX_EUNSUPPORTED: return "failed";
+    default: /* memory, files, a signal: another try, perhaps elsewhere */ return "queued";
     }
 }
 
@@ -154,7 +149,8 @@ static cvx_status report(pool *p, work *w, cvx_status st, double seconds)
     if (st != CVX_OK) {
         snprintf(cause, sizeof cause, "%s", cvx_error());
     }
-    cvx_status told = cvx_link_finish(p->link, verdict(st), cause, st == CVX_OK ? &result : NULL, now);
+    cvx_status told =
+        cvx_link_finish(p->link, verdict(st), cause, st == CVX_OK ? &result : NULL, now);
     cvx_result_free(&result);
     CVX_RETURN_IF(told);
     fprintf(stderr, "cvx-rank: job %s: %s%s%s\n", w->a->spec->id, now, cause[0] != 0 ? ": " : "",
@@ -178,7 +174,8 @@ static cvx_status run_job(pool *p, Cvx__Assignment *a)
     if (st == CVX_OK) {
         st = cvx_generator_run(p->generator, &w.r, false);
     }
-    int worst = st; /* where the ranks cannot talk any more, the pool ends, and its supervisor starts another */
+    int worst =
+        st; /* where the ranks cannot talk any more, the pool ends, and its supervisor starts another */
     CVX_RETURN_IF(cvx_comm_least(p->host, &worst));
     if (worst != CVX_OK) {
         close_models(p);
@@ -264,8 +261,9 @@ static cvx_status sign_on(pool *p)
     }
     return p->data_dir[0] != 0
                ? CVX_OK
-               : cvx_fail(CVX_EINVAL, "--pool: no coordinator has told the data folder yet; start it "
-                                      "first, or give --data-dir DIR");
+               : cvx_fail(CVX_EINVAL,
+                          "--pool: no coordinator has told the data folder yet; start it "
+                          "first, or give --data-dir DIR");
 }
 
 cvx_status cvx_pool_run(const cvx_pool_options *o, const cvx_request *defaults, cvx_comm *host,
@@ -278,7 +276,8 @@ cvx_status cvx_pool_run(const cvx_pool_options *o, const cvx_request *defaults, 
     if (p == NULL) {
         return cvx_fail(CVX_ENOMEM, "no memory for a pool");
     }
-    *p = (pool){.o = o, .defaults = defaults, .host = host, .world = world, .node_ranks = node_ranks};
+    *p = (pool){
+        .o = o, .defaults = defaults, .host = host, .world = world, .node_ranks = node_ranks};
     cvx_status st = cvx_comm_agree(host, sign_on(p));
     if (st == CVX_OK) {
         st = cvx_comm_broadcast(host, p->data_dir, sizeof p->data_dir, 0);

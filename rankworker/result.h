@@ -2,8 +2,8 @@
 #ifndef CVX_RANKWORKER_RESULT_H
 #define CVX_RANKWORKER_RESULT_H
 
-#include "proto/cvx.pb-c.h"
 #include "base/status.h"
+#include "proto/cvx.pb-c.h"
 
 /* Makes thumbnail.png and spritesheet.png beside `video`, whose manifest is VIDEO.json, and fills in what the manifest says. Caller
  * frees with cvx_result_free. */

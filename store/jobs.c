@@ -49,8 +49,8 @@ cvx_status cvx_jobs_create(cvx_redis *r, const Cvx__JobSpec *spec, const char *o
     CVX_RETURN_IF(cvx_pack(&p, &spec->base));
     snprintf(priority, sizeof priority, "%d", (int)spec->priority);
     snprintf(created, sizeof created, "%lld", (long long)spec->created_ms);
-    const cvx_script_arg args[] = {CVX_TEXT(spec->id),   {p.data, p.len},   CVX_TEXT(spec->owner),
-                                   CVX_TEXT(priority),   CVX_TEXT(created), CVX_TEXT(once)};
+    const cvx_script_arg args[] = {CVX_TEXT(spec->id), {p.data, p.len},   CVX_TEXT(spec->owner),
+                                   CVX_TEXT(priority), CVX_TEXT(created), CVX_TEXT(once)};
     cvx_status st = cvx_script_run(r, &reply, "create", args, 6);
     cvx_packed_free(&p);
     CVX_RETURN_IF(st);
@@ -59,7 +59,21 @@ cvx_status cvx_jobs_create(cvx_redis *r, const Cvx__JobSpec *spec, const char *o
     return CVX_OK;
 }
 
-enum { SPEC, STATE, POOL, OWNER, CAUSE, CREATED, STARTED, COMPLETED, ATTEMPTS, TOKEN, PROGRESS, RESULT, FIELDS };
+enum {
+    SPEC,
+    STATE,
+    POOL,
+    OWNER,
+    CAUSE,
+    CREATED,
+    STARTED,
+    COMPLETED,
+    ATTEMPTS,
+    TOKEN,
+    PROGRESS,
+    RESULT,
+    FIELDS
+};
 
 static int64_t whole(const redisReply *e)
 {
@@ -145,7 +159,8 @@ void cvx_job_view_free(cvx_job_view *v)
 }
 
 /* The place of a job in its list; -1: the one before the first. */
-static cvx_status place(cvx_redis *r, const char *key, const char *after, bool ascending, int64_t *at)
+static cvx_status place(cvx_redis *r, const char *key, const char *after, bool ascending,
+                        int64_t *at)
 {
     redisReply *reply;
 

@@ -56,7 +56,7 @@ cvx_status cvx_jobs_queue(cvx_redis *r) CVX_CHECK;
 /* Waits up to wait_ms for a job and takes it: *out is NULL where none came. Caller frees with
  * cvx__assignment__free_unpacked. */
 cvx_status cvx_jobs_take(cvx_redis *r, const char *pool, int wait_ms,
-                          Cvx__Assignment **out) CVX_CHECK;
+                         Cvx__Assignment **out) CVX_CHECK;
 typedef enum cvx_lease { CVX_LEASE_HELD, CVX_LEASE_CANCEL, CVX_LEASE_LOST } cvx_lease;
 /* Keeps the lease; progress may be NULL. */
 cvx_status cvx_lease_renew(cvx_redis *r, const char *id, int64_t token,

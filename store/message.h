@@ -37,6 +37,9 @@ static inline void cvx_packed_free(cvx_packed *p)
          ? kind##__unpack(NULL, (reply)->len, (const uint8_t *)(reply)->str)                       \
          : NULL)
 
-#define CVX_TEXT(s) {(s), strlen(s)}
+#define CVX_TEXT(s)                                                                                \
+    {                                                                                              \
+        (s), strlen(s)                                                                             \
+    }
 
 #endif

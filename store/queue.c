@@ -10,8 +10,7 @@
 cvx_status cvx_jobs_queue(cvx_redis *r)
 {
     redisReply *reply = NULL;
-    cvx_status st =
-        cvx_redis_command(r, &reply, "XGROUP CREATE cvx:queue pools 0 MKSTREAM");
+    cvx_status st = cvx_redis_command(r, &reply, "XGROUP CREATE cvx:queue pools 0 MKSTREAM");
 
     if (st == CVX_OK) {
         freeReplyObject(reply);
@@ -101,7 +100,9 @@ cvx_status cvx_lease_renew(cvx_redis *r, const char *id, int64_t token,
     }
     snprintf(tok, sizeof tok, "%lld", (long long)token);
     snprintf(lease, sizeof lease, "%d", CVX_LEASE_MS);
-    const cvx_script_arg args[] = {CVX_TEXT(id), CVX_TEXT(tok), CVX_TEXT(lease),
+    const cvx_script_arg args[] = {CVX_TEXT(id),
+                                   CVX_TEXT(tok),
+                                   CVX_TEXT(lease),
                                    {p.data != NULL ? (void *)p.data : "", p.len}};
     cvx_status st = cvx_script_run(r, &reply, "renew", args, 4);
     cvx_packed_free(&p);
@@ -157,10 +158,9 @@ cvx_status cvx_pool_beat(cvx_redis *r, const Cvx__PoolStatus *s, bool gone)
     redisReply *reply;
 
     CVX_RETURN_IF(cvx_pack(&p, &s->base));
-    cvx_status st =
-        gone ? cvx_redis_command(r, &reply, "DEL cvx:pool:%s", s->name)
-             : cvx_redis_command(r, &reply, "SET cvx:pool:%s %b PX %d", s->name, p.data, p.len,
-                                 CVX_LEASE_MS);
+    cvx_status st = gone ? cvx_redis_command(r, &reply, "DEL cvx:pool:%s", s->name)
+                         : cvx_redis_command(r, &reply, "SET cvx:pool:%s %b PX %d", s->name, p.data,
+                                             p.len, CVX_LEASE_MS);
     cvx_packed_free(&p);
     CVX_RETURN_IF(st);
     freeReplyObject(reply);
@@ -220,8 +220,8 @@ static cvx_status reap_unread(cvx_redis *r)
 {
     redisReply *list, *entry, *reply;
 
-    CVX_RETURN_IF(cvx_redis_command(r, &list, "XPENDING cvx:queue pools IDLE %d - + 100",
-                                    CVX_LEASE_MS));
+    CVX_RETURN_IF(
+        cvx_redis_command(r, &list, "XPENDING cvx:queue pools IDLE %d - + 100", CVX_LEASE_MS));
     cvx_status st = CVX_OK;
     for (size_t i = 0; st == CVX_OK && i < list->elements; i++) {
         const char *at = list->element[i]->element[0]->str;

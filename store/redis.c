@@ -121,8 +121,8 @@ static cvx_status greet(cvx_redis *r, int argc, const char **argv)
     }
     bool ok = reply->type != REDIS_REPLY_ERROR;
     if (!ok) {
-        cvx_status st = cvx_fail(CVX_EIO, "Redis at %s refuses %s: %.120s", r->host, argv[0],
-                                 reply->str);
+        cvx_status st =
+            cvx_fail(CVX_EIO, "Redis at %s refuses %s: %.120s", r->host, argv[0], reply->str);
         freeReplyObject(reply);
         redisFree(r->c);
         r->c = NULL;
@@ -217,9 +217,10 @@ static cvx_status take(cvx_redis *r, redisReply **out, redisReply *reply)
     }
     if (reply->type == REDIS_REPLY_ERROR) {
         /* while it reads its files after a start, Redis is as good as away */
-        bool away = strncmp(reply->str, "LOADING", 7) == 0 || strncmp(reply->str, "MASTERDOWN", 10) == 0;
-        cvx_status st = cvx_fail(away ? CVX_EIO : CVX_EFORMAT, "Redis at %s: %.160s", r->host,
-                                 reply->str);
+        bool away =
+            strncmp(reply->str, "LOADING", 7) == 0 || strncmp(reply->str, "MASTERDOWN", 10) == 0;
+        cvx_status st =
+            cvx_fail(away ? CVX_EIO : CVX_EFORMAT, "Redis at %s: %.160s", r->host, reply->str);
         freeReplyObject(reply);
         return st;
     }

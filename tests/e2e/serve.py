@@ -1,0 +1,217 @@
+"""Drives `cvx serve` as clients do: the HTTP API, its errors, events, ranges, a pool that is killed.
+usage: serve.py CVX WORK_FOLDER; prints `ok NAME` or `WRONG NAME: what` a line, exits with 1 if anything is wrong."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+cvx, work = sys.argv[1:3]
+bad = 0
+
+
+def say(name, good, what=""):
+    global bad
+    bad += not good
+    print(f"{'ok   ' if good else 'WRONG'} {name}{'' if good else ': ' + str(what)}", flush=True)
+
+
+class Service:
+    """The service as a child process, on a port of its own choice."""
+
+    def __init__(self, data, *more):
+        begun = time.time()
+        self.data = data
+        self.process = subprocess.Popen(
+            [cvx, "serve", "--model", "models/shapes", "--data-dir", data, "--port", "0", *more],
+            stdout=subprocess.PIPE, text=True)
+        line = self.process.stdout.readline()
+        self.url = line.split()[1] if line.startswith("cvx: http://") else None
+        self.wait_ready()
+        self.seconds = time.time() - begun
+
+    def wait_ready(self):
+        for _ in range(600):
+            if self.call("GET", "/readyz")[0] == 200:
+                return
+            time.sleep(0.05)
+        say("the service becomes ready", False, open(f"{self.data}/cvx.log").read()[-2000:])
+
+    def call(self, method, path, body=None, headers=None, raw=False):
+        headers = dict(headers or {})
+        data = body
+        if isinstance(body, dict):
+            data = json.dumps(body).encode()
+            headers.setdefault("Content-Type", "application/json")
+        request = urllib.request.Request(self.url + path, data=data, headers=headers, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                status, got, told = answer.status, answer.read(), answer.headers
+        except urllib.error.HTTPError as e:
+            status, got, told = e.code, e.read(), e.headers
+        return status, got if raw else json.loads(got), told
+
+    def create(self, **fields):
+        fields.setdefault("prompt", "a red circle moving right on a white background")
+        fields.setdefault("num_inference_steps", 3)
+        return self.call("POST", "/v1/videos", fields)
+
+    def wait(self, video, states=("completed", "failed", "cancelled"), seconds=90):
+        end = time.time() + seconds
+        while time.time() < end:
+            _, v, told = self.call("GET", f"/v1/videos/{video}")
+            if v.get("status") in states:
+                return v
+            time.sleep(0.05)
+        return v
+
+    def pool_process(self):
+        """The process that computes, by the pool's name."""
+        name = self.call("GET", "/v1/pools")[1]["data"][0]["id"]
+        return int(name.rsplit("-", 1)[1])
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+
+def form(fields, files):
+    """A multipart body and its type."""
+    edge, parts = "edge-of-a-part", []
+    for name, value in fields.items():
+        parts.append(f'--{edge}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode())
+    for name, (file, data) in files.items():
+        parts.append(f'--{edge}\r\nContent-Disposition: form-data; name="{name}"; filename="{file}"\r\n'
+                     f'Content-Type: image/png\r\n\r\n'.encode() + data + b"\r\n")
+    return b"".join(parts) + f"--{edge}--\r\n".encode(), {"Content-Type": f"multipart/form-data; boundary={edge}"}
+
+
+def plain_run(steps, prompt):
+    """What `cvx generate` makes of the same."""
+    path = f"{work}/plain-{steps}.mp4"
+    subprocess.run([cvx, "generate", "--model", "models/shapes", "--prompt", prompt, "--num-inference-steps",
+                    str(steps), "--output", path, "--quiet"], check=True)
+    return open(path, "rb").read()
+
+
+def lifecycle(s):
+    prompt = "a red circle moving right on a white background"
+    status, v, _ = s.create(prompt=prompt, num_inference_steps=4)
+    say("create", status == 200 and v["object"] == "video" and v["status"] == "queued", v)
+    say("the checkpoint's sizes", (v["size"], v["cvx"]["num_frames"]) == ("96x64", 17), v)
+    done = s.wait(v["id"])
+    say("completed", done["status"] == "completed" and done["progress"] == 100, done)
+    say("a score for every frame", len(done["cvx"]["scores"]["frames"]) == 17, done["cvx"])
+    status, data, told = s.call("GET", f"/v1/videos/{v['id']}/content", raw=True)
+    say("the bytes of cvx generate", status == 200 and data == plain_run(4, prompt), (status, len(data)))
+    status, part, told = s.call("GET", f"/v1/videos/{v['id']}/content", headers={"Range": "bytes=100-199"}, raw=True)
+    say("a range", status == 206 and part == data[100:200] and told["Content-Range"] == f"bytes 100-199/{len(data)}",
+        (status, told["Content-Range"]))
+    status, _, _ = s.call("GET", f"/v1/videos/{v['id']}/content", headers={"Range": "bytes=99999999-"})
+    say("a range behind the end", status == 416, status)
+    for variant in "thumbnail", "spritesheet":
+        status, picture, told = s.call("GET", f"/v1/videos/{v['id']}/content?variant={variant}", raw=True)
+        say(variant, status == 200 and picture[:4] == b"\x89PNG" and told["Content-Type"] == "image/png", status)
+    status, again, _ = s.call("POST", f"/v1/videos/{v['id']}/remix", {"prompt": "a blue square on a black background"})
+    say("remix", status == 200 and again["remixed_from_video_id"] == v["id"], again)
+    say("the remix is completed", s.wait(again["id"])["status"] == "completed")
+    status, page, _ = s.call("GET", "/v1/videos?limit=1")
+    say("a page", [x["id"] for x in page["data"]] == [again["id"]] and page["has_more"] is True, page)
+    status, page, _ = s.call("GET", f"/v1/videos?limit=1&after={again['id']}")
+    say("the next page", [x["id"] for x in page["data"]] == [v["id"]], page)
+    status, gone, _ = s.call("DELETE", f"/v1/videos/{v['id']}")
+    say("delete", (status, gone.get("deleted")) == (200, True), gone)
+    say("it is gone", s.call("GET", f"/v1/videos/{v['id']}")[0] == 404)
+
+
+def forms_and_keys(s):
+    body, kind = form({"prompt": "a green triangle", "num_inference_steps": "2", "seconds": "1"}, {})
+    status, v, _ = s.call("POST", "/v1/videos", body, kind)
+    say("a form", status == 200 and v["cvx"]["num_frames"] == 9, v)
+    once = {"Idempotency-Key": "one"}
+    ids = {s.call("POST", "/v1/videos", {"prompt": "x", "num_inference_steps": 1}, once)[1]["id"] for _ in range(3)}
+    say("an idempotency key makes one job", len(ids) == 1, ids)
+    body, kind = form({"prompt": "x"}, {"input_reference": ("../../x.png", b"no picture at all")})
+    status, e, _ = s.call("POST", "/v1/videos", body, kind)
+    say("a picture that is none", status == 400, (status, e))
+    say("and is not kept", os.listdir(f"{s.data}/uploads") == [], os.listdir(f"{s.data}/uploads"))
+
+
+def refusals(s):
+    for name, fields, words in [
+        ("48 frames", {"num_frames": 48}, ("45", "49")), ("no prompt", {"prompt": ""}, ("prompt",)),
+        ("a guidance of 21", {"guidance_scale": 21}, ("guidance_scale", "20")),
+        ("a wrong type", {"num_inference_steps": [3]}, ("num_inference_steps",)),
+        ("a seed that is no number", {"seed": "abc"}, ("seed",)), ("a size", {"size": "big"}, ("size", "720x480")),
+        ("a size that does not go", {"size": "97x64"}, ("97",)), ("another model", {"model": "sora-2"}, ("sora-2", "shapes")),
+        ("a priority", {"priority": "now"}, ("high",)), ("a scheduler", {"scheduler": "none"}, ("none",)),
+        ("a very long prompt", {"prompt": "x" * 40000}, ("prompt",)),
+    ]:
+        status, e, _ = s.create(**fields)
+        message = e.get("error", {}).get("message", "")
+        say(f"refused: {name}", status == 400 and all(w in message for w in words), (status, e))
+    for name, method, path, body, want in [
+        ("no JSON", "POST", "/v1/videos", b"{", 400), ("an array", "POST", "/v1/videos", b"[1]", 400),
+        ("10 MB", "POST", "/v1/videos", b'{"prompt":"' + b"x" * 10_000_000 + b'"}', 413),
+        ("an id that climbs", "GET", "/v1/videos/..%2f..%2fetc%2fpasswd", None, 404),
+        ("another id", "GET", "/v1/videos/video_" + "0" * 32 + "/content", None, 404),
+        ("a limit", "GET", "/v1/videos?limit=0", None, 400), ("an order", "GET", "/v1/videos?order=up", None, 400),
+        ("an after", "GET", "/v1/videos?after=x", None, 400), ("no such path", "GET", "/v1/nothing", None, 404),
+        ("a method", "PUT", "/v1/videos", b"{}", 404),
+    ]:
+        status, e, _ = s.call(method, path, body, {"Content-Type": "application/json"})
+        say(f"refused: {name}", status == want and e["error"]["message"], (status, e))
+
+
+def events(s):
+    _, v, _ = s.create(num_inference_steps=8)
+    with urllib.request.urlopen(f"{s.url}/v1/jobs/{v['id']}/events", timeout=60) as stream:
+        text = stream.read().decode()
+    told = [dict(line.split(": ", 1) for line in block.splitlines()) for block in text.split("\n\n") if block[:3] == "id:"]
+    states = [json.loads(e["data"])["status"] for e in told if e["event"] == "state"]
+    say("events: states", states == ["queued", "in_progress", "completed"], states)
+    say("events: progress", any(e["event"] == "progress" for e in told), text[:500])
+    say("events: scores", [len(json.loads(e["data"])["frames"]) for e in told if e["event"] == "scores"] == [17], text[-500:])
+    request = urllib.request.Request(f"{s.url}/v1/jobs/{v['id']}/events", headers={"Last-Event-ID": told[-2]["id"]})
+    with urllib.request.urlopen(request, timeout=60) as stream:
+        rest = stream.read().decode()
+    say("events: the rest", rest.count("id: ") == 1 and told[-1]["id"] in rest, rest)
+
+
+def faults(s):
+    _, first, _ = s.create(num_inference_steps=600)
+    _, waits, _ = s.create(num_inference_steps=2)
+    say("it runs", s.wait(first["id"], ("in_progress",))["status"] == "in_progress")
+    status, e, _ = s.call("GET", f"/v1/videos/{first['id']}/content")
+    say("no content yet", status == 409, (status, e))
+    say("cancelled while it waits", s.call("POST", f"/v1/jobs/{waits['id']}/cancel")[1]["status"] == "cancelled")
+    s.call("POST", f"/v1/jobs/{first['id']}/cancel")
+    say("cancelled while it runs", s.wait(first["id"])["status"] == "cancelled")
+    prompt = "a yellow square moving left on a black background"
+    _, v, _ = s.create(prompt=prompt, num_inference_steps=300)
+    s.wait(v["id"], ("in_progress",))
+    os.kill(s.pool_process(), signal.SIGKILL)
+    done = s.wait(v["id"])
+    say("a job outlives its pool", done["status"] == "completed" and done["cvx"]["attempts"] == 2, done)
+    data = s.call("GET", f"/v1/videos/{v['id']}/content", raw=True)[1]
+    say("with the bytes of a calm run", data == plain_run(300, prompt), len(data))
+
+
+def restart(s):
+    _, v, _ = s.create(num_inference_steps=250)
+    s.wait(v["id"], ("in_progress",))
+    say("SIGTERM ends it well", s.stop() == 0, s.process.returncode)
+    t = Service(s.data, "--clip-model", "models/shapes-clip")
+    done = t.wait(v["id"])
+    say("a job outlives the service", done["status"] == "completed", done)
+    t.stop()
+
+
+service = Service(f"{work}/data", "--clip-model", "models/shapes-clip")
+say("ready", service.url is not None)
+for part in lifecycle, forms_and_keys, refusals, events, faults, restart:
+    part(service)
+sys.exit(1 if bad else 0)
