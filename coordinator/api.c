@@ -5,6 +5,8 @@
 #include "base/file.h"
 #include "coordinator/server.h"
 
+extern const unsigned char cvx_page[];
+
 #define LIST_MAX 100
 #define POLL_MS 1000
 
@@ -436,6 +438,11 @@ void cvx_api(cvx_server *s, const cvx_http_request *q, cvx_http_answer *a)
         a->json = json_pack("{s:s}", "status", "ok");
         return;
     }
+    if (strcmp(route, "GET /") == 0) {
+        a->text = strdup((const char *)cvx_page);
+        a->type = "text/html; charset=utf-8";
+        return;
+    }
     cvx_status st = cvx_server_redis(s, &r);
     if (st != CVX_OK) {
         cvx_answer_status(a, st, NULL);
@@ -451,6 +458,8 @@ void cvx_api(cvx_server *s, const cvx_http_request *q, cvx_http_answer *a)
         models(s, a);
     } else if (strcmp(route, "GET /v1/pools") == 0) {
         pools(r, a);
+    } else if (strcmp(route, "GET /metrics") == 0) {
+        cvx_metrics(r, a);
     } else if (strcmp(route, "GET /readyz") == 0) {
         ready(r, a);
     } else if (!route_video(s, r, q, a)) {

@@ -62,6 +62,9 @@ void cvx_answer_status(cvx_http_answer *a, cvx_status st, const char *param);
 /* Every request behind the key check. */
 void cvx_api(cvx_server *s, const cvx_http_request *r, cvx_http_answer *a);
 
+/* Jobs and pools as Prometheus reads them. */
+void cvx_metrics(cvx_redis *r, cvx_http_answer *a);
+
 /* The video object of docs/api.md. New reference. */
 json_t *cvx_video_json(const cvx_server *s, const cvx_job_view *v);
 /* {"mean", "frames", "drift"}; null where there are none. New reference. */
