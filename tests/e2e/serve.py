@@ -200,6 +200,17 @@ def faults(s):
     say("with the bytes of a calm run", data == plain_run(300, prompt), len(data))
 
 
+def redis_dies(s):
+    _, v, _ = s.create(num_inference_steps=250)
+    s.wait(v["id"], ("in_progress",))
+    subprocess.run(["pkill", "-KILL", "-f", f"redis-server.*{s.data}|redis-server unixsocket:{s.data}"], check=True)
+    status, e, told = s.call("GET", "/v1/videos")
+    say("503 while Redis is away", status == 503 and told["Retry-After"], (status, e))
+    s.wait_ready()
+    done = s.wait(v["id"])
+    say("a job outlives Redis", done["status"] == "completed" and done["cvx"]["attempts"] == 1, done)
+
+
 def restart(s):
     _, v, _ = s.create(num_inference_steps=250)
     s.wait(v["id"], ("in_progress",))
@@ -212,6 +223,6 @@ def restart(s):
 
 service = Service(f"{work}/data", "--clip-model", "models/shapes-clip")
 say("ready", service.url is not None)
-for part in lifecycle, forms_and_keys, refusals, events, faults, restart:
+for part in lifecycle, forms_and_keys, refusals, events, faults, redis_dies, restart:
     part(service)
 sys.exit(1 if bad else 0)
