@@ -212,6 +212,9 @@ cvx_status cvx_link_event(void *payload, const cvx_event *e)
         pthread_cond_signal(&l->wake);
         pthread_mutex_unlock(&l->lock);
     }
+    if (cvx_link_late(l)) {
+        return cvx_fail(CVX_ECANCELLED, "the deadline has passed");
+    }
     switch ((cvx_lease)atomic_load(&l->lease)) {
     case CVX_LEASE_CANCEL: return cvx_fail(CVX_ECANCELLED, "cancelled");
     case CVX_LEASE_LOST: return cvx_fail(CVX_ECANCELLED, "the job was given to somebody else");
@@ -219,9 +222,11 @@ cvx_status cvx_link_event(void *payload, const cvx_event *e)
     }
 }
 
-bool cvx_link_lost(cvx_link *l)
+bool cvx_link_late(const cvx_link *l)
 {
-    return atomic_load(&l->lease) == CVX_LEASE_LOST;
+    int64_t deadline = l->job != NULL ? l->job->spec->deadline_ms : 0;
+
+    return deadline > 0 && cvx_now_ms() > deadline;
 }
 
 cvx_status cvx_link_finish(cvx_link *l, const char *state, const char *cause,

@@ -17,10 +17,11 @@ void cvx_link_close(cvx_link *l); /* tells that the pool is gone; accepts NULL *
 cvx_status cvx_link_take(cvx_link *l, int wait_ms, Cvx__Assignment **out) CVX_CHECK;
 /* From now on the job's lease is kept; mesh describes its ranks (borrowed until cvx_link_finish). */
 void cvx_link_begin(cvx_link *l, const Cvx__Assignment *a, const char *mesh);
-/* A sink of events (payload: the link) that tells how far the job is. CVX_ECANCELLED when it is wanted no more. */
+/* A sink of events (payload: the link) that tells how far the job is. CVX_ECANCELLED when it is wanted no more, or
+ * too late. */
 cvx_status cvx_link_event(void *payload, const cvx_event *e);
-/* Whether the lease was lost: the result is nobody's. */
-bool cvx_link_lost(cvx_link *l);
+/* Whether the job's deadline has passed. By the thread that runs the job. */
+bool cvx_link_late(const cvx_link *l);
 /* Ends the job, as cvx_lease_finish; waits for Redis as long as it takes, until a signal asks the pool to stop. */
 cvx_status cvx_link_finish(cvx_link *l, const char *state, const char *cause,
                            const Cvx__Result *result, char now[16]) CVX_CHECK;

@@ -149,8 +149,8 @@ static cvx_status report(pool *p, work *w, cvx_status st, double seconds)
     if (st != CVX_OK) {
         snprintf(cause, sizeof cause, "%s", cvx_error());
     }
-    cvx_status told =
-        cvx_link_finish(p->link, verdict(st), cause, st == CVX_OK ? &result : NULL, now);
+    const char *state = st == CVX_ECANCELLED && cvx_link_late(p->link) ? "failed" : verdict(st);
+    cvx_status told = cvx_link_finish(p->link, state, cause, st == CVX_OK ? &result : NULL, now);
     cvx_result_free(&result);
     CVX_RETURN_IF(told);
     fprintf(stderr, "cvx-rank: job %s: %s%s%s\n", w->a->spec->id, now, cause[0] != 0 ? ": " : "",

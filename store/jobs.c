@@ -43,15 +43,17 @@ cvx_status cvx_jobs_create(cvx_redis *r, const Cvx__JobSpec *spec, const char *o
                            char id[CVX_ID_MAX])
 {
     cvx_packed p;
-    char priority[16], created[24];
+    char priority[16], created[24], deadline[24];
     redisReply *reply;
 
     CVX_RETURN_IF(cvx_pack(&p, &spec->base));
     snprintf(priority, sizeof priority, "%d", (int)spec->priority);
     snprintf(created, sizeof created, "%lld", (long long)spec->created_ms);
+    snprintf(deadline, sizeof deadline, "%lld", (long long)spec->deadline_ms);
     const cvx_script_arg args[] = {CVX_TEXT(spec->id), {p.data, p.len},   CVX_TEXT(spec->owner),
-                                   CVX_TEXT(priority), CVX_TEXT(created), CVX_TEXT(once)};
-    cvx_status st = cvx_script_run(r, &reply, "create", args, 6);
+                                   CVX_TEXT(priority), CVX_TEXT(created), CVX_TEXT(once),
+                                   CVX_TEXT(deadline)};
+    cvx_status st = cvx_script_run(r, &reply, "create", args, 7);
     cvx_packed_free(&p);
     CVX_RETURN_IF(st);
     snprintf(id, CVX_ID_MAX, "%s", reply->type == REDIS_REPLY_STRING ? reply->str : spec->id);

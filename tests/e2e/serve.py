@@ -190,6 +190,11 @@ def faults(s):
     say("cancelled while it waits", s.call("POST", f"/v1/jobs/{waits['id']}/cancel")[1]["status"] == "cancelled")
     s.call("POST", f"/v1/jobs/{first['id']}/cancel")
     say("cancelled while it runs", s.wait(first["id"])["status"] == "cancelled")
+    _, late, _ = s.create(num_inference_steps=1000, deadline=1)
+    _, later, _ = s.create(num_inference_steps=2, deadline=1)
+    late, later = s.wait(late["id"]), s.wait(later["id"])
+    say("a deadline ends a job", late["status"] == "failed" and "deadline" in late["error"]["message"], late)
+    say("also one that waits", later["status"] == "failed" and "deadline" in later["error"]["message"], later)
     prompt = "a yellow square moving left on a black background"
     _, v, _ = s.create(prompt=prompt, num_inference_steps=300)
     s.wait(v["id"], ("in_progress",))
