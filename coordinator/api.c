@@ -1,4 +1,5 @@
 /* The requests of docs/api.md. */
+#include <ftw.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -298,7 +299,25 @@ static void cancel(cvx_server *s, cvx_redis *r, const char *id, const cvx_http_r
     }
 }
 
-static void erase(cvx_redis *r, const char *id, const cvx_http_request *q, cvx_http_answer *a)
+static int remove_one(const char *path, const struct stat *sb, int kind, struct FTW *at)
+{
+    (void)sb;
+    (void)kind;
+    (void)at;
+    return remove(path) != 0; /* what cannot go now stays, and is nobody's any more */
+}
+
+/* A forgotten job's videos, pictures and checkpoints. */
+static void remove_files(const cvx_server *s, const char *id)
+{
+    char folder[CVX_PATH_MAX];
+
+    snprintf(folder, sizeof folder, "%.4000s/jobs/%.38s", s->data_dir, id);
+    (void)nftw(folder, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+static void erase(const cvx_server *s, cvx_redis *r, const char *id, const cvx_http_request *q,
+                  cvx_http_answer *a)
 {
     cvx_job_view v;
     char state[16];
@@ -319,6 +338,7 @@ static void erase(cvx_redis *r, const char *id, const cvx_http_request *q, cvx_h
                          id);
         a->retry_after = 1;
     } else {
+        remove_files(s, id);
         a->json = json_pack("{s:s, s:s, s:b}", "id", id, "object", "video.deleted", "deleted", 1);
     }
 }
@@ -405,7 +425,7 @@ static bool route_video(cvx_server *s, cvx_redis *r, const cvx_http_request *q, 
         if (rest[0] == 0 && get) {
             show(s, r, id, q, a);
         } else if (rest[0] == 0 && strcmp(q->method, "DELETE") == 0) {
-            erase(r, id, q, a);
+            erase(s, r, id, q, a);
         } else if (strcmp(rest, "content") == 0 && get) {
             content(r, id, q, a);
         } else if (strcmp(rest, "remix") == 0 && post) {

@@ -17,7 +17,7 @@
 
 #define CONNECTIONS 2000
 #define CONNECTION_TIMEOUT 60
-#define THREAD_STACK ((size_t)256 << 10)
+#define THREAD_STACK ((size_t)1 << 20) /* JSON of 2,048 levels is read by recursion */
 #define FIELD_MAX 40000
 
 /* A request while its body comes in. */

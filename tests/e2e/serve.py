@@ -125,6 +125,7 @@ def lifecycle(s):
     status, gone, _ = s.call("DELETE", f"/v1/videos/{v['id']}")
     say("delete", (status, gone.get("deleted")) == (200, True), gone)
     say("it is gone", s.call("GET", f"/v1/videos/{v['id']}")[0] == 404)
+    say("and its files", os.listdir(f"{s.data}/jobs") == [again["id"]], os.listdir(f"{s.data}/jobs"))
 
 
 def forms_and_keys(s):
@@ -155,6 +156,7 @@ def refusals(s):
         say(f"refused: {name}", status == 400 and all(w in message for w in words), (status, e))
     for name, method, path, body, want in [
         ("no JSON", "POST", "/v1/videos", b"{", 400), ("an array", "POST", "/v1/videos", b"[1]", 400),
+        ("deep nesting", "POST", "/v1/videos", b'{"prompt":' + b"[" * 500_000, 400),
         ("10 MB", "POST", "/v1/videos", b'{"prompt":"' + b"x" * 10_000_000 + b'"}', 413),
         ("an id that climbs", "GET", "/v1/videos/..%2f..%2fetc%2fpasswd", None, 404),
         ("another id", "GET", "/v1/videos/video_" + "0" * 32 + "/content", None, 404),
