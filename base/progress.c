@@ -50,6 +50,12 @@ double cvx_progress_end(cvx_progress *p)
     return cvx_now() - p->start;
 }
 
+void cvx_progress_preview(cvx_progress *p, int64_t done, const char *path)
+{
+    cvx_status ignored = tell(p, CVX_EVENT_PREVIEW, done, path);
+    (void)ignored;
+}
+
 void cvx_progress_note(cvx_progress *p, const char *fmt, ...)
 {
     char text[1024];
@@ -108,7 +114,7 @@ cvx_status cvx_events_bars(void *payload, const cvx_event *e)
     } else if (e->kind == CVX_EVENT_STAGE_END) {
         fprintf(f, "%s%-8s %lld/%lld in %.2f s\n", terminal ? "\r\033[K" : "", e->stage,
                 (long long)e->total, (long long)e->total, e->seconds);
-    } else if (terminal) {
+    } else if (terminal && e->kind != CVX_EVENT_PREVIEW) {
         draw(f, e);
     }
     fflush(f);
@@ -117,12 +123,15 @@ cvx_status cvx_events_bars(void *payload, const cvx_event *e)
 
 cvx_status cvx_events_json(void *payload, const cvx_event *e)
 {
-    static const char *const kinds[] = {"stage", "step", "stage_end", "note"};
+    static const char *const kinds[] = {"stage", "step", "stage_end", "note", "preview"};
     json_t *j = json_object();
 
     json_object_set_new(j, "event", json_string(kinds[e->kind]));
     if (e->kind == CVX_EVENT_NOTE) {
         json_object_set_new(j, "text", json_string(e->text));
+    } else if (e->kind == CVX_EVENT_PREVIEW) {
+        json_object_set_new(j, "file", json_string(e->text));
+        json_object_set_new(j, "done", json_integer(e->done));
     } else {
         json_object_set_new(j, "stage", json_string(e->stage));
         json_object_set_new(j, "done", json_integer(e->done));

@@ -8,11 +8,17 @@
 #include "base/status.h"
 
 typedef struct cvx_event {
-    enum { CVX_EVENT_STAGE, CVX_EVENT_STEP, CVX_EVENT_STAGE_END, CVX_EVENT_NOTE } kind;
+    enum {
+        CVX_EVENT_STAGE,
+        CVX_EVENT_STEP,
+        CVX_EVENT_STAGE_END,
+        CVX_EVENT_NOTE,
+        CVX_EVENT_PREVIEW
+    } kind;
     const char *stage;   /* "load", "encode", "denoise", "decode", "score", "mux" */
     int64_t done, total; /* of the stage's units */
     double seconds;      /* since the stage began */
-    const char *text;    /* NOTE: one line for the user */
+    const char *text;    /* NOTE: one line for the user; PREVIEW: a picture's file */
 } cvx_event;
 
 /* Returns CVX_OK, or CVX_ECANCELLED (after cvx_fail) to stop the work at this point. */
@@ -31,6 +37,8 @@ cvx_status cvx_progress_begin(cvx_progress *p, const char *stage, int64_t total)
 cvx_status cvx_progress_step(cvx_progress *p, int64_t done) CVX_CHECK;
 /* Returns the stage's seconds. */
 double cvx_progress_end(cvx_progress *p);
+/* Tells that the picture at `path` shows the work after `done` units. */
+void cvx_progress_preview(cvx_progress *p, int64_t done, const char *path);
 void cvx_progress_note(cvx_progress *p, const char *fmt, ...) CVX_PRINTF(2, 3);
 
 /* Monotonic seconds. */

@@ -18,6 +18,7 @@ typedef struct denoise {
     cvx_tensor
         kept; /* [sets, values]: what the solver keeps from step to step; data NULL: nothing */
     cvx_tensor noise; /* DPM only */
+    cvx_tensor x0;    /* the noiseless latents as the last step took them; flat; for previews */
 } denoise;
 
 /* The transformer's tables for each prompt, the negative one beside it. */
@@ -48,7 +49,7 @@ static cvx_status prepare_prompts(cvx_run *r, denoise *d)
     return CVX_OK;
 }
 
-static cvx_status denoise_open(cvx_run *r, denoise *d)
+static cvx_status denoise_open(cvx_run *r, denoise *d, const cvx_sched *sched)
 {
     int64_t n = cvx_numel(&r->latents), length = r->job->windows.length;
     const cvx_tensor *l = &r->latents;
@@ -77,6 +78,8 @@ static cvx_status denoise_open(cvx_run *r, denoise *d)
     if (sets > 0) {
         CVX_RETURN_IF(CVX_ALLOC(&r->arena, &d->kept, CVX_F32, sets, n));
         cvx_zero(r->p->ctx, &d->kept);
+    } else if (cvx_run_previews(r, cvx_sched_steps(sched)) > 0) {
+        CVX_RETURN_IF(CVX_ALLOC(&r->arena, &d->x0, CVX_F32, n));
     }
     return CVX_OK;
 }
@@ -237,12 +240,11 @@ static cvx_status denoise_step(cvx_run *r, denoise *d, const cvx_sched *sched, i
     }
     cvx_sched_coef(sched, i, a.c);
     bool unipc = r->job->sched.kind == CVX_SCHED_UNIPC;
-    cvx_tensor x0;
     if (d->kept.data != NULL) {
-        x0 = kept(d, unipc ? 1 + i % 3 : 0);
-        a.x0_out = &x0;
-        a.old_x0 = i > 0 && !unipc ? &x0 : NULL;
+        d->x0 = kept(d, unipc ? 1 + i % 3 : 0);
+        a.old_x0 = i > 0 && !unipc ? &d->x0 : NULL;
     }
+    a.x0_out = d->x0.data != NULL ? &d->x0 : NULL;
     CVX_RETURN_IF(cvx_op_sched_step(r->p->ctx, &a));
     return unipc ? unipc_step(r, d, sched, i, &flat) : CVX_OK;
 }
@@ -331,17 +333,24 @@ static cvx_status make_snapshot(const cvx_run *r, const denoise *d, int64_t done
     return CVX_OK;
 }
 
-/* After a step: a checkpoint if one is due or the run stops; after the last, the latents stay in memory too. */
+/* Whether the run ends here, for the time being. */
+static bool is_half(const cvx_run *r, int64_t done, int64_t steps)
+{
+    return r->resume != NULL && r->resume->trial && done == (steps + 1) / 2;
+}
+
+/* After a step: a checkpoint if one is due or the run stops; after the last, and that of a trial, the state stays in
+ * memory too. */
 static void keep(cvx_run *r, const denoise *d, int64_t done, int64_t steps, bool stop)
 {
     cvx_snapshot s = {0};
-    bool due;
+    bool due, last = done == steps || is_half(r, done, steps);
 
     if (r->resume == NULL || !cvx_run_leads(r)) {
         return;
     }
     due = cvx_resume_due(r->resume, done, steps) || (stop && r->resume->dir[0] != 0);
-    if (!due && done < steps) {
+    if (!due && !last) {
         return;
     }
     if (make_snapshot(r, d, done, steps, &s) != CVX_OK) {
@@ -354,7 +363,7 @@ static void keep(cvx_run *r, const denoise *d, int64_t done, int64_t steps, bool
         bool written = cvx_resume_save(r->resume, &s, &r->progress);
         (void)written;
     }
-    if (done == steps) {
+    if (last) {
         cvx_snapshot_free(&r->resume->at);
         r->resume->at = s;
         return;
@@ -413,7 +422,7 @@ static cvx_status loop(cvx_run *r, denoise *d, const cvx_sched *sched, cvx_stage
 {
     int64_t steps = cvx_sched_steps(sched), walk = r->p->ctx->measure ? 1 : steps;
 
-    CVX_RETURN_IF(denoise_open(r, d));
+    CVX_RETURN_IF(denoise_open(r, d, sched));
     cvx_run_counters(r, all, -1);
     if (r->start > 0) {
         CVX_RETURN_IF(take_snapshot(r, d, steps));
@@ -428,8 +437,31 @@ static cvx_status loop(cvx_run *r, denoise *d, const cvx_sched *sched, cvx_stage
         if (stop) {
             return stopped(r, i + 1, steps);
         }
+        bool half = is_half(r, i + 1, steps);
+        if (!r->p->ctx->measure && (half || cvx_run_preview_due(r, i + 1, steps))) {
+            CVX_RETURN_IF(cvx_run_preview(r, &d->x0, i + 1));
+        }
+        if (half) {
+            break;
+        }
     }
     cvx_run_counters(r, all, 1);
+    return CVX_OK;
+}
+
+/* The previews of a measured run: one is walked. */
+static cvx_status measure_previews(cvx_run *r, const denoise *d, int64_t steps)
+{
+    int64_t n = cvx_run_previews(r, steps);
+    cvx_stage_cost one = {0};
+
+    if (n == 0) {
+        return CVX_OK;
+    }
+    cvx_run_counters(r, &one, -1);
+    CVX_RETURN_IF(cvx_run_preview(r, &d->x0, steps - 1));
+    cvx_run_counters(r, &one, 1);
+    extend(&r->cost[CVX_STAGE_DENOISE], &one, n - 1);
     return CVX_OK;
 }
 
@@ -441,6 +473,9 @@ cvx_status cvx_run_denoise(cvx_run *r, const cvx_sched *sched)
 
     CVX_RETURN_IF(cvx_run_begin(r, CVX_STAGE_DENOISE, steps));
     cvx_status st = loop(r, &d, sched, &all);
+    if (st == CVX_OK && r->p->ctx->measure) {
+        st = measure_previews(r, &d, steps);
+    }
     free(d.dit);
     CVX_RETURN_IF(st);
     cvx_run_end(r, CVX_STAGE_DENOISE);

@@ -1,4 +1,4 @@
-#include "model/pipeline/generate.h"
+#include "model/pipeline/generator.h"
 
 #include <limits.h>
 #include <math.h>
@@ -8,10 +8,10 @@
 #include "base/fault.h"
 #include "base/stop.h"
 #include "kernels/memory.h"
+#include "media/image.h"
 #include "model/clip/score.h"
 #include "model/pipeline/finish.h"
 #include "model/pipeline/manifest.h"
-#include "model/pipeline/output.h"
 
 cvx_status cvx_request_ctx(cvx_ctx **out, const cvx_request *r)
 {
@@ -27,57 +27,6 @@ cvx_status cvx_request_ctx(cvx_ctx **out, const cvx_request *r)
                         "--quantize fp8 needs backend \"cuda\" and a GPU from Hopper on");
     }
     return CVX_OK;
-}
-
-struct cvx_generator {
-    cvx_generator_options opt;
-    cvx_progress progress;
-
-    /* while `key` stays the same, these stay open */
-    json_t *key;
-    cvx_checkpoint ckpt;
-    cvx_ctx *ctx;
-    cvx_pipeline *pipeline;
-    cvx_pipeline_options options; /* of the pipeline */
-    cvx_opt_list lora;            /* its LoRAs; the strings are key's */
-    size_t base_bytes;            /* resident before the first model was opened */
-
-    /* of the present request */
-    const cvx_request *request;
-    cvx_job job;
-    cvx_plan plan;
-    json_t *hashes;
-};
-
-/* One video on its way: its job and plan are the request's, or those of the second try in tiles. */
-typedef struct video {
-    cvx_generator *g;
-    const cvx_job *job;
-    const cvx_plan *plan;
-    bool retiled;
-    int64_t k;
-    cvx_output output; /* on the rank that writes it */
-    cvx_tensor last;   /* latents after the last step, owned copy [F, C, h, w] */
-    json_t *scores;    /* of its frames; NULL: none */
-    double mean;
-    json_t *candidates;        /* the seeds it was chosen from, and their scores; NULL: none */
-    cvx_request tiled_request; /* of the second try: job and plan point there then */
-    cvx_job tiled_job;
-    cvx_plan tiled_plan;
-    cvx_resume resume;
-    cvx_stage_cost cost[CVX_STAGE_COUNT];
-} video;
-
-/* Rank 0 of a data group writes what the group made. */
-static bool leads(const cvx_generator *g)
-{
-    return g->opt.mesh->replica->rank == 0;
-}
-
-/* The ranks that work on the same request. */
-static cvx_comm *everyone(const cvx_generator *g)
-{
-    return g->opt.group_alone ? g->opt.mesh->replica : g->opt.mesh->world;
 }
 
 cvx_status cvx_generator_open(cvx_generator **out, const cvx_generator_options *opt)
@@ -205,7 +154,7 @@ static cvx_status check_places(const cvx_generator *g)
 {
     const cvx_request *r = g->request;
 
-    if (!leads(g)) {
+    if (!cvx_generator_leads(g)) {
         return CVX_OK;
     }
     cvx_stages_plan out = {.w = g->job.width, .h = g->job.height, .fps = g->job.fps};
@@ -213,6 +162,9 @@ static cvx_status check_places(const cvx_generator *g)
         CVX_RETURN_IF(cvx_finish_measure(&out, g->ctx, r, out.w, out.h, out.fps));
     }
     CVX_RETURN_IF(cvx_output_check(r->output, out.w, out.h, out.fps));
+    if (r->preview_dir != NULL) {
+        CVX_RETURN_IF(cvx_mkdirs(r->preview_dir));
+    }
     CVX_RETURN_IF(check_side_file(r->save_latents));
     return check_side_file(r->manifest);
 }
@@ -236,7 +188,7 @@ static cvx_status prepare(cvx_generator *g, const json_t *replayed)
     CVX_RETURN_IF(make_plan(g, &g->job, &g->plan));
     CVX_RETURN_IF(cvx_plan_admit(&g->plan, g->ctx, &g->ckpt, &g->job));
     CVX_RETURN_IF(open_pipeline(g, &g->plan));
-    if (!leads(g)) {
+    if (!cvx_generator_leads(g)) {
         return CVX_OK;
     }
     CVX_RETURN_IF(cvx_manifest_hashes(&g->hashes, &g->ckpt, r));
@@ -246,7 +198,7 @@ static cvx_status prepare(cvx_generator *g, const json_t *replayed)
 /* Pipeline hook: keeps the latents of the last step seen. */
 static void keep_latents(void *payload, int64_t i, const cvx_tensor *latents)
 {
-    video *v = payload;
+    cvx_video *v = payload;
     (void)i;
 
     if (v->last.data == NULL) {
@@ -265,14 +217,43 @@ static cvx_status keep_frames(void *payload, const float *rgb, int64_t first, in
     if (first > 0) {
         cvx_fault_at("frames");
     }
-    return cvx_output_frames(&((video *)payload)->output, rgb, first, n, h, w);
+    return cvx_output_frames(&((cvx_video *)payload)->output, rgb, first, n, h, w);
+}
+
+/* Pipeline hook: a preview, which is kept, and written where it is wanted. One that cannot be written is told, and the work goes
+ * on. */
+static cvx_status keep_preview(void *payload, int64_t done, const float *rgb, int64_t h, int64_t w)
+{
+    cvx_video *v = payload;
+    cvx_generator *g = v->g;
+    const char *dir = g->request->preview_dir;
+    char name[64], path[CVX_PATH_MAX];
+
+    cvx_output_close(&v->preview);
+    CVX_RETURN_IF(cvx_output_open(&v->preview, 1, h, w, false));
+    CVX_RETURN_IF(cvx_output_frames(&v->preview, rgb, 0, 1, h, w));
+    if (dir == NULL) {
+        return CVX_OK;
+    }
+    snprintf(name, sizeof name, "step-%04lld.png", (long long)done);
+    if (v->k > 0) {
+        snprintf(name, sizeof name, "video-%lld-step-%04lld.png", (long long)v->k, (long long)done);
+    }
+    cvx_status st = cvx_path_join(path, dir, name);
+    st = st == CVX_OK ? cvx_image_write_png(path, v->preview.rgb, w, h) : st;
+    if (st == CVX_OK) {
+        cvx_progress_preview(&g->progress, done, path);
+    } else {
+        cvx_progress_note(&g->progress, "no preview: %s", cvx_error());
+    }
+    return CVX_OK;
 }
 
 /* Pipeline hook: memory may have gone to others since the job was admitted. Only what cannot be had is refused; a
  * close fit is tried. */
 static cvx_status admit_decode(void *payload)
 {
-    const video *v = payload;
+    const cvx_video *v = payload;
     size_t need = v->plan->stage[CVX_STAGE_DECODE].step, have = cvx_memory_available(), all;
 
     if (cvx_ctx_has_device(v->g->ctx)) {
@@ -283,7 +264,7 @@ static cvx_status admit_decode(void *payload)
                                    need >> 20, have >> 20);
 }
 
-static cvx_status save_latents(const video *v, const char *path)
+static cvx_status save_latents(const cvx_video *v, const char *path)
 {
     const int64_t *d = v->last.dim;
     cvx_tensor t = CVX_RESHAPE(&v->last, 1, d[0], d[1], d[2], d[3]);
@@ -292,7 +273,7 @@ static cvx_status save_latents(const video *v, const char *path)
     return cvx_safetensors_write(path, &t, &name, 1, NULL, 0);
 }
 
-static cvx_status score(cvx_generator *g, const cvx_output *o, json_t **out, double *mean)
+cvx_status cvx_video_score(cvx_generator *g, const cvx_output *o, json_t **out, double *mean)
 {
     const cvx_request *r = g->request;
     cvx_clip_scores scores = {0};
@@ -331,7 +312,7 @@ static bool manifest_path(const cvx_request *r, char out[CVX_PATH_MAX + 8], cons
     return true;
 }
 
-static cvx_status write_manifest(const video *v, const char *path, const json_t *scores)
+static cvx_status write_manifest(const cvx_video *v, const char *path, const json_t *scores)
 {
     const cvx_generator *g = v->g;
     char name[CVX_PATH_MAX + 8];
@@ -362,7 +343,7 @@ static cvx_status numbered(const cvx_generator *g, char out[CVX_PATH_MAX], const
 }
 
 /* What is made of the frames before they are written: latents, scores. */
-static cvx_status before_output(video *v)
+static cvx_status before_output(cvx_video *v)
 {
     cvx_generator *g = v->g;
     const cvx_request *r = g->request;
@@ -376,11 +357,12 @@ static cvx_status before_output(video *v)
         CVX_RETURN_IF(numbered(g, latents, r->save_latents, v->k));
         CVX_RETURN_IF(save_latents(v, latents));
     }
-    return v->scores != NULL ? CVX_OK : score(g, &v->output, &v->scores, &v->mean);
+    return v->scores != NULL ? CVX_OK : cvx_video_score(g, &v->output, &v->scores, &v->mean);
 }
 
 /* The manifest and the line for the user, of an output that is there. */
-static cvx_status after_output(video *v, const char *path, const cvx_stages_plan *out, int64_t n)
+static cvx_status after_output(cvx_video *v, const char *path, const cvx_stages_plan *out,
+                               int64_t n)
 {
     cvx_generator *g = v->g;
     const cvx_request *r = g->request;
@@ -398,7 +380,7 @@ static cvx_status after_output(video *v, const char *path, const cvx_stages_plan
 }
 
 /* Everything after the frames exist: latents, scores, output, manifest. */
-static cvx_status deliver(video *v)
+static cvx_status deliver(cvx_video *v)
 {
     cvx_generator *g = v->g;
     const cvx_output *o = &v->output;
@@ -414,23 +396,23 @@ static cvx_status deliver(video *v)
 }
 
 /* The same with stages in which every rank of the replica has a share. */
-static cvx_status deliver_finished(video *v)
+static cvx_status deliver_finished(cvx_video *v)
 {
     cvx_generator *g = v->g;
     cvx_comm *replica = g->opt.mesh->replica;
-    cvx_progress quiet = {0}, *progress = leads(g) ? &g->progress : &quiet;
+    cvx_progress quiet = {0}, *progress = cvx_generator_leads(g) ? &g->progress : &quiet;
     cvx_stages_plan out;
     char path[CVX_PATH_MAX];
     int64_t n = 0;
 
     CVX_RETURN_IF(numbered(g, path, g->request->output, v->k));
-    CVX_RETURN_IF(cvx_comm_agree(replica, leads(g) ? before_output(v) : CVX_OK));
+    CVX_RETURN_IF(cvx_comm_agree(replica, cvx_generator_leads(g) ? before_output(v) : CVX_OK));
     double start = cvx_now();
-    CVX_RETURN_IF(
-        cvx_finish_run(g->ctx, v->job, leads(g) ? &v->output : NULL, path, replica, progress, &n));
+    CVX_RETURN_IF(cvx_finish_run(g->ctx, v->job, cvx_generator_leads(g) ? &v->output : NULL, path,
+                                 replica, progress, &n));
     v->cost[CVX_STAGE_FINISH].seconds = cvx_now() - start;
     cvx_status st = CVX_OK;
-    if (leads(g)) {
+    if (cvx_generator_leads(g)) {
         st = cvx_finish_measure(&out, g->ctx, v->job->request, v->job->width, v->job->height,
                                 v->job->fps);
         st = st == CVX_OK ? after_output(v, path, &out, n) : st;
@@ -439,7 +421,7 @@ static cvx_status deliver_finished(video *v)
 }
 
 /* The frames, and the latents beside them. */
-static cvx_status render(video *v)
+static cvx_status render(cvx_video *v)
 {
     cvx_generator *g = v->g;
     cvx_pipeline_hooks hooks = {.event = g->progress.fn,
@@ -448,6 +430,8 @@ static cvx_status render(video *v)
                                 .frames_payload = v,
                                 .latents = keep_latents,
                                 .latents_payload = v,
+                                .preview = keep_preview,
+                                .preview_payload = v,
                                 .admit_decode = admit_decode,
                                 .admit_payload = v,
                                 .resume = &v->resume};
@@ -457,18 +441,18 @@ static cvx_status render(video *v)
 }
 
 /* What is made of the frames: scores, output, manifest. */
-static cvx_status finish(video *v)
+cvx_status cvx_video_finish(cvx_video *v)
 {
     if (cvx_finish_wanted(v->g->request)) {
         return deliver_finished(v);
     }
-    return cvx_comm_agree(v->g->opt.mesh->replica, leads(v->g) ? deliver(v) : CVX_OK);
+    return cvx_comm_agree(v->g->opt.mesh->replica, cvx_generator_leads(v->g) ? deliver(v) : CVX_OK);
 }
 
 /* Whether the decoder of some rank lacked memory and none failed otherwise: the same answer on every rank. */
-static bool lacked_memory(const video *v, cvx_status st)
+static bool lacked_memory(const cvx_video *v, cvx_status st)
 {
-    bool have_latents = !leads(v->g) || v->resume.at.step > 0;
+    bool have_latents = !cvx_generator_leads(v->g) || v->resume.at.step > 0;
     int least = !have_latents ? -2 : st == CVX_ENOMEM ? -1 : st == CVX_EPEER ? 0 : -2;
 
     return v->resume.decoding && cvx_comm_least(v->g->opt.mesh->replica, &least) == CVX_OK &&
@@ -476,7 +460,7 @@ static bool lacked_memory(const video *v, cvx_status st)
 }
 
 /* Whether tiles of this size (0: the default) meet in this video. */
-static bool tiles_meet(const video *v, int64_t h, int64_t w)
+static bool tiles_meet(const cvx_video *v, int64_t h, int64_t w)
 {
     const cvx_job *j = v->job;
     cvx_vae_tiling t = j->tiling;
@@ -488,7 +472,7 @@ static bool tiles_meet(const video *v, int64_t h, int64_t w)
 }
 
 /* Tiles for a job that asked for none: the default ones, or else about half the picture each way. */
-static bool choose_tiles(const video *v, cvx_request *r)
+static bool choose_tiles(const cvx_video *v, cvx_request *r)
 {
     const int64_t size[2] = {v->job->height / 16, v->job->width / 16}; /* in steps of 16 pixels */
     int64_t n = size[0] > size[1] ? size[0] : size[1];
@@ -513,7 +497,7 @@ static bool choose_tiles(const video *v, cvx_request *r)
     return false;
 }
 
-static cvx_status plan_tiled(video *v)
+static cvx_status plan_tiled(cvx_video *v)
 {
     const cvx_request *r = &v->tiled_request;
     int64_t frames = r->video != NULL ? v->job->num_frames : 0;
@@ -524,7 +508,7 @@ static cvx_status plan_tiled(video *v)
 }
 
 /* The second try: the same latents, decoded in tiles. `st` is why the first one failed. */
-static cvx_status render_tiled(video *v, cvx_status st)
+static cvx_status render_tiled(cvx_video *v, cvx_status st)
 {
     cvx_generator *g = v->g;
     cvx_request *r = &v->tiled_request;
@@ -560,7 +544,7 @@ static void clean_places(const cvx_generator *g, const char *path, int64_t k)
 }
 
 /* The leader's buffers and checkpoints; the others need none. */
-static cvx_status open_video(video *v)
+static cvx_status open_video(cvx_video *v)
 {
     cvx_generator *g = v->g;
     const cvx_request *r = g->request;
@@ -568,7 +552,7 @@ static cvx_status open_video(video *v)
     char path[CVX_PATH_MAX], key[CVX_PATH_MAX + 24];
     json_t *what = NULL;
 
-    if (!leads(g)) {
+    if (!cvx_generator_leads(g)) {
         return CVX_OK;
     }
     CVX_RETURN_IF(numbered(g, path, r->output, v->k));
@@ -578,6 +562,9 @@ static cvx_status open_video(video *v)
     }
     CVX_RETURN_IF(cvx_output_open(&v->output, j->out_frames, j->height, j->width,
                                   cvx_output_is_tensor(r->output)));
+    if (v->resume.trial) { /* what it leaves is kept in memory */
+        return CVX_OK;
+    }
     CVX_RETURN_IF(cvx_resume_describe(&what, g->ctx, j, v->k, g->hashes));
     if (r->best_of > 1 && snprintf(key, sizeof key, "%s.%lld", path, (long long)v->k) > 0) {
         return cvx_resume_open(&v->resume, r->checkpoint_dir, r->checkpoint_every, key, what,
@@ -587,34 +574,39 @@ static cvx_status open_video(video *v)
                            &g->progress);
 }
 
-static void close_video(video *v)
+void cvx_video_close(cvx_video *v)
 {
     cvx_resume_close(&v->resume);
     cvx_output_close(&v->output);
+    cvx_output_close(&v->preview);
     json_decref(v->scores);
     json_decref(v->candidates);
     free(v->last.data);
-    *v = (video){.g = v->g};
+    *v = (cvx_video){.g = v->g};
 }
 
-/* Opens and renders video k; the caller closes it in any case. */
-static cvx_status make_video(cvx_generator *g, video *v, int64_t k)
+cvx_status cvx_video_make(cvx_generator *g, cvx_video *v, int64_t k, bool trial, cvx_snapshot *half)
 {
-    *v = (video){.g = g, .job = &g->job, .plan = &g->plan, .k = k};
+    *v = (cvx_video){.g = g, .job = &g->job, .plan = &g->plan, .k = k, .resume = {.trial = trial}};
     CVX_RETURN_IF(cvx_comm_agree(g->opt.mesh->replica, open_video(v)));
+    if (half != NULL && half->step > v->resume.at.step) { /* else a checkpoint is further on */
+        cvx_snapshot_free(&v->resume.at);
+        v->resume.at = *half;
+        *half = (cvx_snapshot){0};
+    }
     cvx_status st = render(v);
-    return st == CVX_OK ? st : render_tiled(v, st);
+    return st == CVX_OK || trial ? st : render_tiled(v, st);
 }
 
 static cvx_status one_video(cvx_generator *g, int64_t k)
 {
-    video v;
-    cvx_status st = make_video(g, &v, k);
+    cvx_video v;
+    cvx_status st = cvx_video_make(g, &v, k, false, NULL);
 
     if (st == CVX_OK) {
-        st = finish(&v);
+        st = cvx_video_finish(&v);
     }
-    close_video(&v);
+    cvx_video_close(&v);
     return st;
 }
 
@@ -638,157 +630,50 @@ static bool is_done(const cvx_generator *g, int64_t k)
     return same;
 }
 
-typedef enum turn { MAKE = 0, SKIP = -1, STOP = -2 } turn;
-
 /* What the group does about video k: a wish to stop that came to any of its ranks goes before all else. */
-static cvx_status next_turn(const cvx_generator *g, int64_t k, bool skip_done, turn *out)
+cvx_status cvx_video_turn(const cvx_generator *g, int64_t k, bool skip_done, cvx_turn *out)
 {
-    int least = cvx_stop_asked() ? STOP : skip_done && leads(g) && is_done(g, k) ? SKIP : MAKE;
+    int least = cvx_stop_asked()                                       ? CVX_TURN_STOP
+                : skip_done && cvx_generator_leads(g) && is_done(g, k) ? CVX_TURN_SKIP
+                                                                       : CVX_TURN_MAKE;
 
     CVX_RETURN_IF(cvx_comm_least(g->opt.mesh->replica, &least));
-    *out = (turn)least;
+    *out = (cvx_turn)least;
     return CVX_OK;
 }
 
 /* Whether video k (or candidate k) is this group's. */
-static bool own_turn(const cvx_generator *g, int64_t k)
+bool cvx_video_own(const cvx_generator *g, int64_t k)
 {
     const cvx_mesh *m = g->opt.mesh;
     return g->opt.group_alone || k % m->degrees.n[CVX_MESH_DATA] == m->at[CVX_MESH_DATA];
 }
 
-static cvx_status stopped(const cvx_request *r)
+cvx_status cvx_video_stopped(const cvx_request *r)
 {
     return r->checkpoint_dir != NULL
                ? cvx_fail(CVX_EREQUEUE, "stopped by a signal: the same command does what is left")
                : cvx_fail(CVX_ECANCELLED, "stopped by a signal");
 }
 
-/* The candidates of --best-of: the best of this group's own so far, and every candidate's score in millionths
- * (INT_MAX: of another group). The checkpoints of all stay until the best one is written. */
-typedef struct contest {
-    video best; /* k < 0: none yet */
-    cvx_resume *resume;
-    int *score;
-} contest;
-
-static cvx_status try_candidate(cvx_generator *g, contest *c, int64_t k)
-{
-    turn what = MAKE;
-    video v = {.g = g};
-
-    CVX_RETURN_IF(next_turn(g, k, false, &what));
-    if (what == STOP) {
-        return stopped(g->request);
-    }
-    cvx_status st = make_video(g, &v, k);
-    if (st == CVX_OK) {
-        st = cvx_comm_agree(g->opt.mesh->replica,
-                            leads(g) ? score(g, &v.output, &v.scores, &v.mean) : CVX_OK);
-    }
-    if (st == CVX_OK && leads(g)) {
-        c->score[k] = -(int)llround(v.mean * 1e6); /* the lowest is the best */
-        c->resume[k] = v.resume;
-        cvx_snapshot_free(&c->resume[k].at);
-        v.resume = (cvx_resume){0};
-    }
-    if (st == CVX_OK && (c->best.k < 0 || v.mean > c->best.mean)) {
-        video worse = c->best;
-        c->best = v;
-        v = worse;
-    }
-    close_video(&v);
-    return st;
-}
-
-/* Which candidate has won, the first of equals; and the list for the manifest. */
-static cvx_status judge(cvx_generator *g, contest *c, int64_t *winner, json_t **list)
-{
-    const cvx_request *r = g->request;
-
-    *winner = 0;
-    *list = json_array();
-    for (int64_t k = 0; k < r->best_of; k++) {
-        CVX_RETURN_IF(cvx_comm_least(everyone(g), &c->score[k]));
-        *winner = c->score[k] < c->score[*winner] ? k : *winner;
-        json_array_append_new(*list, json_pack("{s:I, s:f}", "seed", (json_int_t)(r->seed + k),
-                                               "score", -1e-6 * c->score[k]));
-    }
-    return CVX_OK;
-}
-
-/* The winner's group writes it. */
-static cvx_status crown(cvx_generator *g, contest *c)
-{
-    json_t *list = NULL;
-    int64_t winner = 0;
-    cvx_status st = judge(g, c, &winner, &list);
-
-    if (st == CVX_OK) {
-        cvx_progress quiet = {0};
-        cvx_progress_note(everyone(g)->rank == 0 ? &g->progress : &quiet,
-                          "the best of %lld: seed %lld, CLIP score %.2f",
-                          (long long)g->request->best_of, (long long)(g->request->seed + winner),
-                          -1e-6 * c->score[winner]);
-        if (own_turn(g, winner)) {
-            c->best.candidates = list;
-            list = NULL;
-            st = finish(&c->best);
-        }
-        st = cvx_comm_agree(everyone(g), st);
-    }
-    json_decref(list);
-    for (int64_t k = 0; st == CVX_OK && k < g->request->best_of; k++) {
-        cvx_resume_clear(&c->resume[k]);
-    }
-    return st;
-}
-
-static cvx_status best_of(cvx_generator *g)
-{
-    size_t n = (size_t)g->request->best_of;
-    contest c = {.best = {.g = g, .k = -1},
-                 .resume = calloc(n, sizeof *c.resume),
-                 .score = calloc(n, sizeof *c.score)};
-    cvx_status st = c.resume == NULL || c.score == NULL
-                        ? cvx_fail(CVX_ENOMEM, "no memory for %zu candidates", n)
-                        : CVX_OK;
-
-    for (size_t k = 0; st == CVX_OK && k < n; k++) {
-        c.score[k] = INT_MAX;
-    }
-    for (int64_t k = 0; st == CVX_OK && k < (int64_t)n; k++) {
-        st = own_turn(g, k) ? try_candidate(g, &c, k) : CVX_OK;
-    }
-    st = cvx_comm_agree(everyone(g), st);
-    st = st == CVX_OK ? crown(g, &c) : st;
-    close_video(&c.best);
-    for (size_t k = 0; c.resume != NULL && k < n; k++) {
-        cvx_resume_close(&c.resume[k]);
-    }
-    free(c.resume);
-    free(c.score);
-    return st;
-}
-
 static cvx_status run_request(cvx_generator *g, const json_t *replayed, bool skip_done)
 {
     const cvx_request *r = g->request;
 
-    CVX_RETURN_IF(cvx_comm_agree(everyone(g), prepare(g, replayed)));
+    CVX_RETURN_IF(cvx_comm_agree(cvx_generator_everyone(g), prepare(g, replayed)));
     if (r->best_of > 1) {
-        return best_of(g);
+        return cvx_best_of(g);
     }
     for (int64_t k = 0; k < r->num_videos_per_prompt; k++) {
-        turn what = MAKE;
-        if (!own_turn(g, k)) {
+        cvx_turn what = CVX_TURN_MAKE;
+        if (!cvx_video_own(g, k)) {
             continue;
         }
-        CVX_RETURN_IF(next_turn(g, k, skip_done, &what));
-        if (what == STOP) {
-            return stopped(r);
+        CVX_RETURN_IF(cvx_video_turn(g, k, skip_done, &what));
+        if (what == CVX_TURN_STOP) {
+            return cvx_video_stopped(r);
         }
-        if (what == MAKE) {
+        if (what == CVX_TURN_MAKE) {
             CVX_RETURN_IF(one_video(g, k));
         }
     }

@@ -149,6 +149,9 @@ static json_t *resolved_request(const cvx_ctx *ctx, const cvx_job *job, const cv
     r.seed = (int64_t)((uint64_t)r.seed + (uint64_t)k); /* wraps, as the generator's does */
     r.num_videos_per_prompt = 1;
     r.best_of = 0; /* k is the chosen one */
+    r.early_stop = 0;
+    r.previews = 0;
+    r.preview_dir = NULL;
     r.max_sequence_length = job->text_len;
     r.scheduler = cvx_sched_name(job->sched.kind);
     r.output = path;

@@ -315,8 +315,10 @@ cvx_status cvx_pipeline_run(cvx_pipeline *p, const cvx_job *job, int64_t video_i
     CVX_TRY(st, cvx_ctx_arena(p->ctx, &r.arena, "job", job_bytes), done);
     CVX_TRY(st, cvx_ctx_arena(p->ctx, &r.step, "step", step_bytes), done);
     CVX_TRY(st, make_latents(&r, sched), done);
-    CVX_TRY(st, admit_decode(&r, hooks), done);
-    CVX_TRY(st, stage_decode(&r), done);
+    if (r.resume == NULL || !r.resume->trial) {
+        CVX_TRY(st, admit_decode(&r, hooks), done);
+        CVX_TRY(st, stage_decode(&r), done);
+    }
 done:
     cvx_arena_close(&r.step);
     cvx_arena_close(&r.arena);

@@ -62,12 +62,17 @@ typedef struct cvx_pipeline_hooks {
     /* latents [F, C, h, w] after step i (0-based), padding included */
     void (*latents)(void *payload, int64_t i, const cvx_tensor *latents);
     void *latents_payload;
+    /* With request->preview_dir, and at the end of a trial: a frame of what the VAE makes of the noiseless latents as step
+     * `done` takes them, averaged down to at most 48 x 48. RGB planes f32 [3, h, w] in about -1..1, valid during the call. */
+    cvx_status (*preview)(void *payload, int64_t done, const float *rgb, int64_t h, int64_t w);
+    void *preview_payload;
     /* On every rank, before the decoder: CVX_ENOMEM if this rank has no memory for it. */
     cvx_status (*admit_decode)(void *payload);
     void *admit_payload;
     /* Where the denoising loop starts, and where it leaves checkpoints. NULL on every rank or on none; what is in it
      * matters on rank 0 of the replica. With the loop over, `decoding` is set on every rank and `at` holds
-     * the last latents: another run with the same object only decodes. */
+     * the last latents: another run with the same object only decodes. With `trial` the run ends after half of the steps, and `at`
+     * holds its state; another run with the same object, trial off, goes on from there. */
     cvx_resume *resume;
 } cvx_pipeline_hooks;
 

@@ -41,6 +41,10 @@ const cvx_opt cvx_request_opts[] = {
      "make N videos, of seeds seed to seed + N - 1, and keep the one with the best mean CLIP score (needs "
      "--clip-model)",
      1, 10000, NULL},
+    {"early-stop", CVX_OPT_DOUBLE, AT(early_stop), "X",
+     "with --best-of: after half of the steps go on only with the candidates whose preview scores at most X points "
+     "below the best one's",
+     1e-9, 100, NULL},
     {"image", CVX_OPT_STR, AT(image), "FILE", "first frame, for image-to-video checkpoints", 0, 0,
      NULL},
     {"video", CVX_OPT_STR, AT(video), "FILE", "video file or folder of images to start from", 0, 0,
@@ -135,6 +139,12 @@ const cvx_opt cvx_request_opts[] = {
     {"", 0, 0, NULL, "What to report", 0, 0, NULL},
     {"clip-model", CVX_OPT_STR, AT(clip_model), "DIR",
      "CLIP checkpoint: score every frame against the prompt", 0, 0, NULL},
+    {"previews", CVX_OPT_INT, AT(previews), "N",
+     "pictures of the video as the denoising takes it to be, while it runs (default: none, with --preview-dir 8)",
+     0, 1000, NULL},
+    {"preview-dir", CVX_OPT_STR, AT(preview_dir), "DIR",
+     "where they go, as step-0012.png; those of video k after the first as video-k-step-0012.png",
+     0, 0, NULL},
     {"quiet", CVX_OPT_FLAG, AT(quiet), NULL, "no progress bars", 0, 0, NULL},
     {"json", CVX_OPT_FLAG, AT(json), NULL, "one JSON event a line on stdout instead", 0, 0, NULL},
     {"stats", CVX_OPT_FLAG, AT(stats), NULL,
@@ -214,6 +224,18 @@ cvx_status cvx_request_check(const cvx_request *r)
                             ? "needs --clip-model, which scores the candidates"
                             : "one video is kept; not with --num-videos-per-prompt");
     }
+    if (r->early_stop > 0 && (r->best_of < 2 || strcmp(r->offload, "none") != 0)) {
+        return cvx_fail(CVX_EINVAL, "--early-stop: %s",
+                        r->best_of < 2 ? "needs --best-of 2 or more"
+                                       : "keeps transformer and decoder open; not with --offload");
+    }
+    if (r->previews > 0 && r->preview_dir == NULL) {
+        return cvx_fail(CVX_EINVAL, "--previews: needs --preview-dir");
+    }
+    if (r->preview_dir != NULL && strcmp(r->offload, "none") != 0) {
+        return cvx_fail(CVX_EINVAL,
+                        "--preview-dir: keeps transformer and decoder open; not with --offload");
+    }
     if (r->interpolate != 0 && r->interpolate != 2 && r->interpolate != 4 && r->interpolate != 8) {
         return cvx_fail(CVX_EINVAL, "interpolate %lld: 2, 4 or 8 frames for one are possible",
                         (long long)r->interpolate);
@@ -229,6 +251,11 @@ cvx_status cvx_request_check(const cvx_request *r)
         }
     }
     return CVX_OK;
+}
+
+int64_t cvx_request_previews(const cvx_request *r)
+{
+    return r->preview_dir == NULL ? 0 : r->previews > 0 ? r->previews : 8;
 }
 
 int64_t cvx_request_videos(const cvx_request *r)

@@ -13,8 +13,11 @@ typedef struct cvx_request {
     int64_t num_frames, height, width;    /* 0: the checkpoint's own */
     int64_t window_frames, window_stride; /* 0: no windows; half a window */
     bool free_noise;
-    int64_t best_of; /* 0 or 1: the one that is made */
-    double fps;      /* 0: 8, or 16 for 1.5 */
+    int64_t best_of;         /* 0 or 1: the one that is made */
+    double early_stop;       /* points; 0: every candidate is made */
+    int64_t previews;        /* while it is denoised; 0: 8, with preview_dir */
+    const char *preview_dir; /* NULL: none */
+    double fps;              /* 0: 8, or 16 for 1.5 */
     int64_t num_inference_steps, seed, num_videos_per_prompt, max_sequence_length;
     double guidance_scale, strength;
     bool use_dynamic_cfg;
@@ -55,6 +58,9 @@ extern const cvx_opt cvx_request_opts[];
 /* What can be said without opening the checkpoint: required fields, ranges, UTF-8 prompts, things that
  * exclude each other, the output's extension. CVX_EINVAL. */
 cvx_status cvx_request_check(const cvx_request *r) CVX_CHECK;
+
+/* How many pictures of its denoising are wanted. */
+int64_t cvx_request_previews(const cvx_request *r);
 
 /* How many videos are made, candidates counted. */
 int64_t cvx_request_videos(const cvx_request *r);

@@ -22,6 +22,8 @@ typedef struct cvx_resume {
     json_t *job;     /* owned; on rank 0 of the replica only */
     cvx_snapshot at; /* where the loop starts (step 0: from the beginning); on the same rank only */
     bool decoding;   /* the loop is over: a failure is one of the decoder; on every rank */
+    bool
+        trial; /* set on every rank before a run: it ends after half of the steps, with a preview and `at` */
 } cvx_resume;
 
 /* Everything that decides the latents of video `video_index`, by the flags' names: two jobs with equal objects

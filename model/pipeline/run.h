@@ -72,4 +72,10 @@ cvx_status cvx_run_take_last(cvx_run *r, int64_t steps) CVX_CHECK;
 /* Calls the latents hook with those after step i. */
 void cvx_run_show_latents(const cvx_run *r, int64_t i);
 
+/* preview.c: whether one is due after `done` of `steps` steps; how many a run makes at most, that of a trial with them;
+ * and one: x0 (flat, as the latents) through the VAE to the preview hook. Collective over the replica. */
+bool cvx_run_preview_due(const cvx_run *r, int64_t done, int64_t steps);
+int64_t cvx_run_previews(const cvx_run *r, int64_t steps);
+cvx_status cvx_run_preview(cvx_run *r, const cvx_tensor *x0, int64_t done) CVX_CHECK;
+
 #endif
