@@ -30,9 +30,14 @@ json_t *cvx_scores_json(const Cvx__FrameScores *f)
 
 json_t *cvx_progress_json(const Cvx__Progress *p)
 {
-    return json_pack("{s:s, s:I, s:I, s:i, s:f}", "stage", p->stage, "step", (json_int_t)p->step,
-                     "steps", (json_int_t)p->steps, "progress", (int)p->percent, "eta_seconds",
-                     p->eta_seconds);
+    json_t *j =
+        json_pack("{s:s, s:I, s:I, s:i, s:f, s:s?}", "stage", p->stage, "step", (json_int_t)p->step,
+                  "steps", (json_int_t)p->steps, "progress", (int)p->percent, "eta_seconds",
+                  p->eta_seconds, "mesh", p->mesh[0] != 0 ? p->mesh : NULL);
+    if (p->preview[0] != 0) {
+        json_object_set_new(j, "preview_step", json_integer(p->preview_step));
+    }
+    return j;
 }
 
 static json_t *seconds_or_null(int64_t ms)
@@ -59,7 +64,9 @@ static json_t *extension(const cvx_job_view *v)
     json_object_set_new(j, "num_inference_steps", json_integer(s->num_inference_steps));
     json_object_set_new(j, "guidance_scale", json_real(s->guidance_scale));
     json_object_set_new(j, "negative_prompt", json_string(s->negative_prompt));
-    json_object_set_new(j, "mesh", r != NULL ? json_string(r->mesh) : json_null());
+    if (r != NULL || v->progress == NULL) {
+        json_object_set_new(j, "mesh", r != NULL ? json_string(r->mesh) : json_null());
+    }
     json_object_set_new(j, "run_seconds", r != NULL ? json_real(r->seconds) : json_null());
     json_object_set_new(j, "scores", cvx_scores_json(v->scores));
     return j;
@@ -259,25 +266,42 @@ static void list(cvx_server *s, cvx_redis *r, const cvx_http_request *q, cvx_htt
                         n > 0 ? ids[(n < limit ? n : limit) - 1] : NULL, "has_more", n > limit);
 }
 
+/* The file of a variant; NULL: there is none yet. */
+static const char *variant_file(const cvx_job_view *v, const char *variant)
+{
+    if (strcmp(variant, "preview") == 0) {
+        return v->progress != NULL && v->progress->preview[0] != 0 ? v->progress->preview : NULL;
+    }
+    if (strcmp(v->state, "completed") != 0 || v->result == NULL) {
+        return NULL;
+    }
+    return strcmp(variant, "video") == 0       ? v->result->video
+           : strcmp(variant, "thumbnail") == 0 ? v->result->thumbnail
+                                               : v->result->spritesheet;
+}
+
 static void content(cvx_redis *r, const char *id, const cvx_http_request *q, cvx_http_answer *a)
 {
+    static const char *const variants[] = {"video", "thumbnail", "spritesheet", "preview"};
     const char *variant = q->variant != NULL ? q->variant : "video";
     cvx_job_view v;
 
     if (!find_job(r, q, id, &v, a)) {
         return;
     }
-    bool video = strcmp(variant, "video") == 0, thumbnail = strcmp(variant, "thumbnail") == 0;
-    if (!video && !thumbnail && strcmp(variant, "spritesheet") != 0) {
-        cvx_answer_error(a, 400, "variant", "variant: video, thumbnail or spritesheet is meant");
-    } else if (strcmp(v.state, "completed") != 0 || v.result == NULL) {
-        cvx_answer_error(a, 409, NULL, "video %s is %s; it has content once it is completed", id,
-                         v.state);
+    const char *file = variant_file(&v, variant);
+    bool known = false;
+    for (size_t i = 0; i < sizeof variants / sizeof *variants; i++) {
+        known |= strcmp(variant, variants[i]) == 0;
+    }
+    if (!known) {
+        cvx_answer_error(a, 400, "variant",
+                         "variant: video, thumbnail, spritesheet or preview is meant");
+    } else if (file == NULL) {
+        cvx_answer_error(a, 409, NULL, "video %s is %s and has no %s", id, v.state, variant);
     } else {
-        a->file = strdup(video       ? v.result->video
-                         : thumbnail ? v.result->thumbnail
-                                     : v.result->spritesheet);
-        a->type = video ? "video/mp4" : "image/png";
+        a->file = strdup(file);
+        a->type = strcmp(variant, "video") == 0 ? "video/mp4" : "image/png";
     }
     cvx_job_view_free(&v);
 }

@@ -8,6 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "base/stop.h"
 
 #define BEAT_SECONDS 2.0
@@ -20,6 +21,7 @@ struct cvx_link {
     pthread_cond_t wake;
     Cvx__PoolStatus status;
     Cvx__Progress progress;
+    char preview[CVX_PATH_MAX]; /* progress.preview, once there is one */
     const Cvx__Assignment *job; /* NULL: idle */
     bool news, quit, away;
     atomic_int lease;
@@ -39,7 +41,7 @@ static void beat(cvx_link *l)
 {
     Cvx__PoolStatus status = l->status;
     Cvx__Progress progress = l->progress;
-    char id[CVX_ID_MAX] = "";
+    char id[CVX_ID_MAX] = "", preview[CVX_PATH_MAX];
     int64_t token = 0;
     bool news = l->news;
     cvx_lease lease = CVX_LEASE_HELD;
@@ -47,6 +49,10 @@ static void beat(cvx_link *l)
     if (l->job != NULL) {
         snprintf(id, sizeof id, "%s", l->job->spec->id);
         token = l->job->token;
+    }
+    if (progress.preview == l->preview) { /* may change while it is told */
+        snprintf(preview, sizeof preview, "%s", l->preview);
+        progress.preview = preview;
     }
     l->news = false;
     pthread_mutex_unlock(&l->lock);
@@ -167,6 +173,7 @@ void cvx_link_begin(cvx_link *l, const Cvx__Assignment *a, const char *mesh)
     cvx__progress__init(&l->progress);
     l->progress.version = 1;
     l->progress.stage = "load";
+    l->progress.mesh = (char *)mesh;
     l->news = true;
     atomic_store(&l->lease, CVX_LEASE_HELD);
     pthread_cond_signal(&l->wake);
@@ -192,22 +199,35 @@ static void stage_share(const char *stage, double *before, double *share)
     }
 }
 
+/* What an event says of how far the job is; with the lock held. */
+static void note_progress(cvx_link *l, const cvx_event *e)
+{
+    double before, share;
+    double done = e->kind == CVX_EVENT_STAGE_END ? 1
+                  : e->total > 0                 ? (double)e->done / (double)e->total
+                                                 : 0;
+
+    stage_share(e->stage, &before, &share);
+    l->progress.stage = (char *)e->stage; /* a literal, as all stages' names are */
+    l->progress.step = e->done;
+    l->progress.steps = e->total;
+    l->progress.percent = before + share * done;
+    l->progress.eta_seconds = done > 0 ? e->seconds / done * (1 - done) : 0;
+}
+
 cvx_status cvx_link_event(void *payload, const cvx_event *e)
 {
     cvx_link *l = payload;
-    double before, share;
 
     if (e->kind != CVX_EVENT_NOTE) {
-        stage_share(e->stage, &before, &share);
-        double done = e->kind == CVX_EVENT_STAGE_END ? 1
-                      : e->total > 0                 ? (double)e->done / (double)e->total
-                                                     : 0;
         pthread_mutex_lock(&l->lock);
-        l->progress.stage = (char *)e->stage; /* a literal, as all stages' names are */
-        l->progress.step = e->done;
-        l->progress.steps = e->total;
-        l->progress.percent = before + share * done;
-        l->progress.eta_seconds = done > 0 ? e->seconds / done * (1 - done) : 0;
+        if (e->kind == CVX_EVENT_PREVIEW) {
+            snprintf(l->preview, sizeof l->preview, "%s", e->text);
+            l->progress.preview = l->preview;
+            l->progress.preview_step = e->done;
+        } else {
+            note_progress(l, e);
+        }
         l->news = true;
         pthread_cond_signal(&l->wake);
         pthread_mutex_unlock(&l->lock);

@@ -66,6 +66,7 @@ static void fill_request(work *w, const cvx_request *defaults)
     r->prompt = (cvx_opt_list){.item = {s->prompt}, .n = 1};
     r->output = w->video;
     r->checkpoint_dir = w->checkpoint;
+    r->preview_dir = strcmp(r->offload, "none") == 0 ? w->folder : NULL;
     r->negative_prompt = s->negative_prompt;
     r->seed = s->seed;
     r->num_frames = s->num_frames > 0 ? s->num_frames : r->num_frames;

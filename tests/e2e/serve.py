@@ -176,6 +176,12 @@ def events(s):
     states = [json.loads(e["data"])["status"] for e in told if e["event"] == "state"]
     say("events: states", states == ["queued", "in_progress", "completed"], states)
     say("events: progress", any(e["event"] == "progress" for e in told), text[:500])
+    shown = [json.loads(e["data"])["preview_step"] for e in told if "preview_step" in e.get("data", "")]
+    say("events: previews", len(set(shown)) >= 3 and shown == sorted(shown), shown)
+    meshes = {json.loads(e["data"])["mesh"] for e in told if e["event"] == "progress"}
+    say("events: the mesh", len(meshes - {None}) == 1, meshes)
+    status, png, _ = s.call("GET", f"/v1/videos/{v['id']}/content?variant=preview", raw=True)
+    say("the last preview", status == 200 and png[:4] == b"\x89PNG", status)
     say("events: scores", [len(json.loads(e["data"])["frames"]) for e in told if e["event"] == "scores"] == [17], text[-500:])
     request = urllib.request.Request(f"{s.url}/v1/jobs/{v['id']}/events", headers={"Last-Event-ID": told[-2]["id"]})
     with urllib.request.urlopen(request, timeout=60) as stream:
