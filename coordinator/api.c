@@ -1,5 +1,4 @@
 /* The requests of docs/api.md. */
-#include <ftw.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -67,6 +66,16 @@ static json_t *extension(const cvx_job_view *v)
     if (r != NULL || v->progress == NULL) {
         json_object_set_new(j, "mesh", r != NULL ? json_string(r->mesh) : json_null());
     }
+    if (s->plan != NULL) {
+        json_object_set_new(j, "plan",
+                            json_pack("{s:f, s:f, s:I}", "tflop", s->plan->tflop, "seconds",
+                                      s->plan->seconds, "bytes", (json_int_t)s->plan->bytes));
+    }
+    json_t *lora = json_array();
+    for (size_t i = 0; i < s->n_lora; i++) {
+        json_array_append_new(lora, json_string(s->lora[i]));
+    }
+    json_object_set_new(j, "lora", lora);
     json_object_set_new(j, "run_seconds", r != NULL ? json_real(r->seconds) : json_null());
     json_object_set_new(j, "scores", cvx_scores_json(v->scores));
     return j;
@@ -78,19 +87,21 @@ json_t *cvx_video_json(const cvx_server *server, const cvx_job_view *v)
     bool done = strcmp(v->state, "completed") == 0, failed = strcmp(v->state, "failed") == 0;
     int progress = done ? 100 : v->progress != NULL ? (int)v->progress->percent : 0;
     char size[48], seconds[24];
+    int64_t expires = v->completed_ms > 0 && server->retention_ms > 0
+                          ? v->completed_ms + server->retention_ms
+                          : 0;
 
     snprintf(size, sizeof size, "%lldx%lld", (long long)s->width, (long long)s->height);
     snprintf(seconds, sizeof seconds, "%.6g", s->fps > 0 ? (double)s->num_frames / s->fps : 0);
     json_t *error =
         failed ? json_pack("{s:s, s:s}", "code", "job_failed", "message", v->cause) : json_null();
-    return json_pack("{s:s, s:s, s:s, s:s, s:i, s:I, s:o, s:n, s:s, s:s, s:s, s:s?, s:o, s:o}",
-                     "id", v->id, "object", "video", "model",
-                     s->model[0] != 0 ? s->model : server->model_name, "status", v->state,
-                     "progress", progress, "created_at", (json_int_t)(v->created_ms / 1000),
-                     "completed_at", seconds_or_null(v->completed_ms), "expires_at", "prompt",
-                     s->prompt, "seconds", seconds, "size", size, "remixed_from_video_id",
-                     s->remixed_from[0] != 0 ? s->remixed_from : NULL, "error", error, "cvx",
-                     extension(v));
+    return json_pack(
+        "{s:s, s:s, s:s, s:s, s:i, s:I, s:o, s:o, s:s, s:s, s:s, s:s?, s:o, s:o}", "id", v->id,
+        "object", "video", "model", s->model[0] != 0 ? s->model : server->model_name, "status",
+        v->state, "progress", progress, "created_at", (json_int_t)(v->created_ms / 1000),
+        "completed_at", seconds_or_null(v->completed_ms), "expires_at", seconds_or_null(expires),
+        "prompt", s->prompt, "seconds", seconds, "size", size, "remixed_from_video_id",
+        s->remixed_from[0] != 0 ? s->remixed_from : NULL, "error", error, "cvx", extension(v));
 }
 
 /* The job of a request's path, if it is the asker's; else the answer is set. */
@@ -130,12 +141,23 @@ static void show(cvx_server *s, cvx_redis *r, const char *id, const cvx_http_req
     }
 }
 
+static const cvx_limits *limits_of(const cvx_server *s, const char *owner)
+{
+    for (int i = 0; i < s->keys; i++) {
+        if (strcmp(s->key[i].name, owner) == 0) {
+            return &s->key[i].limits;
+        }
+    }
+    return &s->limits;
+}
+
 /* Puts a filled-in spec among the jobs and shows it. */
 static void enqueue(cvx_server *s, cvx_redis *r, const cvx_http_request *q, Cvx__JobSpec *spec,
                     cvx_http_answer *a)
 {
     char id[CVX_ID_MAX], made[CVX_ID_MAX];
     const char *once = q->idempotency_key != NULL ? q->idempotency_key : "";
+    int later = 0;
 
     if (spec->model[0] != 0 && strcmp(spec->model, s->model_name) != 0) {
         cvx_answer_error(a, 400, "model", "model '%.60s' is not here; '%s' is", spec->model,
@@ -146,6 +168,8 @@ static void enqueue(cvx_server *s, cvx_redis *r, const cvx_http_request *q, Cvx_
         cvx_answer_error(a, 400, NULL, "Idempotency-Key: more than 200 bytes");
         return;
     }
+    Cvx__Plan plan = CVX__PLAN__INIT;
+    spec->plan = &plan;
     cvx_status st = cvx_spec_plan(s, spec, NULL);
     if (st == CVX_OK) {
         cvx_job_id(id);
@@ -153,27 +177,34 @@ static void enqueue(cvx_server *s, cvx_redis *r, const cvx_http_request *q, Cvx_
         spec->id = id;
         spec->owner = (char *)q->owner;
         spec->created_ms = cvx_now_ms();
-        st = cvx_jobs_create(r, spec, once, made);
+        st = cvx_jobs_create(r, spec, once, limits_of(s, q->owner), made, &later);
     }
     if (st != CVX_OK) {
         cvx_answer_status(a, st, NULL);
-        return;
+    } else if (later > 0) {
+        cvx_answer_error(a, 429, NULL, "%s", cvx_error());
+        a->retry_after = later;
+    } else {
+        show(s, r, made, q, a);
     }
-    show(s, r, made, q, a);
+    if (q->image != NULL && (st != CVX_OK || later > 0 || strcmp(made, id) != 0)) {
+        (void)remove(q->image); /* the job that it came for is not new */
+    }
 }
 
 static void create(cvx_server *s, cvx_redis *r, const cvx_http_request *q, cvx_http_answer *a)
 {
     Cvx__JobSpec spec = CVX__JOB_SPEC__INIT;
     const char *param;
-    cvx_status st = cvx_spec_fill(&spec, q->fields, &param);
+    cvx_status st = cvx_spec_fill(s, &spec, q->fields, &param);
 
     if (st != CVX_OK) {
         cvx_answer_status(a, st, param);
-        return;
+    } else {
+        spec.image = q->image != NULL ? (char *)q->image : spec.image;
+        enqueue(s, r, q, &spec, a);
     }
-    spec.image = q->image != NULL ? (char *)q->image : spec.image;
-    enqueue(s, r, q, &spec, a);
+    cvx_spec_free(&spec);
 }
 
 static void remix(cvx_server *s, cvx_redis *r, const char *id, const cvx_http_request *q,
@@ -201,7 +232,7 @@ static void plan(cvx_server *s, const cvx_http_request *q, cvx_http_answer *a)
 {
     Cvx__JobSpec spec = CVX__JOB_SPEC__INIT;
     const char *param;
-    cvx_status st = cvx_spec_fill(&spec, q->fields, &param);
+    cvx_status st = cvx_spec_fill(s, &spec, q->fields, &param);
 
     if (st == CVX_OK) {
         param = NULL;
@@ -210,6 +241,19 @@ static void plan(cvx_server *s, const cvx_http_request *q, cvx_http_answer *a)
     if (st != CVX_OK) {
         cvx_answer_status(a, st, param);
     }
+    cvx_spec_free(&spec);
+}
+
+static bool is_state(const char *text)
+{
+    static const char *const states[] = {"queued", "in_progress", "completed", "failed",
+                                         "cancelled"};
+    for (size_t i = 0; i < sizeof states / sizeof *states; i++) {
+        if (strcmp(text, states[i]) == 0) {
+            return true;
+        }
+    }
+    return false;
 }
 
 static bool list_bounds(const cvx_http_request *q, int64_t *limit, bool *ascending,
@@ -225,6 +269,11 @@ static bool list_bounds(const cvx_http_request *q, int64_t *limit, bool *ascendi
     *ascending = q->order != NULL && strcmp(q->order, "asc") == 0;
     if (q->order != NULL && !*ascending && strcmp(q->order, "desc") != 0) {
         cvx_answer_error(a, 400, "order", "order: asc or desc is meant");
+        return false;
+    }
+    if (q->status != NULL && !is_state(q->status)) {
+        cvx_answer_error(a, 400, "status",
+                         "status: queued, in_progress, completed, failed or cancelled is meant");
         return false;
     }
     if (q->after != NULL && !cvx_job_id_valid(q->after)) {
@@ -244,15 +293,13 @@ static void list(cvx_server *s, cvx_redis *r, const cvx_http_request *q, cvx_htt
     if (!list_bounds(q, &limit, &ascending, a)) {
         return;
     }
-    cvx_status st =
-        cvx_jobs_list(r, q->owner, q->after != NULL ? q->after : "", ascending, limit + 1, ids, &n);
+    cvx_status st = cvx_jobs_list(r, q->owner, q->status, q->after != NULL ? q->after : "",
+                                  ascending, limit + 1, ids, &n);
     json_t *data = json_array();
     for (int64_t i = 0; st == CVX_OK && i < n && i < limit; i++) {
         st = cvx_jobs_get(r, ids[i], &v, &found);
         if (st == CVX_OK && found) {
-            if (q->status == NULL || strcmp(q->status, v.state) == 0) {
-                json_array_append_new(data, cvx_video_json(s, &v));
-            }
+            json_array_append_new(data, cvx_video_json(s, &v));
             cvx_job_view_free(&v);
         }
     }
@@ -323,23 +370,6 @@ static void cancel(cvx_server *s, cvx_redis *r, const char *id, const cvx_http_r
     }
 }
 
-static int remove_one(const char *path, const struct stat *sb, int kind, struct FTW *at)
-{
-    (void)sb;
-    (void)kind;
-    (void)at;
-    return remove(path) != 0; /* what cannot go now stays, and is nobody's any more */
-}
-
-/* A forgotten job's videos, pictures and checkpoints. */
-static void remove_files(const cvx_server *s, const char *id)
-{
-    char folder[CVX_PATH_MAX];
-
-    snprintf(folder, sizeof folder, "%.4000s/jobs/%.38s", s->data_dir, id);
-    (void)nftw(folder, remove_one, 16, FTW_DEPTH | FTW_PHYS);
-}
-
 static void erase(const cvx_server *s, cvx_redis *r, const char *id, const cvx_http_request *q,
                   cvx_http_answer *a)
 {
@@ -353,7 +383,7 @@ static void erase(const cvx_server *s, cvx_redis *r, const char *id, const cvx_h
     cvx_job_view_free(&v);
     cvx_status st = cvx_jobs_cancel(r, id, state);
     if (st == CVX_OK) {
-        st = cvx_jobs_remove(r, id, &removed);
+        st = cvx_keep_remove(s, r, id, &removed);
     }
     if (st != CVX_OK) {
         cvx_answer_status(a, st, NULL);
@@ -362,7 +392,6 @@ static void erase(const cvx_server *s, cvx_redis *r, const char *id, const cvx_h
                          id);
         a->retry_after = 1;
     } else {
-        remove_files(s, id);
         a->json = json_pack("{s:s, s:s, s:b}", "id", id, "object", "video.deleted", "deleted", 1);
     }
 }

@@ -8,6 +8,26 @@
 #include "base/hash.h"
 #include "coordinator/http.h"
 
+/* A line's words; limits that it does not name stay as they are. */
+static bool parse(const char *l, cvx_api_key *k)
+{
+    char word[2][40] = {"", ""}, tail;
+    int n = sscanf(l, "%63s %64s %39s %39s %c", k->name, k->sha256, word[0], word[1], &tail);
+
+    for (int i = 0; i + 2 < n && i < 2; i++) {
+        long long x;
+        bool waiting = sscanf(word[i], "waiting=%9lld%c", &x, &tail) == 1;
+        if (!waiting && sscanf(word[i], "per_minute=%9lld%c", &x, &tail) != 1) {
+            return false;
+        }
+        if (x < 1) {
+            return false;
+        }
+        *(waiting ? &k->limits.waiting : &k->limits.per_minute) = x;
+    }
+    return n >= 2 && n <= 4;
+}
+
 cvx_status cvx_auth_load(cvx_server *s, const char *path)
 {
     char *text, *save = NULL;
@@ -19,22 +39,21 @@ cvx_status cvx_auth_load(cvx_server *s, const char *path)
     for (char *l = strtok_r(text, "\n", &save); l != NULL && st == CVX_OK;
          l = strtok_r(NULL, "\n", &save)) {
         cvx_api_key *k = &s->key[s->keys];
-        char tail;
+        k->limits = s->limits;
         line++;
         if (l[0] == '#' || l[strspn(l, " \t\r")] == 0) {
             continue;
         }
         if (s->keys == CVX_KEYS_MAX) {
             st = cvx_fail(CVX_EFORMAT, "%s: more than %d keys", path, CVX_KEYS_MAX);
-        } else if (sscanf(l, "%63s %64s %c", k->name, k->sha256, &tail) != 2 ||
-                   strspn(k->sha256, "0123456789abcdef") != 64 ||
+        } else if (!parse(l, k) || strspn(k->sha256, "0123456789abcdef") != 64 ||
                    strspn(k->name,
                           "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") !=
                        strlen(k->name)) {
             st = cvx_fail(
                 CVX_EFORMAT,
-                "%s: entry %d is not `NAME SHA256` (letters, digits, ._- and 64 hex digits: "
-                "printf %%s KEY | sha256sum)",
+                "%s: entry %d is not `NAME SHA256 [waiting=N] [per_minute=N]` (letters, digits, ._- "
+                "and 64 hex digits: printf %%s KEY | sha256sum)",
                 path, line);
         } else {
             s->keys++;

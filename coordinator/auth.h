@@ -1,4 +1,4 @@
-/* API keys: a file with a line `NAME SHA256` for each, so that a key itself lies nowhere. */
+/* API keys: a file with a line `NAME SHA256 [waiting=N] [per_minute=N]` for each, so that a key itself lies nowhere. */
 #ifndef CVX_COORDINATOR_AUTH_H
 #define CVX_COORDINATOR_AUTH_H
 

@@ -13,10 +13,13 @@
 #include "coordinator/local.h"
 
 #define TICK_US 100000
+#define SWEEP_SECONDS 10.0
 
 typedef struct options {
     const char *model, *clip_model, *host, *data_dir, *redis, *api_keys;
-    int64_t port, ranks, threads;
+    const char *lora_dir;
+    int64_t port, ranks, threads, waiting, per_minute;
+    double retention_days;
     bool local;
 } options;
 
@@ -37,6 +40,17 @@ static const cvx_opt opts[] = {
      0, 0, NULL},
     {"api-keys", CVX_OPT_STR, offsetof(options, api_keys), "FILE",
      "lines of NAME SHA256 of the key (default: no keys, the loopback address only)", 0, 0, NULL},
+    {"lora-dir", CVX_OPT_STR, offsetof(options, lora_dir), "DIR",
+     "LoRAs that jobs may ask for by their files' names; pools must see it (default: none)", 0, 0,
+     NULL},
+    {"retention-days", CVX_OPT_DOUBLE, offsetof(options, retention_days), "N",
+     "ended jobs are forgotten and their videos deleted after so long (default: 30; 0: never)", 0,
+     36500, NULL},
+    {"limit-waiting", CVX_OPT_INT, offsetof(options, waiting), "N",
+     "jobs of one API key that may wait, where the key's line says nothing else (default: any)", 1,
+     1e9, NULL},
+    {"limit-per-minute", CVX_OPT_INT, offsetof(options, per_minute), "N",
+     "jobs that one API key may make in a minute, likewise (default: any)", 1, 1e9, NULL},
     {"local", CVX_OPT_FLAG, offsetof(options, local), NULL,
      "start a pool here, and a Redis where --redis names none: what `cvx serve` does", 0, 0, NULL},
     {"ranks", CVX_OPT_INT, offsetof(options, ranks), "N", "ranks of the local pool (default: 1)", 1,
@@ -93,7 +107,8 @@ static cvx_status tell_pools(cvx_server *s)
     CVX_RETURN_IF(cvx_server_redis(s, &r));
     cvx_status st = cvx_jobs_queue(r);
     if (st == CVX_OK) {
-        st = cvx_redis_command(r, &reply, "HSET cvx:config data_dir %s", s->data_dir);
+        st = cvx_redis_command(r, &reply, "HSET cvx:config data_dir %s lora_dir %s", s->data_dir,
+                               s->lora_dir != NULL ? s->lora_dir : "");
     }
     if (st == CVX_OK) {
         freeReplyObject(reply);
@@ -103,7 +118,7 @@ static cvx_status tell_pools(cvx_server *s)
 }
 
 /* One round of the scheduler: as many jobs in the queue as there are idle pools, and one more so that none waits for us. */
-static cvx_status schedule(cvx_server *s, bool reap)
+static cvx_status schedule(cvx_server *s, bool reap, bool sweep)
 {
     Cvx__PoolStatus *p[CVX_MAX_POOLS];
     cvx_redis *r;
@@ -118,6 +133,9 @@ static cvx_status schedule(cvx_server *s, bool reap)
     if (st == CVX_OK) {
         st = cvx_jobs_tend(r, idle + 1, reap);
     }
+    if (st == CVX_OK && sweep) {
+        st = cvx_keep_sweep(s, r);
+    }
     cvx_server_release(s, r);
     return st;
 }
@@ -126,14 +144,16 @@ static cvx_status schedule(cvx_server *s, bool reap)
  * ran while no coordinator did, have renewed theirs then. */
 static void run(cvx_server *s, cvx_local *local)
 {
-    double since = cvx_now();
+    double since = cvx_now(), swept = 0;
     bool away = false;
 
     while (!cvx_stop_asked()) {
         if (local != NULL) {
             cvx_local_tend(local);
         }
-        cvx_status st = schedule(s, cvx_now() - since > CVX_LEASE_MS * 1e-3);
+        bool sweep = cvx_now() - swept > SWEEP_SECONDS;
+        swept = sweep ? cvx_now() : swept;
+        cvx_status st = schedule(s, cvx_now() - since > CVX_LEASE_MS * 1e-3, sweep);
         if (st != CVX_OK) {
             if (!away) {
                 fprintf(stderr, "cvx-coordinator: %s; trying on\n", cvx_error());
@@ -191,7 +211,7 @@ static cvx_status check(const options *o)
 
 typedef struct places {
     char data[CVX_PATH_MAX], model[CVX_PATH_MAX], cvx[CVX_PATH_MAX], rank[CVX_PATH_MAX];
-    char url[CVX_URL_MAX];
+    char lora[CVX_PATH_MAX], url[CVX_URL_MAX];
 } places;
 
 static cvx_status find_places(places *p, const options *o)
@@ -199,6 +219,9 @@ static cvx_status find_places(places *p, const options *o)
     CVX_RETURN_IF(cvx_mkdirs(o->data_dir));
     if (realpath(o->data_dir, p->data) == NULL || realpath(o->model, p->model) == NULL) {
         return cvx_fail(CVX_EIO, "cannot find %s", o->data_dir);
+    }
+    if (o->lora_dir != NULL && realpath(o->lora_dir, p->lora) == NULL) {
+        return cvx_fail(CVX_EIO, "--lora-dir %s: no such folder", o->lora_dir);
     }
     CVX_RETURN_IF(sibling(p->cvx, "cvx"));
     return sibling(p->rank, "cvx-rank");
@@ -243,6 +266,7 @@ int main(int argc, char **argv)
                  .port = 8080,
                  .data_dir = "cvx-data",
                  .ranks = 1,
+                 .retention_days = 30,
                  .redis = getenv("CVX_REDIS")};
     const cvx_command cmd = {.name = "cvx-coordinator",
                              .args = "",
@@ -265,6 +289,7 @@ int main(int argc, char **argv)
     if (st == CVX_OK) {
         st = find_places(&p, &o);
     }
+    s.limits = (cvx_limits){o.waiting, o.per_minute};
     if (st == CVX_OK && o.api_keys != NULL) {
         st = cvx_auth_load(&s, o.api_keys);
     }
@@ -274,6 +299,9 @@ int main(int argc, char **argv)
         s.model = p.model;
         s.model_name = strrchr(p.model, '/') + 1;
         s.cvx = p.cvx;
+        s.retention_ms = (int64_t)(o.retention_days * 86400e3);
+        s.lora_dir = o.lora_dir != NULL ? p.lora : NULL;
+        s.local = o.local;
         cvx_stop_install();
         st = serve(&s, &o, &p);
     }

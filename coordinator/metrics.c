@@ -4,39 +4,92 @@
 
 #include "coordinator/server.h"
 
-static cvx_status number(cvx_redis *r, const char *command, const char *key, int64_t *out)
+/* All fields of a hash: name, value, name ... Caller frees. */
+static cvx_status hash(cvx_redis *r, const char *key, redisReply **out)
 {
-    redisReply *reply;
-
-    CVX_RETURN_IF(cvx_redis_command(r, &reply, command, key));
-    *out = reply->type == REDIS_REPLY_INTEGER  ? reply->integer
-           : reply->type == REDIS_REPLY_STRING ? strtoll(reply->str, NULL, 10)
-                                               : 0;
-    freeReplyObject(reply);
+    CVX_RETURN_IF(cvx_redis_command(r, out, "HGETALL %s", key));
+    if ((*out)->type != REDIS_REPLY_ARRAY) {
+        freeReplyObject(*out);
+        return cvx_fail(CVX_EFORMAT, "Redis: %s is no hash", key);
+    }
     return CVX_OK;
+}
+
+static double field(const redisReply *h, const char *name)
+{
+    for (size_t i = 0; i + 1 < h->elements; i += 2) {
+        if (strcmp(h->element[i]->str, name) == 0) {
+            return strtod(h->element[i + 1]->str, NULL);
+        }
+    }
+    return 0;
+}
+
+static void head(FILE *f, const char *name, const char *kind, const char *help)
+{
+    fprintf(f, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, kind);
 }
 
 static cvx_status jobs(FILE *f, cvx_redis *r)
 {
-    static const char *const counted[] = {"created", "completed", "failed", "cancelled"};
-    int64_t n[4], running, all;
+    static const char *const ends[] = {"created", "completed", "failed", "cancelled"};
+    static const char *const states[] = {"queued", "in_progress", "completed", "failed",
+                                         "cancelled"};
+    redisReply *h;
 
+    CVX_RETURN_IF(hash(r, "cvx:count", &h));
+    head(f, "cvx_jobs_total", "counter", "Jobs since the beginning, by what became of them.");
     for (int i = 0; i < 4; i++) {
-        CVX_RETURN_IF(number(r, "HGET cvx:count %s", counted[i], &n[i]));
+        fprintf(f, "cvx_jobs_total{state=\"%s\"} %.0f\n", ends[i], field(h, ends[i]));
     }
-    CVX_RETURN_IF(number(r, "ZCARD %s", "cvx:running", &running));
-    CVX_RETURN_IF(number(r, "ZCARD %s", "cvx:jobs", &all));
-    fprintf(f, "# HELP cvx_jobs_total Jobs since the beginning, by what became of them.\n"
-               "# TYPE cvx_jobs_total counter\n");
-    for (int i = 0; i < 4; i++) {
-        fprintf(f, "cvx_jobs_total{state=\"%s\"} %lld\n", counted[i], (long long)n[i]);
+    head(f, "cvx_pools_lost_total", "counter", "Times that a pool was lost while it ran a job.");
+    fprintf(f, "cvx_pools_lost_total %.0f\n", field(h, "lost"));
+    freeReplyObject(h);
+    CVX_RETURN_IF(hash(r, "cvx:state", &h));
+    head(f, "cvx_jobs", "gauge", "Jobs by state now.");
+    for (int i = 0; i < 5; i++) {
+        fprintf(f, "cvx_jobs{state=\"%s\"} %.0f\n", states[i], field(h, states[i]));
     }
-    fprintf(
-        f,
-        "# HELP cvx_jobs Jobs by state now.\n# TYPE cvx_jobs gauge\n"
-        "cvx_jobs{state=\"in_progress\"} %lld\ncvx_jobs{state=\"queued\"} %lld\n"
-        "# HELP cvx_jobs_kept Jobs in the history.\n# TYPE cvx_jobs_kept gauge\ncvx_jobs_kept %lld\n",
-        (long long)running, (long long)(n[0] - n[1] - n[2] - n[3] - running), (long long)all);
+    freeReplyObject(h);
+    return CVX_OK;
+}
+
+/* A histogram that store/lua/common.lua keeps. */
+static cvx_status histogram(FILE *f, cvx_redis *r, const char *key, const char *name,
+                            const char *help)
+{
+    static const char *const bounds[] = {"0.01", "0.03", "0.1", "0.3",  "1",    "3",    "10",
+                                         "30",   "100",  "300", "1000", "3000", "10000"};
+    redisReply *h;
+    double n = 0;
+
+    CVX_RETURN_IF(hash(r, key, &h));
+    head(f, name, "histogram", help);
+    for (size_t i = 0; i < sizeof bounds / sizeof *bounds; i++) {
+        n += field(h, bounds[i]);
+        fprintf(f, "%s_bucket{le=\"%s\"} %.0f\n", name, bounds[i], n);
+    }
+    fprintf(f, "%s_bucket{le=\"+Inf\"} %.0f\n%s_sum %.9g\n%s_count %.0f\n", name,
+            field(h, "count"), name, field(h, "sum"), name, field(h, "count"));
+    freeReplyObject(h);
+    return CVX_OK;
+}
+
+static cvx_status sent(FILE *f, cvx_redis *r)
+{
+    redisReply *h;
+
+    CVX_RETURN_IF(hash(r, "cvx:sum", &h));
+    head(f, "cvx_sent_bytes_total", "counter",
+         "Bytes that the ranks of completed jobs have sent, by collective.");
+    for (size_t i = 0; i + 1 < h->elements; i += 2) {
+        const char *name = h->element[i]->str;
+        if (strncmp(name, "sent:", 5) == 0) {
+            fprintf(f, "cvx_sent_bytes_total{collective=\"%s\"} %.0f\n", name + 5,
+                    strtod(h->element[i + 1]->str, NULL));
+        }
+    }
+    freeReplyObject(h);
     return CVX_OK;
 }
 
@@ -49,14 +102,36 @@ static cvx_status pools(FILE *f, cvx_redis *r)
     for (int i = 0; i < n; i++) {
         busy += strcmp(p[i]->state, "busy") == 0;
         ranks += p[i]->size;
+    }
+    head(f, "cvx_pools", "gauge", "Pools that live.");
+    fprintf(f, "cvx_pools{state=\"busy\"} %d\ncvx_pools{state=\"idle\"} %d\n", busy, n - busy);
+    head(f, "cvx_ranks", "gauge", "Ranks of all pools.");
+    fprintf(f, "cvx_ranks %d\n", ranks);
+    head(f, "cvx_pool_heartbeat_age_seconds", "gauge", "Time since a pool was heard of.");
+    for (int i = 0; i < n; i++) {
+        fprintf(f, "cvx_pool_heartbeat_age_seconds{pool=\"%s\"} %.3f\n", p[i]->name,
+                (double)(cvx_now_ms() - p[i]->seen_ms) * 1e-3);
+    }
+    head(f, "cvx_pool_rank_peak_bytes", "gauge", "Highest resident size of a rank of the pool.");
+    for (int i = 0; i < n; i++) {
+        fprintf(f, "cvx_pool_rank_peak_bytes{pool=\"%s\"} %lld\n", p[i]->name,
+                (long long)p[i]->peak_bytes);
         cvx__pool_status__free_unpacked(p[i], NULL);
     }
-    fprintf(f,
-            "# HELP cvx_pools Pools that live.\n# TYPE cvx_pools gauge\n"
-            "cvx_pools{state=\"busy\"} %d\ncvx_pools{state=\"idle\"} %d\n"
-            "# HELP cvx_ranks Ranks of all pools.\n# TYPE cvx_ranks gauge\ncvx_ranks %d\n",
-            busy, n - busy, ranks);
     return st;
+}
+
+static cvx_status all(FILE *f, cvx_redis *r)
+{
+    CVX_RETURN_IF(jobs(f, r));
+    CVX_RETURN_IF(histogram(f, r, "cvx:hist:wait", "cvx_queue_wait_seconds",
+                            "From a job's creation to its first pool."));
+    CVX_RETURN_IF(histogram(f, r, "cvx:hist:run", "cvx_run_seconds",
+                            "From a completed job's last start to its end."));
+    CVX_RETURN_IF(histogram(f, r, "cvx:hist:step", "cvx_step_seconds",
+                            "Denoising steps: the mean of each completed job."));
+    CVX_RETURN_IF(sent(f, r));
+    return pools(f, r);
 }
 
 void cvx_metrics(cvx_redis *r, cvx_http_answer *a)
@@ -64,11 +139,8 @@ void cvx_metrics(cvx_redis *r, cvx_http_answer *a)
     char *text = NULL;
     size_t len = 0;
     FILE *f = open_memstream(&text, &len);
-    cvx_status st = f != NULL ? jobs(f, r) : cvx_fail(CVX_ENOMEM, "no memory for the metrics");
+    cvx_status st = f != NULL ? all(f, r) : cvx_fail(CVX_ENOMEM, "no memory for the metrics");
 
-    if (st == CVX_OK) {
-        st = pools(f, r);
-    }
     if (f != NULL) {
         fclose(f);
     }

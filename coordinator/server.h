@@ -17,12 +17,17 @@
 typedef struct cvx_api_key {
     char name[64];
     char sha256[65]; /* hex */
+    cvx_limits limits;
 } cvx_api_key;
 
 typedef struct cvx_server {
     const char *redis_url, *data_dir, *model, *model_name, *cvx; /* cvx: the program's path */
     cvx_api_key key[CVX_KEYS_MAX];
-    int keys; /* 0: anybody, on the loopback address */
+    int keys;             /* 0: anybody, on the loopback address */
+    cvx_limits limits;    /* of a key that has none of its own, and of nobody */
+    int64_t retention_ms; /* of ended jobs; 0: for ever */
+    const char *lora_dir; /* NULL: none may be asked for */
+    bool local;           /* the pool runs here: what does not fit here fits nowhere */
     pthread_mutex_t lock;
     pthread_cond_t freed;
     cvx_redis *redis[CVX_REDIS_CONNECTIONS];
@@ -62,6 +67,12 @@ void cvx_answer_status(cvx_http_answer *a, cvx_status st, const char *param);
 /* Every request behind the key check. */
 void cvx_api(cvx_server *s, const cvx_http_request *r, cvx_http_answer *a);
 
+/* Forgets a job that has ended (else *removed is false), and its files. */
+cvx_status cvx_keep_remove(const cvx_server *s, cvx_redis *r, const char *id,
+                           bool *removed) CVX_CHECK;
+/* Forgets some of the jobs that ended longer ago than they are kept. */
+cvx_status cvx_keep_sweep(const cvx_server *s, cvx_redis *r) CVX_CHECK;
+
 /* Jobs and pools as Prometheus reads them. */
 void cvx_metrics(cvx_redis *r, cvx_http_answer *a);
 
@@ -73,9 +84,12 @@ json_t *cvx_scores_json(const Cvx__FrameScores *f);
 json_t *cvx_progress_json(const Cvx__Progress *p);
 
 /* Sets the fields of a job from a body; strings stay the body's. CVX_EINVAL names the field, also in *param. */
-cvx_status cvx_spec_fill(Cvx__JobSpec *spec, const json_t *fields, const char **param) CVX_CHECK;
-/* Asks `cvx plan` whether the job can be, and fills in what the checkpoint decides. answer (may be NULL): what it said, new
- * reference. */
+cvx_status cvx_spec_fill(const cvx_server *s, Cvx__JobSpec *spec, const json_t *fields,
+                         const char **param) CVX_CHECK;
+/* What cvx_spec_fill has allocated, also when it failed. */
+void cvx_spec_free(Cvx__JobSpec *spec);
+/* Asks `cvx plan` whether the job can be, and fills in what the checkpoint decides and, where there is a spec->plan, what it will
+ * need. answer (may be NULL): what it said, new reference. */
 cvx_status cvx_spec_plan(const cvx_server *s, Cvx__JobSpec *spec, json_t **answer) CVX_CHECK;
 
 /* Begins to listen at host. Requests are served by threads until cvx_http_stop. *port: 0 chooses one. */

@@ -10,9 +10,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "base/json.h"
 #include "base/progress.h"
 #include "coordinator/server.h"
+
+#define LORAS 8
+#define EXIT_NOMEM 5 /* cvx_status_exit(CVX_ENOMEM) */
 
 /* A number, or a text that is one (as forms send them). */
 static cvx_status number(const json_t *f, const char *name, double min, double max, bool whole,
@@ -129,7 +133,62 @@ static cvx_status fill_texts(Cvx__JobSpec *s, const json_t *f, const char **para
     return string(f, "scheduler", 40, &s->scheduler, param);
 }
 
-cvx_status cvx_spec_fill(Cvx__JobSpec *s, const json_t *f, const char **param)
+/* "NAME" or "NAME:SCALE": a file of the folder that the operator chose. */
+static cvx_status check_lora(const cvx_server *server, const char *text)
+{
+    static const char *const letters =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+    char path[CVX_PATH_MAX], *end;
+    size_t n = strcspn(text, ":");
+    double scale = text[n] == ':' ? strtod(text + n + 1, &end) : 1;
+
+    if (n == 0 || n > 200 || strspn(text, letters) < n || text[0] == '.' ||
+        (text[n] == ':' && (text[n + 1] == 0 || *end != 0 || !(fabs(scale) <= 100)))) {
+        return cvx_fail(CVX_EINVAL, "lora: '%.80s'; NAME or NAME:SCALE is meant", text);
+    }
+    if (server->lora_dir == NULL) {
+        return cvx_fail(CVX_EINVAL, "lora: none is here");
+    }
+    snprintf(path, sizeof path, "%.3800s/%.*s", server->lora_dir, (int)n, text);
+    return cvx_is_file(path) ? CVX_OK : cvx_fail(CVX_EINVAL, "lora: '%.80s' is not here", text);
+}
+
+/* One text, or a list of them. */
+static cvx_status loras(const cvx_server *server, const json_t *f, Cvx__JobSpec *s,
+                        const char **param)
+{
+    const json_t *v = json_object_get(f, "lora");
+    bool list = json_is_array(v);
+    size_t n = list ? json_array_size(v) : v != NULL && !json_is_null(v) ? 1 : 0;
+
+    if (n == 0) {
+        return CVX_OK;
+    }
+    *param = "lora";
+    s->lora = n <= LORAS ? calloc(n, sizeof *s->lora) : NULL;
+    if (s->lora == NULL) {
+        return cvx_fail(CVX_EINVAL, "lora: %zu of them; at most %d can be", n, LORAS);
+    }
+    for (size_t i = 0; i < n; i++) {
+        const char *text = json_string_value(list ? json_array_get(v, i) : v);
+        if (text == NULL) {
+            return cvx_fail(CVX_EINVAL, "lora: a text or a list of texts is meant");
+        }
+        CVX_RETURN_IF(check_lora(server, text));
+        s->lora[s->n_lora++] = (char *)text;
+    }
+    return CVX_OK;
+}
+
+void cvx_spec_free(Cvx__JobSpec *s)
+{
+    free(s->lora);
+    s->lora = NULL;
+    s->n_lora = 0;
+}
+
+cvx_status cvx_spec_fill(const cvx_server *server, Cvx__JobSpec *s, const json_t *f,
+                         const char **param)
 {
     double deadline = 0, seconds = 0;
 
@@ -151,6 +210,7 @@ cvx_status cvx_spec_fill(Cvx__JobSpec *s, const json_t *f, const char **param)
     CVX_RETURN_IF(number(f, "seconds", 0.1, 3600, false, &seconds, param));
     CVX_RETURN_IF(priority(f, s, param));
     CVX_RETURN_IF(interpolation(f, s, param));
+    CVX_RETURN_IF(loras(server, f, s, param));
     *param = NULL;
     s->deadline_ms = deadline > 0 ? cvx_now_ms() + (int64_t)(deadline * 1000) : 0;
     if (seconds > 0 && s->num_frames == 0) { /* the decoder makes 4 k + 1 frames */
@@ -160,8 +220,9 @@ cvx_status cvx_spec_fill(Cvx__JobSpec *s, const json_t *f, const char **param)
     return CVX_OK;
 }
 
-/* Reads what the program says until it ends, or 20 s have gone. */
-static cvx_status listen_to(pid_t pid, int fd, char *out, size_t room)
+/* Reads what the program says until it ends, or 20 s have gone. lenient: a job that does not fit into this machine is none
+ * that cannot be. */
+static cvx_status listen_to(pid_t pid, int fd, bool lenient, char *out, size_t room)
 {
     double begin = cvx_now();
     size_t n = 0;
@@ -184,12 +245,15 @@ static cvx_status listen_to(pid_t pid, int fd, char *out, size_t room)
     out[n] = 0;
     while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
     }
-    if (WIFEXITED(status) && WEXITSTATUS(status) == 0) {
+    int code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    if (code == 0 || (code == EXIT_NOMEM && lenient && strchr(out, '{') != NULL)) {
         return CVX_OK;
     }
+    char *line = strstr(out, "\ncvx: "); /* behind a plan that does not fit */
+    memmove(out, line != NULL ? line + 1 : out, strlen(line != NULL ? line + 1 : out) + 1);
     out[strcspn(out, "\n")] = 0;
     const char *what = strncmp(out, "cvx: ", 5) == 0 ? out + 5 : out;
-    bool asker = WIFEXITED(status) && WEXITSTATUS(status) >= 2 && WEXITSTATUS(status) <= 6;
+    bool asker = code >= 2 && code <= 6;
     return cvx_fail(asker ? CVX_EINVAL : CVX_EINTERNAL, "%s",
                     what[0] != 0 ? what : "cvx plan ended without a word");
 }
@@ -224,12 +288,24 @@ static cvx_status take_plan(Cvx__JobSpec *spec, const char *out, json_t **answer
     const char *json = strchr(out, '{'); /* behind notes */
     json_t *j = NULL;
 
-    CVX_RETURN_IF(
-        cvx_json_parse(&j, json != NULL ? json : "", json != NULL ? strlen(json) : 0, "cvx plan"));
+    const char *end = strstr(out, "\n}\n"); /* before what else it said */
+    size_t len = json == NULL ? 0 : end != NULL ? (size_t)(end + 2 - json) : strlen(json);
+    CVX_RETURN_IF(cvx_json_parse(&j, json != NULL ? json : "", len, "cvx plan"));
     spec->num_frames = json_integer_value(json_object_get(j, "num_frames"));
     spec->width = json_integer_value(json_object_get(j, "width"));
     spec->height = json_integer_value(json_object_get(j, "height"));
     spec->fps = json_number_value(json_object_get(j, "fps"));
+    if (spec->plan != NULL) {
+        const json_t *stage;
+        size_t i;
+        spec->plan->version = 1;
+        spec->plan->seconds = json_number_value(json_object_get(j, "seconds"));
+        spec->plan->bytes = json_integer_value(json_object_get(j, "needed_bytes"));
+        json_array_foreach(json_object_get(j, "stages"), i, stage)
+        {
+            spec->plan->tflop += json_number_value(json_object_get(stage, "tflop"));
+        }
+    }
     if (answer != NULL) {
         *answer = json_incref(j);
     }
@@ -271,7 +347,7 @@ cvx_status cvx_spec_plan(const cvx_server *s, Cvx__JobSpec *spec, json_t **answe
     }
     snprintf(prompt, sizeof prompt, "--prompt=%s", spec->prompt);
     CVX_RETURN_IF(start(argv, &pid, &fd));
-    cvx_status st = listen_to(pid, fd, out, sizeof out);
+    cvx_status st = listen_to(pid, fd, !s->local, out, sizeof out);
     close(fd);
     return st == CVX_OK ? take_plan(spec, out, answer) : st;
 }

@@ -25,6 +25,9 @@ struct cvx_link {
     const Cvx__Assignment *job; /* NULL: idle */
     bool news, quit, away;
     atomic_int lease;
+    double first_step,
+        last_step; /* when the first and the last denoising step that were told ended; s */
+    int64_t steps;
 };
 
 static void tell_away(cvx_link *l)
@@ -174,6 +177,7 @@ void cvx_link_begin(cvx_link *l, const Cvx__Assignment *a, const char *mesh)
     l->progress.version = 1;
     l->progress.stage = "load";
     l->progress.mesh = (char *)mesh;
+    l->steps = 0;
     l->news = true;
     atomic_store(&l->lease, CVX_LEASE_HELD);
     pthread_cond_signal(&l->wake);
@@ -207,6 +211,10 @@ static void note_progress(cvx_link *l, const cvx_event *e)
                   : e->total > 0                 ? (double)e->done / (double)e->total
                                                  : 0;
 
+    if (e->kind == CVX_EVENT_STEP && strcmp(e->stage, "denoise") == 0) {
+        l->last_step = e->seconds;
+        l->first_step = l->steps++ == 0 ? e->seconds : l->first_step;
+    }
     stage_share(e->stage, &before, &share);
     l->progress.stage = (char *)e->stage; /* a literal, as all stages' names are */
     l->progress.step = e->done;
@@ -249,6 +257,18 @@ bool cvx_link_late(const cvx_link *l)
     return deadline > 0 && cvx_now_ms() > deadline;
 }
 
+double cvx_link_step_seconds(const cvx_link *l)
+{
+    return l->steps > 1 ? (l->last_step - l->first_step) / (double)(l->steps - 1) : 0;
+}
+
+void cvx_link_peak(cvx_link *l, int64_t bytes)
+{
+    pthread_mutex_lock(&l->lock);
+    l->status.peak_bytes = bytes;
+    pthread_mutex_unlock(&l->lock);
+}
+
 cvx_status cvx_link_finish(cvx_link *l, const char *state, const char *cause,
                            const Cvx__Result *result, char now[16])
 {
@@ -269,11 +289,11 @@ cvx_status cvx_link_finish(cvx_link *l, const char *state, const char *cause,
     return st;
 }
 
-cvx_status cvx_link_data_dir(cvx_link *l, char *out, size_t size)
+cvx_status cvx_link_config(cvx_link *l, const char *name, char *out, size_t size)
 {
     redisReply *reply;
 
-    CVX_RETURN_IF(cvx_redis_command(l->main, &reply, "HGET cvx:config data_dir"));
+    CVX_RETURN_IF(cvx_redis_command(l->main, &reply, "HGET cvx:config %s", name));
     snprintf(out, size, "%s", reply->type == REDIS_REPLY_STRING ? reply->str : "");
     freeReplyObject(reply);
     return CVX_OK;

@@ -22,10 +22,14 @@ void cvx_link_begin(cvx_link *l, const Cvx__Assignment *a, const char *mesh);
 cvx_status cvx_link_event(void *payload, const cvx_event *e);
 /* Whether the job's deadline has passed. By the thread that runs the job. */
 bool cvx_link_late(const cvx_link *l);
+/* Mean seconds of the job's denoising steps; 0: not two were told yet. By the thread that runs the job. */
+double cvx_link_step_seconds(const cvx_link *l);
+/* The highest resident size of a rank, for the pool's state. */
+void cvx_link_peak(cvx_link *l, int64_t bytes);
 /* Ends the job, as cvx_lease_finish; waits for Redis as long as it takes, until a signal asks the pool to stop. */
 cvx_status cvx_link_finish(cvx_link *l, const char *state, const char *cause,
                            const Cvx__Result *result, char now[16]) CVX_CHECK;
-/* The folder where jobs put their files, as the coordinator told it. out has `size` bytes; "" if it has not. */
-cvx_status cvx_link_data_dir(cvx_link *l, char *out, size_t size) CVX_CHECK;
+/* What the coordinator told: "data_dir", where jobs put their files; "lora_dir". out has `size` bytes; "" if it has not. */
+cvx_status cvx_link_config(cvx_link *l, const char *name, char *out, size_t size) CVX_CHECK;
 
 #endif

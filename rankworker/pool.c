@@ -12,6 +12,7 @@
 #include "parallel/mpi/comm_mpi.h"
 #include "rankworker/link.h"
 #include "rankworker/result.h"
+#include "rankworker/stats.h"
 
 const cvx_opt cvx_pool_opts[] = {
     {"", CVX_OPT_FLAG, 0, NULL, "Pool", 0, 0, NULL},
@@ -30,21 +31,25 @@ const cvx_opt cvx_pool_opts[] = {
     {NULL, 0, 0, NULL, NULL, 0, 0, NULL},
 };
 
+#define LORAS 8 /* as the coordinator allows */
+
 typedef struct pool {
     const cvx_pool_options *o;
     const cvx_request *defaults;
     cvx_comm *host, *world;
     int node_ranks;
     cvx_link *link; /* on the first rank */
-    char name[128], data_dir[CVX_PATH_MAX];
+    char name[128], data_dir[CVX_PATH_MAX], lora_dir[CVX_PATH_MAX];
     cvx_mesh *mesh; /* kept, with the generator on it, while jobs want the same */
     cvx_generator *generator;
+    cvx_stats_sum told; /* what the mesh had sent when the last job ended */
 } pool;
 
 /* One job on its way. */
 typedef struct work {
     Cvx__Assignment *a;
     cvx_request r;
+    char lora[LORAS][CVX_PATH_MAX];
     char folder[CVX_PATH_MAX], video[CVX_PATH_MAX], checkpoint[CVX_PATH_MAX], mesh[96];
 } work;
 
@@ -54,15 +59,16 @@ static void close_models(pool *p)
     cvx_mesh_close(p->mesh);
     p->generator = NULL;
     p->mesh = NULL;
+    p->told = (cvx_stats_sum){0};
 }
 
 /* Only what the user gave replaces what the pool was started with. */
-static void fill_request(work *w, const cvx_request *defaults)
+static void fill_request(work *w, const pool *p)
 {
     const Cvx__JobSpec *s = w->a->spec;
     cvx_request *r = &w->r;
 
-    *r = *defaults;
+    *r = *p->defaults;
     r->prompt = (cvx_opt_list){.item = {s->prompt}, .n = 1};
     r->output = w->video;
     r->checkpoint_dir = w->checkpoint;
@@ -80,8 +86,9 @@ static void fill_request(work *w, const cvx_request *defaults)
     r->image = s->image[0] != 0 ? s->image : NULL;
     r->interpolate = s->interpolate > 0 ? s->interpolate : r->interpolate;
     r->upscale = s->upscale > 0 ? s->upscale : r->upscale;
-    for (size_t i = 0; i < s->n_lora && r->lora.n < CVX_OPT_LIST_MAX; i++) {
-        r->lora.item[r->lora.n++] = s->lora[i];
+    for (size_t i = 0; i < s->n_lora && i < LORAS && r->lora.n < CVX_OPT_LIST_MAX; i++) {
+        snprintf(w->lora[i], sizeof w->lora[i], "%.3800s/%.280s", p->lora_dir, s->lora[i]);
+        r->lora.item[r->lora.n++] = w->lora[i];
     }
 }
 
@@ -98,7 +105,7 @@ static cvx_status prepare(work *w, const pool *p)
     snprintf(w->video, sizeof w->video, "%.4080s/video.mp4", w->folder);
     snprintf(w->checkpoint, sizeof w->checkpoint, "%.4000s/jobs/%.38s/checkpoint", p->data_dir,
              w->a->spec->id);
-    fill_request(w, p->defaults);
+    fill_request(w, p);
     if (p->host->rank == 0) {
         CVX_RETURN_IF(cvx_mkdirs(w->folder));
         return cvx_mkdirs(w->checkpoint);
@@ -138,20 +145,53 @@ static const char *verdict(cvx_status st)
     }
 }
 
+/* What the counters of /metrics grow by. */
+typedef struct metrics {
+    Cvx__Metric of[CVX_COMM_KINDS + 1], *list[CVX_COMM_KINDS + 1];
+    char name[CVX_COMM_KINDS][40];
+} metrics;
+
+static void fill_metrics(Cvx__Result *r, metrics *m, const cvx_stats_sum *now,
+                         const cvx_stats_sum *before, double step)
+{
+    size_t n = 0;
+
+    for (int k = 0; k < CVX_COMM_KINDS; k++) {
+        snprintf(m->name[k], sizeof m->name[k], "sent:%s", cvx_stats_kinds[k]);
+        m->of[n] = (Cvx__Metric)CVX__METRIC__INIT;
+        m->of[n].name = m->name[k];
+        m->of[n++].value = (double)(now->sent[k] - before->sent[k]);
+    }
+    if (step > 0) {
+        m->of[n] = (Cvx__Metric)CVX__METRIC__INIT;
+        m->of[n].name = "step";
+        m->of[n++].value = step;
+    }
+    for (size_t i = 0; i < n; i++) {
+        m->list[i] = &m->of[i];
+    }
+    r->metrics = m->list;
+    r->n_metrics = n;
+}
+
 /* Tells how the job ended; on the first rank. */
-static cvx_status report(pool *p, work *w, cvx_status st, double seconds)
+static cvx_status report(pool *p, work *w, cvx_status st, double seconds, const cvx_stats_sum *sum)
 {
     Cvx__Result result = CVX__RESULT__INIT;
+    metrics m;
     char now[16], cause[512] = "";
 
     if (st == CVX_OK) {
         st = cvx_result_make(&result, w->folder, w->video, w->mesh, seconds);
+        fill_metrics(&result, &m, sum, &p->told, cvx_link_step_seconds(p->link));
+        cvx_link_peak(p->link, sum->peak);
     }
     if (st != CVX_OK) {
         snprintf(cause, sizeof cause, "%s", cvx_error());
     }
     const char *state = st == CVX_ECANCELLED && cvx_link_late(p->link) ? "failed" : verdict(st);
     cvx_status told = cvx_link_finish(p->link, state, cause, st == CVX_OK ? &result : NULL, now);
+    result.n_metrics = 0; /* they are m's */
     cvx_result_free(&result);
     CVX_RETURN_IF(told);
     fprintf(stderr, "cvx-rank: job %s: %s%s%s\n", w->a->spec->id, now, cause[0] != 0 ? ": " : "",
@@ -175,16 +215,20 @@ static cvx_status run_job(pool *p, Cvx__Assignment *a)
     if (st == CVX_OK) {
         st = cvx_generator_run(p->generator, &w.r, false);
     }
+    cvx_stats_sum sum = {0};
     int worst =
         st; /* where the ranks cannot talk any more, the pool ends, and its supervisor starts another */
     CVX_RETURN_IF(cvx_comm_least(p->host, &worst));
-    if (worst != CVX_OK) {
+    if (worst == CVX_OK) {
+        CVX_RETURN_IF(cvx_stats_add_up(&sum, p->mesh, p->host));
+    } else {
         close_models(p);
     }
     cvx_status told = CVX_OK;
     if (p->link != NULL) {
-        told = report(p, &w, st != CVX_OK ? st : (cvx_status)worst, cvx_now() - begin);
+        told = report(p, &w, st != CVX_OK ? st : (cvx_status)worst, cvx_now() - begin, &sum);
     }
+    p->told = sum;
     return cvx_comm_agree(p->host, told);
 }
 
@@ -249,6 +293,12 @@ static cvx_status sign_on(pool *p)
     if (url == NULL) {
         return cvx_fail(CVX_EINVAL, "--pool needs --redis URL");
     }
+    if (p->name[0] == 0 ||
+        strspn(p->name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") !=
+            strlen(p->name)) {
+        return cvx_fail(CVX_EINVAL, "--pool-name '%.60s': letters, digits and ._- are meant",
+                        p->name);
+    }
     Cvx__PoolStatus s = CVX__POOL_STATUS__INIT;
     s.version = 1;
     s.name = p->name;
@@ -258,8 +308,9 @@ static cvx_status sign_on(pool *p)
     CVX_RETURN_IF(cvx_link_open(&p->link, url, &s));
     snprintf(p->data_dir, sizeof p->data_dir, "%s", p->o->data_dir != NULL ? p->o->data_dir : "");
     if (p->data_dir[0] == 0) {
-        CVX_RETURN_IF(cvx_link_data_dir(p->link, p->data_dir, sizeof p->data_dir));
+        CVX_RETURN_IF(cvx_link_config(p->link, "data_dir", p->data_dir, sizeof p->data_dir));
     }
+    CVX_RETURN_IF(cvx_link_config(p->link, "lora_dir", p->lora_dir, sizeof p->lora_dir));
     return p->data_dir[0] != 0
                ? CVX_OK
                : cvx_fail(CVX_EINVAL,
@@ -282,6 +333,9 @@ cvx_status cvx_pool_run(const cvx_pool_options *o, const cvx_request *defaults, 
     cvx_status st = cvx_comm_agree(host, sign_on(p));
     if (st == CVX_OK) {
         st = cvx_comm_broadcast(host, p->data_dir, sizeof p->data_dir, 0);
+    }
+    if (st == CVX_OK) {
+        st = cvx_comm_broadcast(host, p->lora_dir, sizeof p->lora_dir, 0);
     }
     if (st == CVX_OK && p->link != NULL) {
         fprintf(stderr, "cvx-rank: pool %s of %d ranks waits for jobs\n", p->name, host->size);

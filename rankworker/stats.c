@@ -4,15 +4,18 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "model/pipeline/plan.h"
+
 #define CELLS (CVX_MESH_COMMS * CVX_COMM_KINDS)
 
-static const char *const kinds[CVX_COMM_KINDS] = {"all-gather", "all-to-all", "reduce-scatter",
-                                                  "all-reduce", "send/recv",  "broadcast",
-                                                  "agree"};
+const char *const cvx_stats_kinds[CVX_COMM_KINDS] = {"all-gather", "all-to-all", "reduce-scatter",
+                                                     "all-reduce", "send/recv",  "broadcast",
+                                                     "agree"};
 
 static void print_row(FILE *f, json_t *rows, int cell, const cvx_comm_stat *of, int ranks)
 {
-    const char *comm = cvx_mesh_names[cell / CVX_COMM_KINDS], *kind = kinds[cell % CVX_COMM_KINDS];
+    const char *comm = cvx_mesh_names[cell / CVX_COMM_KINDS],
+               *kind = cvx_stats_kinds[cell % CVX_COMM_KINDS];
     int64_t all = 0;
     double most = 0;
 
@@ -83,6 +86,40 @@ cvx_status cvx_stats_print(const cvx_mesh *m, FILE *f, bool json)
     CVX_TRY(st, cvx_comm_allgatherv(m->world, own, sizeof own, of, bytes, at), done);
     if (m->world->rank == 0) {
         print_all(f, json, of, ranks);
+    }
+done:
+    free(of);
+    free(bytes);
+    return st;
+}
+
+cvx_status cvx_stats_add_up(cvx_stats_sum *out, const cvx_mesh *m, cvx_comm *all)
+{
+    cvx_stats_sum own = {.peak = (int64_t)cvx_memory_peak()}, *of = NULL;
+    int64_t *bytes = calloc(2 * (size_t)all->size, sizeof *bytes);
+    cvx_status st = CVX_OK;
+
+    for (int i = 0; i < CVX_MESH_COMMS; i++) {
+        for (int k = 0; k < CVX_COMM_KINDS; k++) {
+            own.sent[k] += cvx_mesh_comm(m, i)->stat[k].bytes_sent;
+        }
+    }
+    *out = (cvx_stats_sum){0};
+    of = calloc((size_t)all->size, sizeof *of);
+    if (of == NULL || bytes == NULL) {
+        st = cvx_fail(CVX_ENOMEM, "no memory for the counters of %d ranks", all->size);
+    }
+    CVX_TRY(st, cvx_comm_agree(all, st), done);
+    for (int r = 0; r < all->size; r++) {
+        bytes[r] = sizeof own;
+        bytes[all->size + r] = r * (int64_t)sizeof own;
+    }
+    CVX_TRY(st, cvx_comm_allgatherv(all, &own, sizeof own, of, bytes, bytes + all->size), done);
+    for (int r = 0; r < all->size; r++) {
+        out->peak = of[r].peak > out->peak ? of[r].peak : out->peak;
+        for (int k = 0; k < CVX_COMM_KINDS; k++) {
+            out->sent[k] += of[r].sent[k];
+        }
     }
 done:
     free(of);

@@ -11,4 +11,14 @@
  * instead. Rank 0 of the world prints. Collective over world; what this call itself exchanges is left out. */
 cvx_status cvx_stats_print(const cvx_mesh *m, FILE *f, bool json) CVX_CHECK;
 
+/* What all ranks have sent so far by each kind of call, bytes, and the highest resident size of one of them. */
+typedef struct cvx_stats_sum {
+    int64_t sent[CVX_COMM_KINDS];
+    int64_t peak;
+} cvx_stats_sum;
+extern const char *const cvx_stats_kinds[CVX_COMM_KINDS]; /* "all-gather" ... */
+
+/* Collective over `all`, whose ranks have the mesh; what this call itself exchanges is left out. */
+cvx_status cvx_stats_add_up(cvx_stats_sum *out, const cvx_mesh *m, cvx_comm *all) CVX_CHECK;
+
 #endif

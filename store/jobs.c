@@ -39,26 +39,90 @@ bool cvx_job_id_valid(const char *id)
     return strspn(id + 6, "0123456789abcdef") == 32;
 }
 
+/* A number as the scripts take it. */
+typedef struct number {
+    char text[24];
+} number;
+
+static number whole_text(int64_t x)
+{
+    number n;
+
+    snprintf(n.text, sizeof n.text, "%lld", (long long)x);
+    return n;
+}
+
+/* What create answered: an id, or the limit that is reached. */
+static void created(const redisReply *reply, const cvx_limits *limits, char id[CVX_ID_MAX],
+                    int *retry_after)
+{
+    *retry_after = 0;
+    if (reply->type == REDIS_REPLY_STRING) {
+        snprintf(id, CVX_ID_MAX, "%s", reply->str);
+        return;
+    }
+    bool waiting = reply->elements == 2 && strcmp(reply->element[0]->str, "waiting") == 0;
+    *retry_after = reply->elements == 2 ? (int)reply->element[1]->integer : 1;
+    cvx_status told =
+        waiting ? cvx_fail(CVX_EINVAL, "%lld jobs of this key wait: no more may",
+                           (long long)limits->waiting)
+                : cvx_fail(CVX_EINVAL, "this key may make %lld jobs a minute, and has made them",
+                           (long long)limits->per_minute);
+    (void)told;
+}
+
 cvx_status cvx_jobs_create(cvx_redis *r, const Cvx__JobSpec *spec, const char *once,
-                           char id[CVX_ID_MAX])
+                           const cvx_limits *limits, char id[CVX_ID_MAX], int *retry_after)
 {
     cvx_packed p;
-    char priority[16], created[24], deadline[24];
     redisReply *reply;
+    number priority = whole_text(spec->priority), at = whole_text(spec->created_ms);
+    number deadline = whole_text(spec->deadline_ms), waiting = whole_text(limits->waiting);
+    number minute = whole_text(limits->per_minute);
 
     CVX_RETURN_IF(cvx_pack(&p, &spec->base));
-    snprintf(priority, sizeof priority, "%d", (int)spec->priority);
-    snprintf(created, sizeof created, "%lld", (long long)spec->created_ms);
-    snprintf(deadline, sizeof deadline, "%lld", (long long)spec->deadline_ms);
-    const cvx_script_arg args[] = {CVX_TEXT(spec->id), {p.data, p.len},   CVX_TEXT(spec->owner),
-                                   CVX_TEXT(priority), CVX_TEXT(created), CVX_TEXT(once),
-                                   CVX_TEXT(deadline)};
-    cvx_status st = cvx_script_run(r, &reply, "create", args, 7);
+    const cvx_script_arg args[] = {CVX_TEXT(spec->id),      {p.data, p.len},
+                                   CVX_TEXT(spec->owner),   CVX_TEXT(priority.text),
+                                   CVX_TEXT(at.text),       CVX_TEXT(once),
+                                   CVX_TEXT(deadline.text), CVX_TEXT(spec->image),
+                                   CVX_TEXT(waiting.text),  CVX_TEXT(minute.text)};
+    cvx_status st = cvx_script_run(r, &reply, "create", args, 10);
     cvx_packed_free(&p);
     CVX_RETURN_IF(st);
-    snprintf(id, CVX_ID_MAX, "%s", reply->type == REDIS_REPLY_STRING ? reply->str : spec->id);
+    created(reply, limits, id, retry_after);
     freeReplyObject(reply);
     return CVX_OK;
+}
+
+cvx_status cvx_jobs_record(cvx_redis *r, const Cvx__JobSpec *spec, const Cvx__Result *result)
+{
+    cvx_packed p = {0}, done = {0}, scores = {0};
+    redisReply *reply;
+    number priority = whole_text(spec->priority), at = whole_text(spec->created_ms);
+    number now = whole_text(cvx_now_ms());
+    cvx_status st = cvx_pack(&p, &spec->base);
+
+    if (st == CVX_OK) {
+        st = cvx_pack(&done, &result->base);
+    }
+    if (st == CVX_OK && result->scores != NULL) {
+        st = cvx_pack(&scores, &result->scores->base);
+    }
+    if (st == CVX_OK) {
+        const cvx_script_arg args[] = {
+            CVX_TEXT(spec->id),    {p.data, p.len},
+            CVX_TEXT(spec->owner), CVX_TEXT(priority.text),
+            CVX_TEXT(at.text),     CVX_TEXT(now.text),
+            {done.data, done.len}, {scores.data != NULL ? (void *)scores.data : "", scores.len}};
+        st = cvx_script_run(r, &reply, "record", args, 8);
+    }
+    if (st == CVX_OK) {
+        freeReplyObject(reply);
+    }
+    cvx_packed_free(&p);
+    cvx_packed_free(&done);
+    cvx_packed_free(&scores);
+    return st;
 }
 
 enum {
@@ -160,40 +224,88 @@ void cvx_job_view_free(cvx_job_view *v)
     *v = (cvx_job_view){0};
 }
 
-/* The place of a job in its list; -1: the one before the first. */
-static cvx_status place(cvx_redis *r, const char *key, const char *after, bool ascending,
-                        int64_t *at)
+/* An integer reply; *known is false where it is none. */
+static cvx_status ask(cvx_redis *r, bool *known, int64_t *out, const char *command, const char *key,
+                      const char *arg)
 {
+    redisReply *reply;
+
+    CVX_RETURN_IF(cvx_redis_command(r, &reply, command, key, arg));
+    *known = reply->type == REDIS_REPLY_INTEGER;
+    *out = *known ? reply->integer : -1;
+    freeReplyObject(reply);
+    return CVX_OK;
+}
+
+/* The place of a job in a list; -1: the one before the first. A job that has left a state's list is looked for by its time. */
+static cvx_status place(cvx_redis *r, const char *key, const char *all, const char *after,
+                        bool ascending, int64_t *at)
+{
+    bool known;
+    char bound[40];
     redisReply *reply;
 
     *at = -1;
     if (after[0] == 0) {
         return CVX_OK;
     }
-    CVX_RETURN_IF(
-        cvx_redis_command(r, &reply, "%s %s %s", ascending ? "ZRANK" : "ZREVRANK", key, after));
-    bool known = reply->type == REDIS_REPLY_INTEGER;
-    *at = known ? reply->integer : -1;
+    CVX_RETURN_IF(ask(r, &known, at, ascending ? "ZRANK %s %s" : "ZREVRANK %s %s", key, after));
+    if (known) {
+        return CVX_OK;
+    }
+    CVX_RETURN_IF(cvx_redis_command(r, &reply, "ZSCORE %s %s", all, after));
+    known = reply->type == REDIS_REPLY_STRING;
+    snprintf(bound, sizeof bound, "(%.30s", text(reply));
     freeReplyObject(reply);
-    return known ? CVX_OK : cvx_fail(CVX_EINVAL, "after: no job %.80s", after);
+    if (!known) {
+        return cvx_fail(CVX_EINVAL, "after: no job %.80s", after);
+    }
+    CVX_RETURN_IF(
+        ask(r, &known, at, ascending ? "ZCOUNT %s -inf %s" : "ZCOUNT %s %s +inf", key, bound));
+    *at -= 1;
+    return CVX_OK;
 }
 
-cvx_status cvx_jobs_list(cvx_redis *r, const char *owner, const char *after, bool ascending,
-                         int64_t max, char (*ids)[CVX_ID_MAX], int64_t *n)
+/* The ids in a reply. */
+static int64_t ids_of(const redisReply *reply, int64_t max, char (*ids)[CVX_ID_MAX])
 {
-    char key[128];
+    int64_t n = 0;
+
+    for (size_t i = 0; reply->type == REDIS_REPLY_ARRAY && i < reply->elements && n < max; i++) {
+        snprintf(ids[n++], CVX_ID_MAX, "%s", text(reply->element[i]));
+    }
+    return n;
+}
+
+cvx_status cvx_jobs_list(cvx_redis *r, const char *owner, const char *state, const char *after,
+                         bool ascending, int64_t max, char (*ids)[CVX_ID_MAX], int64_t *n)
+{
+    char key[128], all[100];
     int64_t at;
     redisReply *reply;
 
     *n = 0;
-    snprintf(key, sizeof key, owner != NULL ? "cvx:jobs:%.100s" : "cvx:jobs", owner);
-    CVX_RETURN_IF(place(r, key, after, ascending, &at));
+    snprintf(all, sizeof all, "cvx:jobs:%.80s", owner);
+    snprintf(key, sizeof key, "cvx:jobs:%.80s%s%.20s", owner, state != NULL ? ":" : "",
+             state != NULL ? state : "");
+    CVX_RETURN_IF(place(r, key, all, after, ascending, &at));
     CVX_RETURN_IF(cvx_redis_command(r, &reply, "%s %s %lld %lld",
                                     ascending ? "ZRANGE" : "ZREVRANGE", key, (long long)at + 1,
                                     (long long)(at + max)));
-    for (size_t i = 0; reply->type == REDIS_REPLY_ARRAY && i < reply->elements && *n < max; i++) {
-        snprintf(ids[(*n)++], CVX_ID_MAX, "%s", text(reply->element[i]));
-    }
+    *n = ids_of(reply, max, ids);
+    freeReplyObject(reply);
+    return CVX_OK;
+}
+
+cvx_status cvx_jobs_ended(cvx_redis *r, int64_t before_ms, int64_t max, char (*ids)[CVX_ID_MAX],
+                          int64_t *n)
+{
+    redisReply *reply;
+
+    *n = 0;
+    CVX_RETURN_IF(cvx_redis_command(r, &reply, "ZRANGE cvx:done -inf (%lld BYSCORE LIMIT 0 %lld",
+                                    (long long)before_ms, (long long)max));
+    *n = ids_of(reply, max, ids);
     freeReplyObject(reply);
     return CVX_OK;
 }
@@ -211,13 +323,14 @@ cvx_status cvx_jobs_cancel(cvx_redis *r, const char *id, char state[16])
     return CVX_OK;
 }
 
-cvx_status cvx_jobs_remove(cvx_redis *r, const char *id, bool *removed)
+cvx_status cvx_jobs_remove(cvx_redis *r, const char *id, bool *removed, char image[CVX_PATH_MAX])
 {
     redisReply *reply;
     const cvx_script_arg args[] = {CVX_TEXT(id)};
 
     CVX_RETURN_IF(cvx_script_run(r, &reply, "remove", args, 1));
-    *removed = reply->type == REDIS_REPLY_INTEGER && reply->integer == 1;
+    *removed = reply->type != REDIS_REPLY_INTEGER || reply->integer == 1;
+    snprintf(image, CVX_PATH_MAX, "%s", text(reply));
     freeReplyObject(reply);
     return CVX_OK;
 }

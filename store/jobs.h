@@ -7,6 +7,7 @@
 #ifndef CVX_STORE_JOBS_H
 #define CVX_STORE_JOBS_H
 
+#include "base/file.h"
 #include "proto/cvx.pb-c.h"
 #include "store/redis.h"
 
@@ -21,10 +22,20 @@ void cvx_job_id(char out[CVX_ID_MAX]);
 /* Whether a text has the form of an id: what comes from outside is looked up only if it has. */
 bool cvx_job_id_valid(const char *id);
 
+/* What one owner may do; 0: no limit. */
+typedef struct cvx_limits {
+    int64_t waiting, per_minute;
+} cvx_limits;
+
 /* Puts a job (spec->id, owner, priority, created_ms filled in) among those that wait. once: idempotency key, or "". id: the
- * job's, or that of the job the same key made before. */
+ * job's, or that of the job the same key made before. *retry_after > 0: a limit is reached, which cvx_error() tells; no job was
+ * made; seconds. */
 cvx_status cvx_jobs_create(cvx_redis *r, const Cvx__JobSpec *spec, const char *once,
-                           char id[CVX_ID_MAX]) CVX_CHECK;
+                           const cvx_limits *limits, char id[CVX_ID_MAX],
+                           int *retry_after) CVX_CHECK;
+/* Puts a run that was no job of the queue among the completed ones. */
+cvx_status cvx_jobs_record(cvx_redis *r, const Cvx__JobSpec *spec,
+                           const Cvx__Result *result) CVX_CHECK;
 
 typedef struct cvx_job_view {
     char id[CVX_ID_MAX];
@@ -41,13 +52,20 @@ typedef struct cvx_job_view {
 cvx_status cvx_jobs_get(cvx_redis *r, const char *id, cvx_job_view *out, bool *found) CVX_CHECK;
 void cvx_job_view_free(cvx_job_view *v);
 
-/* Ids of an owner's jobs (NULL: everybody's), newest first or (ascending) oldest first, behind `after` ("": from the first), at
- * most `max`. *n of them are written. */
-cvx_status cvx_jobs_list(cvx_redis *r, const char *owner, const char *after, bool ascending,
-                         int64_t max, char (*ids)[CVX_ID_MAX], int64_t *n) CVX_CHECK;
+/* Ids of an owner's jobs, of one state (NULL: of all), newest first or (ascending) oldest first, behind `after` ("": from the
+ * first), at most `max`. *n of them are written. */
+cvx_status cvx_jobs_list(cvx_redis *r, const char *owner, const char *state, const char *after,
+                         bool ascending, int64_t max, char (*ids)[CVX_ID_MAX],
+                         int64_t *n) CVX_CHECK;
 /* state: of 16 bytes, the job's state then; "" where there is none. */
 cvx_status cvx_jobs_cancel(cvx_redis *r, const char *id, char state[16]) CVX_CHECK;
-cvx_status cvx_jobs_remove(cvx_redis *r, const char *id, bool *removed) CVX_CHECK;
+/* Forgets a job that has ended (else *removed is false). image: the file it began with, where no other job does and it may go too;
+ * else "". */
+cvx_status cvx_jobs_remove(cvx_redis *r, const char *id, bool *removed,
+                           char image[CVX_PATH_MAX]) CVX_CHECK;
+/* Ids of jobs that ended before a time, oldest first, at most `max`. */
+cvx_status cvx_jobs_ended(cvx_redis *r, int64_t before_ms, int64_t max, char (*ids)[CVX_ID_MAX],
+                          int64_t *n) CVX_CHECK;
 
 /* For pools. */
 

@@ -115,6 +115,22 @@ cvx_status cvx_lease_renew(cvx_redis *r, const char *id, int64_t token,
     return CVX_OK;
 }
 
+#define METRICS 16
+
+/* Pairs of name and value for the script; how many. */
+static int metrics(const Cvx__Result *result, cvx_script_arg *args, char (*values)[32])
+{
+    int n = 0;
+
+    for (; n < METRICS && (size_t)n < result->n_metrics; n++) {
+        const Cvx__Metric *m = result->metrics[n];
+        snprintf(values[n], sizeof values[n], "%.17g", m->value);
+        args[2 * n] = (cvx_script_arg)CVX_TEXT(m->name);
+        args[2 * n + 1] = (cvx_script_arg)CVX_TEXT(values[n]);
+    }
+    return n;
+}
+
 cvx_status cvx_lease_finish(cvx_redis *r, const char *id, int64_t token, const char *state,
                             const char *cause, const Cvx__Result *result, char now[16])
 {
@@ -135,15 +151,18 @@ cvx_status cvx_lease_finish(cvx_redis *r, const char *id, int64_t token, const c
     snprintf(tok, sizeof tok, "%lld", (long long)token);
     snprintf(at, sizeof at, "%lld", (long long)cvx_now_ms());
     snprintf(most, sizeof most, "%d", CVX_MOST_ATTEMPTS);
-    const cvx_script_arg args[] = {CVX_TEXT(id),
-                                   CVX_TEXT(tok),
-                                   CVX_TEXT(state),
-                                   {p.data != NULL ? (void *)p.data : "", p.len},
-                                   CVX_TEXT(cause),
-                                   CVX_TEXT(at),
-                                   {scores.data != NULL ? (void *)scores.data : "", scores.len},
-                                   CVX_TEXT(most)};
-    cvx_status st = cvx_script_run(r, &reply, "finish", args, 8);
+    cvx_script_arg args[8 + 2 * METRICS] = {CVX_TEXT(id),
+                                            CVX_TEXT(tok),
+                                            CVX_TEXT(state),
+                                            {p.data != NULL ? (void *)p.data : "", p.len},
+                                            CVX_TEXT(cause),
+                                            CVX_TEXT(at),
+                                            {scores.data != NULL ? (void *)scores.data : "",
+                                             scores.len},
+                                            CVX_TEXT(most)};
+    char values[METRICS][32];
+    int n = result != NULL ? metrics(result, &args[8], values) : 0;
+    cvx_status st = cvx_script_run(r, &reply, "finish", args, 8 + 2 * n);
     cvx_packed_free(&p);
     cvx_packed_free(&scores);
     CVX_RETURN_IF(st);

@@ -3,7 +3,8 @@
 #include <string.h>
 
 #define SCRIPTS(X)                                                                                 \
-    X(create) X(dispatch) X(claim) X(renew) X(finish) X(cancel) X(reap) X(unread) X(remove)
+    X(create)                                                                                      \
+    X(dispatch) X(claim) X(renew) X(finish) X(cancel) X(reap) X(unread) X(remove) X(record)
 
 #define DECLARE(name)                                                                              \
     extern const unsigned char cvx_lua_##name[];                                                   \

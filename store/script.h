@@ -4,7 +4,7 @@
 
 #include "store/redis.h"
 
-#define CVX_SCRIPT_ARGS 10
+#define CVX_SCRIPT_ARGS 64
 typedef struct cvx_script_arg {
     const void *data;
     size_t len;

@@ -1,20 +1,37 @@
--- A new job. ARGV: id, spec, owner, priority, created_ms, idempotency key or '', deadline_ms or 0.
--- Returns the id: of the job that the same idempotency key made before, if there is one.
-local id, spec, owner, priority, created, once, deadline = unpack(ARGV)
+-- A new job. ARGV: id, spec, owner, priority, created_ms, idempotency key or '', deadline_ms or 0, image or '', most waiting jobs
+-- of the owner or 0, most new ones a minute or 0. Returns the id: of the job that the same idempotency key made before, if
+-- there is one. Beyond a limit: {which, seconds after which to ask again}.
+local id, spec, owner, priority, created, once, deadline, image, waiting, minute = unpack(ARGV)
+local key = 'cvx:once:' .. owner .. ':' .. once
 if once ~= '' then
-  local key = 'cvx:once:' .. owner .. ':' .. once
-  local before = redis.call('GET', key)
-  if before and redis.call('EXISTS', 'cvx:job:' .. before) == 1 then
+  local before = call('GET', key)
+  if before and call('EXISTS', 'cvx:job:' .. before) == 1 then
     return before
   end
-  redis.call('SET', key, id, 'EX', 86400)
 end
-redis.call('HSET', 'cvx:job:' .. id, 'spec', spec, 'owner', owner, 'state', 'queued', 'priority', priority,
-  'created_ms', created, 'attempts', 0, 'deaths', 0, 'deadline_ms', deadline, 'token', 0)
-redis.call('ZADD', 'cvx:jobs', created, id)
-redis.call('ZADD', 'cvx:jobs:' .. owner, created, id)
-redis.call('ZADD', 'cvx:waiting:' .. owner, tonumber(priority) * 1e14 + tonumber(created), id)
-redis.call('SADD', 'cvx:owners', owner)
-redis.call('XADD', 'cvx:events:' .. id, '*', 'type', 'state', 'state', 'queued')
-redis.call('HINCRBY', 'cvx:count', 'created', 1)
+if tonumber(waiting) > 0 and call('ZCARD', 'cvx:jobs:' .. owner .. ':queued') >= tonumber(waiting) then
+  return {'waiting', 5}
+end
+if tonumber(minute) > 0 then
+  local rate = 'cvx:rate:' .. owner .. ':' .. math.floor(tonumber(created) / 60000)
+  if call('INCR', rate) > tonumber(minute) then
+    return {'minute', 60 - math.floor(tonumber(created) / 1000) % 60}
+  end
+  call('EXPIRE', rate, 120)
+end
+if once ~= '' then
+  call('SET', key, id, 'EX', 86400)
+end
+local job = {id = id, owner = owner, priority = priority, created_ms = created}
+call('HSET', 'cvx:job:' .. id, 'spec', spec, 'owner', owner, 'priority', priority, 'created_ms', created, 'attempts', 0,
+  'deaths', 0, 'deadline_ms', deadline, 'token', 0, 'image', image)
+enter(job, 'queued')
+wait(job)
+if image ~= '' then
+  call('HINCRBY', 'cvx:images', image, 1)
+end
+call('ZADD', 'cvx:jobs', created, id)
+call('ZADD', 'cvx:jobs:' .. owner, created, id)
+tell(id, 'type', 'state', 'state', 'queued')
+call('HINCRBY', 'cvx:count', 'created', 1)
 return id

@@ -1,0 +1,88 @@
+-- Before every script: what a change of a job's state means for the keys. docs/redis.md names them.
+local call = redis.call
+local EVENTS = 2000
+
+local function tell(id, ...)
+  call('XADD', 'cvx:events:' .. id, 'MAXLEN', '~', EVENTS, '*', ...)
+end
+
+-- The job's fields as a table (numbers where they are), or nil where there is no such job.
+local function load(id)
+  local names = {'state', 'owner', 'priority', 'created_ms', 'entry', 'token', 'attempts', 'cancel', 'deadline_ms',
+    'started_ms', 'pool', 'image'}
+  local values = call('HMGET', 'cvx:job:' .. id, unpack(names))
+  if not values[1] then
+    return nil
+  end
+  local job = {id = id}
+  for i, name in ipairs(names) do
+    job[name] = values[i] or ''
+  end
+  return job
+end
+
+-- From one state (nil: a new job) to another (nil: forgotten), in the lists and counters.
+local function enter(job, state)
+  if job.state then
+    call('ZREM', 'cvx:jobs:' .. job.owner .. ':' .. job.state, job.id)
+    call('HINCRBY', 'cvx:state', job.state, -1)
+  end
+  if state then
+    call('ZADD', 'cvx:jobs:' .. job.owner .. ':' .. state, job.created_ms, job.id)
+    call('HINCRBY', 'cvx:state', state, 1)
+    call('HSET', 'cvx:job:' .. job.id, 'state', state)
+  end
+  job.state = state
+end
+
+-- The job waits for its turn.
+local function wait(job)
+  call('ZADD', 'cvx:waiting:' .. job.owner, tonumber(job.priority) * 1e14 + tonumber(job.created_ms), job.id)
+  call('SADD', 'cvx:owners', job.owner)
+end
+
+-- Takes the job out of the queue and from its pool.
+local function release(job)
+  if job.entry ~= '' then
+    call('XACK', 'cvx:queue', 'pools', job.entry)
+    call('XDEL', 'cvx:queue', job.entry)
+    call('HDEL', 'cvx:job:' .. job.id, 'entry')
+  end
+  call('ZREM', 'cvx:running', job.id)
+  call('DEL', 'cvx:lease:' .. job.id)
+end
+
+-- The job ends, or with state 'queued' waits for another try.
+local function move(job, state, cause, now)
+  local key = 'cvx:job:' .. job.id
+  release(job)
+  enter(job, state)
+  call('HSET', key, 'token', 0, 'cause', cause)
+  if state == 'queued' then
+    wait(job)
+  else
+    call('HSET', key, 'completed_ms', now)
+    call('ZADD', 'cvx:done', now, job.id)
+    call('HINCRBY', 'cvx:count', state, 1)
+  end
+  if cause ~= '' then
+    tell(job.id, 'type', 'state', 'state', state, 'cause', cause)
+  else
+    tell(job.id, 'type', 'state', 'state', state)
+  end
+end
+
+-- One more value in a histogram: seconds.
+local function observe(name, seconds)
+  local bounds = {0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000, 10000}
+  local key, bucket = 'cvx:hist:' .. name, 'inf'
+  for _, bound in ipairs(bounds) do
+    if seconds <= bound then
+      bucket = tostring(bound)
+      break
+    end
+  end
+  call('HINCRBY', key, bucket, 1)
+  call('HINCRBY', key, 'count', 1)
+  call('HINCRBYFLOAT', key, 'sum', seconds)
+end
