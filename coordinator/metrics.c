@@ -69,8 +69,8 @@ static cvx_status histogram(FILE *f, cvx_redis *r, const char *key, const char *
         n += field(h, bounds[i]);
         fprintf(f, "%s_bucket{le=\"%s\"} %.0f\n", name, bounds[i], n);
     }
-    fprintf(f, "%s_bucket{le=\"+Inf\"} %.0f\n%s_sum %.9g\n%s_count %.0f\n", name,
-            field(h, "count"), name, field(h, "sum"), name, field(h, "count"));
+    fprintf(f, "%s_bucket{le=\"+Inf\"} %.0f\n%s_sum %.9g\n%s_count %.0f\n", name, field(h, "count"),
+            name, field(h, "sum"), name, field(h, "count"));
     freeReplyObject(h);
     return CVX_OK;
 }

@@ -242,6 +242,8 @@ static cvx_status open_mp4(cvx_media_writer *w)
     CVX_RETURN_IF(alloc_self(w, "mp4", "libx264"));
     av_file *a = w->self;
     CVX_RETURN_IF(set(w, a->out.encoder->priv_data, "preset", "medium"));
+    /* its vector code reads memory that nobody has written: other bytes in every long-lived process */
+    CVX_RETURN_IF(set(w, a->out.encoder->priv_data, "mbtree", "0"));
     if (w->opts.w * w->opts.h >
         LARGE_PIXELS) { /* forty frames to look ahead would be most of the memory */
         CVX_RETURN_IF(set(w, a->out.encoder->priv_data, "rc-lookahead", "10"));
