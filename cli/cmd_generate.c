@@ -20,8 +20,9 @@ static int run(int argc, char **argv)
 
     cvx_stop_install();
     if (st == CVX_OK) {
-        st = r.batch != NULL ? cvx_batch(&r, mesh, fn, events, report, stderr)
-                             : cvx_generate(&r, mesh, fn, events, report);
+        const cvx_generator_options opt = {
+            .mesh = mesh, .event = fn, .payload = events, .report = report};
+        st = r.batch != NULL ? cvx_batch(&r, &opt, stderr) : cvx_generate(&r, &opt);
     }
     cvx_mesh_close(mesh);
     return cvx_cli_finish(st);

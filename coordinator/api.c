@@ -322,9 +322,10 @@ static const char *variant_file(const cvx_job_view *v, const char *variant)
     if (strcmp(v->state, "completed") != 0 || v->result == NULL) {
         return NULL;
     }
-    return strcmp(variant, "video") == 0       ? v->result->video
-           : strcmp(variant, "thumbnail") == 0 ? v->result->thumbnail
-                                               : v->result->spritesheet;
+    const char *file = strcmp(variant, "video") == 0       ? v->result->video
+                       : strcmp(variant, "thumbnail") == 0 ? v->result->thumbnail
+                                                           : v->result->spritesheet;
+    return file[0] != 0 ? file : NULL;
 }
 
 static void content(cvx_redis *r, const char *id, const cvx_http_request *q, cvx_http_answer *a)

@@ -15,6 +15,7 @@
 #include "rankworker/device.h"
 #include "rankworker/place.h"
 #include "rankworker/pool.h"
+#include "rankworker/record.h"
 #include "rankworker/stats.h"
 #include "rankworker/supervise.h"
 
@@ -96,8 +97,15 @@ static cvx_status work(cvx_comm *world, const cvx_place *place, cvx_request *r,
     if (!first) { /* the first rank of another data group has notes of its own */
         fn = mesh->replica->rank == 0 && !r->json ? cvx_events_quiet : NULL;
     }
-    cvx_status st = r->batch != NULL ? cvx_batch(r, mesh, fn, events, report, stderr)
-                                     : cvx_generate(r, mesh, fn, events, report);
+    cvx_record record = {.url = pool->redis, .owner = pool->owner};
+    const cvx_generator_options opt = {.mesh = mesh,
+                                       .event = fn,
+                                       .payload = events,
+                                       .report = report,
+                                       .finished = pool->redis != NULL ? cvx_record_video : NULL,
+                                       .finished_payload = &record};
+    cvx_status st = r->batch != NULL ? cvx_batch(r, &opt, stderr) : cvx_generate(r, &opt);
+    cvx_record_close(&record);
     if (st == CVX_OK && r->stats) {
         st = cvx_stats_print(mesh, stdout, r->json);
     }

@@ -19,8 +19,12 @@ const cvx_opt cvx_pool_opts[] = {
     {"pool", CVX_OPT_FLAG, offsetof(cvx_pool_options, pool), NULL,
      "take jobs from the queue in Redis until SIGTERM", 0, 0, NULL},
     {"redis", CVX_OPT_STR, offsetof(cvx_pool_options, redis), "URL",
-     "redis://[:password@]host:port/db or unix:///socket (default: CVX_REDIS of the environment)",
+     "redis://[:password@]host:port/db or unix:///socket (default with --pool: CVX_REDIS of the environment); without "
+     "--pool every video is recorded there",
      0, 0, NULL},
+    {"owner", CVX_OPT_STR, offsetof(cvx_pool_options, owner), "NAME",
+     "without --pool: the API key's name that recorded videos are listed under (default: local)", 0,
+     0, NULL},
     {"pool-name", CVX_OPT_STR, offsetof(cvx_pool_options, name), "NAME",
      "default: the host's name and the process id", 0, 0, NULL},
     {"data-dir", CVX_OPT_STR, offsetof(cvx_pool_options, data_dir), "DIR",

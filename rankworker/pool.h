@@ -10,8 +10,9 @@
 typedef struct cvx_pool_options {
     bool pool;
     const char *redis, *name,
-        *data_dir;    /* NULL: CVX_REDIS, host and process id, what the coordinator says */
-    int64_t max_jobs; /* 0: until it is stopped */
+        *data_dir;     /* NULL: CVX_REDIS, host and process id, what the coordinator says */
+    const char *owner; /* without --pool; NULL: "local" */
+    int64_t max_jobs;  /* 0: until it is stopped */
 } cvx_pool_options;
 
 extern const cvx_opt cvx_pool_opts[];

@@ -10,8 +10,7 @@
 #include "media/plot.h"
 #include "media/video.h"
 
-/* "scores" of a manifest; none is no error. */
-static cvx_status read_scores(Cvx__Result *out, const json_t *scores)
+cvx_status cvx_result_scores(Cvx__Result *out, const json_t *scores)
 {
     const json_t *frames = json_object_get(scores, "frames");
     const json_t *drift = json_object_get(json_object_get(scores, "drift"), "frames");
@@ -82,7 +81,7 @@ cvx_status cvx_result_make(Cvx__Result *out, const char *folder, const char *vid
     CVX_RETURN_IF(pictures(out, folder, video));
     snprintf(path, sizeof path, "%.4000s.json", video);
     CVX_RETURN_IF(cvx_json_load(&manifest, path));
-    cvx_status st = read_scores(out, json_object_get(manifest, "scores"));
+    cvx_status st = cvx_result_scores(out, json_object_get(manifest, "scores"));
     json_decref(manifest);
     if (st == CVX_OK && (out->video == NULL || out->mesh == NULL || out->thumbnail == NULL ||
                          out->spritesheet == NULL)) {

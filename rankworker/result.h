@@ -2,6 +2,7 @@
 #ifndef CVX_RANKWORKER_RESULT_H
 #define CVX_RANKWORKER_RESULT_H
 
+#include "base/json.h"
 #include "base/status.h"
 #include "proto/cvx.pb-c.h"
 
@@ -9,6 +10,8 @@
  * frees with cvx_result_free. */
 cvx_status cvx_result_make(Cvx__Result *out, const char *folder, const char *video,
                            const char *mesh, double seconds) CVX_CHECK;
+/* Sets the frame scores from "scores" of a manifest; NULL or none is no error. */
+cvx_status cvx_result_scores(Cvx__Result *out, const json_t *scores) CVX_CHECK;
 void cvx_result_free(Cvx__Result *r);
 
 #endif

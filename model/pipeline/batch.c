@@ -140,9 +140,10 @@ static cvx_status conclude(batch *b, cvx_status st)
                     (double)failed, (long long)b->jobs);
 }
 
-cvx_status cvx_batch(const cvx_request *defaults, const cvx_mesh *mesh, cvx_event_fn event,
-                     void *payload, FILE *report, FILE *errors)
+cvx_status cvx_batch(const cvx_request *defaults, const cvx_generator_options *opt, FILE *errors)
 {
+    const cvx_mesh *mesh = opt->mesh;
+    cvx_generator_options alone = *opt;
     batch b = {.defaults = defaults, .mesh = mesh, .errors = errors};
     cvx_status st = CVX_OK;
 
@@ -153,13 +154,8 @@ cvx_status cvx_batch(const cvx_request *defaults, const cvx_mesh *mesh, cvx_even
             cvx_comm_agree(mesh->world,
                            cvx_file_read(&b.text, &b.len, defaults->batch, BATCH_MAX_BYTES)),
             done);
-    CVX_TRY(st,
-            cvx_generator_open(&b.generator, &(cvx_generator_options){.mesh = mesh,
-                                                                      .group_alone = true,
-                                                                      .event = event,
-                                                                      .payload = payload,
-                                                                      .report = report}),
-            done);
+    alone.group_alone = true;
+    CVX_TRY(st, cvx_generator_open(&b.generator, &alone), done);
     st = conclude(&b, run_lines(&b));
 done:
     cvx_generator_close(b.generator);

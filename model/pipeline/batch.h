@@ -14,9 +14,9 @@
  * ends the batch between two jobs or two steps (CVX_EREQUEUE; without --checkpoint-dir CVX_ECANCELLED): the
  * same command then goes on.
  *
- * event, payload: as in cvx_generator_options. Collective over the mesh. */
-cvx_status cvx_batch(const cvx_request *defaults, const cvx_mesh *mesh, cvx_event_fn event,
-                     void *payload, FILE *report, FILE *errors) CVX_CHECK;
+ * opt: group_alone is set here. Collective over the mesh. */
+cvx_status cvx_batch(const cvx_request *defaults, const cvx_generator_options *opt,
+                     FILE *errors) CVX_CHECK;
 
 /* One line into *r, which holds the defaults; *doc (new reference) must outlive r. CVX_EFORMAT or CVX_EINVAL naming
  * `what` and the key. */

@@ -312,20 +312,31 @@ static bool manifest_path(const cvx_request *r, char out[CVX_PATH_MAX + 8], cons
     return true;
 }
 
-static cvx_status write_manifest(const cvx_video *v, const char *path, const json_t *scores)
+/* Writes the manifest and tells that the video is there. */
+static cvx_status write_manifest(const cvx_video *v, const char *path, const cvx_stages_plan *out,
+                                 int64_t n)
 {
     const cvx_generator *g = v->g;
     char name[CVX_PATH_MAX + 8];
+    bool wanted = manifest_path(g->request, name, path);
 
-    if (!manifest_path(g->request, name, path)) {
+    if (!wanted && g->opt.finished == NULL) {
         return CVX_OK;
     }
     json_t *m = cvx_manifest_make(g->ctx, &g->ckpt, v->job, v->k, path, v->plan, v->cost, g->hashes,
-                                  scores, v->retiled);
+                                  v->scores, v->retiled);
     if (v->candidates != NULL) {
         json_object_set(m, "best_of", v->candidates);
     }
-    cvx_status st = cvx_manifest_write(name, m);
+    cvx_status st = wanted ? cvx_manifest_write(name, m) : CVX_OK;
+    if (st == CVX_OK && g->opt.finished != NULL) {
+        st = g->opt.finished(g->opt.finished_payload, &(cvx_finished){.path = path,
+                                                                      .frames = n,
+                                                                      .w = out->w,
+                                                                      .h = out->h,
+                                                                      .fps = out->fps,
+                                                                      .manifest = m});
+    }
     json_decref(m);
     return st;
 }
@@ -367,7 +378,7 @@ static cvx_status after_output(cvx_video *v, const char *path, const cvx_stages_
     cvx_generator *g = v->g;
     const cvx_request *r = g->request;
 
-    CVX_RETURN_IF(write_manifest(v, path, v->scores));
+    CVX_RETURN_IF(write_manifest(v, path, out, n));
     cvx_resume_clear(&v->resume);
     if (g->opt.report != NULL) {
         fprintf(g->opt.report, "%s: %lld frames of %lldx%lld at %g fps, seed %lld", path,
@@ -706,15 +717,11 @@ done:
     return st;
 }
 
-cvx_status cvx_generate(const cvx_request *r, const cvx_mesh *mesh, cvx_event_fn event,
-                        void *payload, FILE *report)
+cvx_status cvx_generate(const cvx_request *r, const cvx_generator_options *opt)
 {
     cvx_generator *g = NULL;
 
-    CVX_RETURN_IF(cvx_generator_open(&g, &(cvx_generator_options){.mesh = mesh,
-                                                                  .event = event,
-                                                                  .payload = payload,
-                                                                  .report = report}));
+    CVX_RETURN_IF(cvx_generator_open(&g, opt));
     cvx_status st = cvx_generator_run(g, r, false);
     cvx_generator_close(g);
     return st;

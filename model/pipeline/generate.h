@@ -8,6 +8,14 @@
  * packed. */
 typedef struct cvx_generator cvx_generator;
 
+/* A video that is complete. */
+typedef struct cvx_finished {
+    const char *path;
+    int64_t frames, w, h;
+    double fps;
+    const json_t *manifest;
+} cvx_finished;
+
 typedef struct cvx_generator_options {
     const cvx_mesh *mesh; /* borrowed */
     /* Whether each data group makes whole requests by itself, others than its neighbours'; else the groups share
@@ -17,6 +25,9 @@ typedef struct cvx_generator_options {
         event; /* with its payload; NULL: nothing is told. Called on the ranks that have it */
     void *payload;
     FILE *report; /* one line per finished video, by rank 0 of its data group; may be NULL */
+    /* Told of each finished video, likewise; a failure is the request's. May be NULL. */
+    cvx_status (*finished)(void *payload, const cvx_finished *f);
+    void *finished_payload;
 } cvx_generator_options;
 
 cvx_status cvx_generator_open(cvx_generator **out, const cvx_generator_options *opt) CVX_CHECK;
@@ -34,8 +45,7 @@ void cvx_generator_close(cvx_generator *g); /* accepts NULL */
 cvx_status cvx_generator_run(cvx_generator *g, const cvx_request *r, bool skip_done) CVX_CHECK;
 
 /* open, run, close. Collective over the mesh. */
-cvx_status cvx_generate(const cvx_request *r, const cvx_mesh *mesh, cvx_event_fn event,
-                        void *payload, FILE *report) CVX_CHECK;
+cvx_status cvx_generate(const cvx_request *r, const cvx_generator_options *opt) CVX_CHECK;
 
 /* Opens the context a request asks for. Caller closes. */
 cvx_status cvx_request_ctx(cvx_ctx **out, const cvx_request *r) CVX_CHECK;

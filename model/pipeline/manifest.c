@@ -211,10 +211,11 @@ json_t *cvx_manifest_make(const cvx_ctx *ctx, const cvx_checkpoint *c, const cvx
     json_object_set_new(m, "model", json_string(cvx_checkpoint_describe(c, what, sizeof what)));
     const cvx_degrees *mesh = &plan->options.mesh->degrees;
     json_object_set_new(m, "request", resolved_request(ctx, job, mesh, video_index, path));
-    json_object_set_new(m, "mesh",
-                        json_pack("{s:i, s:i, s:i, s:i, s:i}", "data", mesh->n[0], "cfg",
-                                  mesh->n[1], "ring", mesh->n[2], "ulysses", mesh->n[3], "tensor",
-                                  mesh->n[4]));
+    json_t *degrees = json_object();
+    for (int i = 0; i < CVX_MESH_DIMS; i++) {
+        json_object_set_new(degrees, cvx_mesh_names[i], json_integer(mesh->n[i]));
+    }
+    json_object_set_new(m, "mesh", degrees);
     json_object_set_new(m, "sha256", json_deep_copy(hashes));
     json_object_set_new(m, "backend", json_string(ctx->ops->name));
     json_object_set_new(m, "packed_weights", json_boolean(plan->options.pack));

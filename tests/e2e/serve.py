@@ -145,6 +145,29 @@ def redis_dies(s):
     say("a job outlives Redis", done["status"] == "completed" and done["cvx"]["attempts"] == 1, done)
 
 
+def standalone(s):
+    """A run of its own that tells Redis."""
+    path = f"{work}/own.mp4"
+    run = subprocess.run([f"{os.path.dirname(cvx)}/cvx-rank", "--redis", f"unix://{s.data}/redis/socket", "--model",
+                          "models/shapes", "--clip-model", "models/shapes-clip", "--prompt", "a green square",
+                          "--num-inference-steps", "2", "--seed", "7", "--output", path, "--quiet"],
+                         capture_output=True, text=True)
+    v = s.call("GET", "/v1/videos?limit=1")[1]["data"][0]
+    say("a run of its own is listed", run.returncode == 0 and v["prompt"] == "a green square" and v["cvx"]["seed"] == 7
+        and v["status"] == "completed", (run.stderr, v))
+    scored = json.loads(subprocess.run([cvx, "score", "--json", "--clip-model", "models/shapes-clip", "--prompt",
+                                        "a green square", path], capture_output=True, text=True).stdout)
+    with open(path + ".json") as f:
+        want = json.load(f)["scores"]["frames"]
+    got = v["cvx"]["scores"]["frames"]
+    say("with its scores", got == want and len(got) == len(scored["frames"]), (got, want))
+    say("near to those of the compressed frames", max(abs(a - b) for a, b in zip(got, scored["frames"])) < 6,
+        (got, scored["frames"]))
+    with open(path, "rb") as f:
+        say("and its content", s.call("GET", f"/v1/videos/{v['id']}/content", raw=True)[1] == f.read())
+    say("but no thumbnail", s.call("GET", f"/v1/videos/{v['id']}/content?variant=thumbnail")[0] == 409)
+
+
 def restart(s):
     _, v, _ = s.create(num_inference_steps=250)
     s.wait(v["id"], ("in_progress",))
@@ -157,6 +180,6 @@ def restart(s):
 
 service = Service(f"{work}/data", "--clip-model", "models/shapes-clip")
 say("ready", service.url is not None)
-for part in lifecycle, forms_and_keys, refusals, events, faults, redis_dies, restart:
+for part in lifecycle, forms_and_keys, refusals, events, faults, redis_dies, standalone, restart:
     part(service)
 finish()
