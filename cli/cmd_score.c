@@ -75,13 +75,9 @@ static cvx_status draw(const options *o, const cvx_clip_scores *s, const char *v
     if (o->sheet == NULL) {
         return CVX_OK;
     }
-    cvx_frames f = {0};
-    CVX_RETURN_IF(cvx_frames_read(&f, video, 0));
-    cvx_status st =
-        cvx_sheet_write(o->sheet, &f,
-                        &(cvx_sheet_opts){.title = title, .score = s->score, .drift = s->drifting});
-    cvx_frames_free(&f);
-    return st;
+    return cvx_sheet_of_video(
+        o->sheet, video, &(cvx_sheet_opts){.title = title, .score = s->score, .drift = s->drifting},
+        NULL, NULL);
 }
 
 static cvx_status score(const options *o, const char *video)

@@ -23,20 +23,16 @@ static int run(int argc, char **argv)
     options o = {0};
     const char *pos[2];
     int n, code;
-    cvx_frames f = {0};
 
     if (!cvx_cli_begin(&cvx_cmd_sheet, &o, argc, argv, pos, 2, 2, &n, &code)) {
         return code;
     }
-    cvx_status st = cvx_frames_read(&f, pos[0], 0);
-    if (st == CVX_OK) {
-        st = cvx_sheet_write(pos[1], &f,
-                             &(cvx_sheet_opts){.tiles = o.tiles,
-                                               .columns = o.columns,
-                                               .tile_w = o.tile_width,
-                                               .title = o.title});
-    }
-    cvx_frames_free(&f);
+    cvx_status st = cvx_sheet_of_video(pos[1], pos[0],
+                                       &(cvx_sheet_opts){.tiles = o.tiles,
+                                                         .columns = o.columns,
+                                                         .tile_w = o.tile_width,
+                                                         .title = o.title},
+                                       NULL, NULL);
     return cvx_cli_finish(st);
 }
 

@@ -7,6 +7,7 @@
 #define CVX_MEDIA_PLOT_H
 
 #include "base/status.h"
+#include "media/image.h"
 #include "media/video.h"
 
 typedef struct cvx_plot_opts {
@@ -30,11 +31,18 @@ typedef struct cvx_sheet_opts {
     const char *title;   /* as above */
     const double *score; /* [frames]: shown beside the frame number; NULL for none */
     const bool *drift;   /* [frames]: marked by a red border; NULL for none */
+    int64_t
+        of; /* frames of the clip, of which only those that are shown are given; 0: all are given */
 } cvx_sheet_opts;
 
 /* Writes a PNG with frames of the clip in a grid, each with its number and time (if the clip has a
  * rate). CVX_EINVAL (no frames, sizes), CVX_EIO, CVX_ENOMEM. */
 cvx_status cvx_sheet_write(const char *path, const cvx_frames *f,
                            const cvx_sheet_opts *o) CVX_CHECK;
+
+/* The same for a video (o->of is found out), of which only the frames that are shown are held. info: what it is, frames counted;
+ * first: its first frame, caller frees with cvx_image_free. Both may be NULL. Also the errors of cvx_media_reader_*. */
+cvx_status cvx_sheet_of_video(const char *path, const char *video, const cvx_sheet_opts *o,
+                              cvx_media_info *info, cvx_image *first) CVX_CHECK;
 
 #endif

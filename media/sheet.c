@@ -13,8 +13,8 @@ typedef struct sheet {
     const cvx_frames *f;
     const cvx_sheet_opts *o;
     cvx_canvas page;
-    int64_t tiles, columns, rows, tile_w, tile_h;
-    uint8_t *small; /* [tile_h, tile_w, 3] */
+    int64_t frames, tiles, columns, rows, tile_w, tile_h; /* frames: of the clip */
+    uint8_t *small;                                       /* [tile_h, tile_w, 3] */
 } sheet;
 
 /* The number of columns that brings the sheet nearest to 3:2, where unfilled places count too. */
@@ -37,10 +37,15 @@ static int64_t choose_columns(const sheet *s)
     return best;
 }
 
+static int64_t wanted(const cvx_sheet_opts *o)
+{
+    return o->tiles > 0 ? o->tiles : 12;
+}
+
 static cvx_status layout(sheet *s, const char *path)
 {
     const cvx_frames *f = s->f;
-    int64_t want = s->o->tiles > 0 ? s->o->tiles : 12;
+    int64_t want = wanted(s->o), all = s->o->of > 0 ? s->o->of : f->n;
 
     if (f->n < 1 || s->o->tiles < 0 || s->o->columns < 0 || s->o->tile_w < 0 ||
         s->o->tile_w > CVX_MEDIA_MAX_SIDE || s->o->columns > CVX_MEDIA_MAX_SIDE) {
@@ -50,7 +55,9 @@ static cvx_status layout(sheet *s, const char *path)
                         path, (long long)s->o->tiles, (long long)f->n, (long long)s->o->columns,
                         (long long)s->o->tile_w);
     }
-    s->tiles = want < f->n ? want : f->n;
+    s->tiles = want < all ? want : all;
+    s->frames = all;
+    CVX_ASSERT(s->o->of == 0 || f->n == s->tiles);
     s->tile_w = s->o->tile_w > 0 ? s->o->tile_w : 240;
     s->tile_h = (2 * s->tile_w * f->h + f->w) / (2 * f->w);
     s->tile_h = s->tile_h > 0 ? s->tile_h : 1;
@@ -61,9 +68,9 @@ static cvx_status layout(sheet *s, const char *path)
 }
 
 /* Frame numbers spread evenly, first and last included. */
-static int64_t frame_of(const sheet *s, int64_t tile)
+static int64_t frame_of(int64_t tile, int64_t tiles, int64_t frames)
 {
-    return s->tiles == 1 ? 0 : (2 * tile * (s->f->n - 1) + s->tiles - 1) / (2 * (s->tiles - 1));
+    return tiles == 1 ? 0 : (2 * tile * (frames - 1) + tiles - 1) / (2 * (tiles - 1));
 }
 
 static cvx_status draw_picture(sheet *s, int64_t frame, double x, double y)
@@ -91,14 +98,14 @@ static cvx_status draw_picture(sheet *s, int64_t frame, double x, double y)
 static cvx_status draw_tile(sheet *s, int64_t tile, double top)
 {
     cvx_canvas *c = &s->page;
-    int64_t i = frame_of(s, tile);
+    int64_t i = frame_of(tile, s->tiles, s->frames);
     double x = (double)(MARGIN + tile % s->columns * (s->tile_w + GAP));
     double y = top + (double)(tile / s->columns * (s->tile_h + CAPTION + GAP));
     double w = (double)s->tile_w, h = (double)s->tile_h;
     bool drift = s->o->drift != NULL && s->o->drift[i];
     char text[64];
 
-    CVX_RETURN_IF(draw_picture(s, i, x, y));
+    CVX_RETURN_IF(draw_picture(s, s->o->of > 0 ? tile : i, x, y));
     cvx_canvas_colour(c, drift ? CVX_RED : 0xd1d5db, 1);
     double line = drift ? 3 : 1;
     cairo_set_line_width(c->cr, line);
@@ -168,5 +175,72 @@ cvx_status cvx_sheet_write(const char *path, const cvx_frames *f, const cvx_shee
 done:
     cvx_canvas_close(&s.page);
     free(s.small);
+    return st;
+}
+
+static cvx_status count(const char *video, int64_t *n)
+{
+    cvx_media_reader *r = NULL;
+    bool got = true;
+
+    CVX_RETURN_IF(cvx_media_reader_open(&r, video));
+    const cvx_media_info *i = cvx_media_reader_info(r);
+    uint8_t *rgb = malloc((size_t)(i->w * i->h * 3));
+    cvx_status st = rgb != NULL ? CVX_OK : cvx_fail(CVX_ENOMEM, "%s: no memory for a frame", video);
+    for (*n = 0; st == CVX_OK && got; *n += st == CVX_OK && got) {
+        st = cvx_media_reader_next(r, rgb, &got);
+    }
+    free(rgb);
+    cvx_media_reader_close(r);
+    return st;
+}
+
+/* The frames that the sheet shows, of all there are. */
+static cvx_status pick(cvx_media_reader *r, const char *video, cvx_frames *f, int64_t frames)
+{
+    bool got = true;
+    int64_t k = 0, frame = f->w * f->h * 3;
+
+    f->rgb =
+        malloc((size_t)(f->n + 1) * (size_t)frame); /* the last place is for what is not shown */
+    if (f->rgb == NULL) {
+        return cvx_fail(CVX_ENOMEM, "%s: no memory for %lld frames", video, (long long)f->n);
+    }
+    for (int64_t i = 0; i < frames && got; i++) {
+        CVX_RETURN_IF(cvx_media_reader_next(r, f->rgb + k * frame, &got));
+        k += k < f->n && i == frame_of(k, f->n, frames);
+    }
+    return k == f->n ? CVX_OK : cvx_fail(CVX_EFORMAT, "%s: has changed while it was read", video);
+}
+
+cvx_status cvx_sheet_of_video(const char *path, const char *video, const cvx_sheet_opts *o,
+                              cvx_media_info *info, cvx_image *first)
+{
+    cvx_media_reader *r = NULL;
+    cvx_sheet_opts opts = *o;
+    cvx_frames f = {0};
+    cvx_status st;
+
+    CVX_RETURN_IF(count(video, &opts.of));
+    if (opts.of == 0) {
+        return cvx_fail(CVX_EFORMAT, "%s: no frame in it", video);
+    }
+    CVX_TRY(st, cvx_media_reader_open(&r, video), done);
+    cvx_media_info i = *cvx_media_reader_info(r);
+    i.frames = opts.of;
+    f = (cvx_frames){.w = i.w, .h = i.h, .fps = i.fps};
+    f.n = wanted(o) < opts.of ? wanted(o) : opts.of;
+    CVX_TRY(st, pick(r, video, &f, opts.of), done);
+    CVX_TRY(st, cvx_sheet_write(path, &f, &opts), done);
+    if (info != NULL) {
+        *info = i;
+    }
+    if (first != NULL) { /* the rest goes back with the next call for memory */
+        *first = (cvx_image){.w = f.w, .h = f.h, .rgb = f.rgb};
+        f.rgb = NULL;
+    }
+done:
+    cvx_media_reader_close(r);
+    cvx_frames_free(&f);
     return st;
 }

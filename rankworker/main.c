@@ -97,7 +97,10 @@ static cvx_status work(cvx_comm *world, const cvx_place *place, cvx_request *r,
     if (!first) { /* the first rank of another data group has notes of its own */
         fn = mesh->replica->rank == 0 && !r->json ? cvx_events_quiet : NULL;
     }
-    cvx_record record = {.url = pool->redis, .owner = pool->owner};
+    cvx_record record = {
+        .url = pool->redis,
+        .owner = pool->owner,
+        .options = {.backend = r->backend, .isa = r->isa, .threads = (int)r->threads}};
     const cvx_generator_options opt = {.mesh = mesh,
                                        .event = fn,
                                        .payload = events,

@@ -76,6 +76,7 @@ static void fill_request(work *w, const pool *p)
     r->prompt = (cvx_opt_list){.item = {s->prompt}, .n = 1};
     r->output = w->video;
     r->checkpoint_dir = w->checkpoint;
+    r->clip_model = NULL; /* the delivered file is scored */
     r->preview_dir = strcmp(r->offload, "none") == 0 ? w->folder : NULL;
     r->negative_prompt = s->negative_prompt;
     r->seed = s->seed;
@@ -178,6 +179,16 @@ static void fill_metrics(Cvx__Result *r, metrics *m, const cvx_stats_sum *now,
     r->n_metrics = n;
 }
 
+static cvx_status score(pool *p, work *w, Cvx__Result *result)
+{
+    cvx_progress progress = {.fn = cvx_link_event, .payload = p->link};
+
+    return p->defaults->clip_model == NULL
+               ? CVX_OK
+               : cvx_result_score(result, cvx_generator_ctx(p->generator), p->defaults->clip_model,
+                                  w->a->spec->prompt, w->video, &progress);
+}
+
 /* Tells how the job ended; on the first rank. */
 static cvx_status report(pool *p, work *w, cvx_status st, double seconds, const cvx_stats_sum *sum)
 {
@@ -187,6 +198,7 @@ static cvx_status report(pool *p, work *w, cvx_status st, double seconds, const 
 
     if (st == CVX_OK) {
         st = cvx_result_make(&result, w->folder, w->video, w->mesh, seconds);
+        st = st == CVX_OK ? score(p, w, &result) : st;
         fill_metrics(&result, &m, sum, &p->told, cvx_link_step_seconds(p->link));
         cvx_link_peak(p->link, sum->peak);
     }

@@ -58,6 +58,22 @@ static double run_seconds(const json_t *manifest)
     return sum;
 }
 
+/* Where the run was scored, the frames of its file are: as a pool does it. */
+static cvx_status score(cvx_record *r, Cvx__Result *result, const cvx_finished *f,
+                        const char *prompt)
+{
+    const char *clip = string(json_object_get(f->manifest, "request"), "clip-model");
+    cvx_progress quiet = {0};
+
+    if (json_object_get(f->manifest, "scores") == NULL) {
+        return CVX_OK;
+    }
+    if (r->ctx == NULL) {
+        CVX_RETURN_IF(cvx_ctx_open(&r->ctx, &r->options));
+    }
+    return cvx_result_score(result, r->ctx, clip, prompt, f->path, &quiet);
+}
+
 static cvx_status record(cvx_record *r, const cvx_finished *f)
 {
     char id[CVX_ID_MAX], path[PATH_MAX], mesh[96];
@@ -80,7 +96,7 @@ static cvx_status record(cvx_record *r, const cvx_finished *f)
         degrees.n[i] = n > 0 ? (int)n : 1;
     }
     cvx_degrees_describe(&degrees, mesh, sizeof mesh);
-    CVX_RETURN_IF(cvx_result_scores(&result, json_object_get(f->manifest, "scores")));
+    CVX_RETURN_IF(score(r, &result, f, spec.prompt));
     result.video = realpath(f->path, path) != NULL ? path : (char *)f->path;
     result.mesh = mesh;
     result.num_frames = f->frames;
@@ -107,5 +123,7 @@ cvx_status cvx_record_video(void *payload, const cvx_finished *f)
 void cvx_record_close(cvx_record *r)
 {
     cvx_redis_close(r->redis);
+    cvx_ctx_close(r->ctx);
     r->redis = NULL;
+    r->ctx = NULL;
 }

@@ -7,7 +7,9 @@
 
 typedef struct cvx_record {
     const char *url, *owner;
-    cvx_redis *redis; /* opened with the first video */
+    cvx_ctx_options options; /* where CLIP computes */
+    cvx_redis *redis;        /* opened with the first video, as is */
+    cvx_ctx *ctx;
 } cvx_record;
 
 /* cvx_generator_options.finished; payload: a cvx_record. The video is there whatever happens here: what goes wrong is told on stderr,

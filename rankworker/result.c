@@ -5,12 +5,12 @@
 #include <string.h>
 
 #include "base/file.h"
-#include "base/json.h"
 #include "media/image.h"
 #include "media/plot.h"
-#include "media/video.h"
+#include "model/clip/score.h"
 
-cvx_status cvx_result_scores(Cvx__Result *out, const json_t *scores)
+/* cvx_clip_scores_json's object into the message. */
+static cvx_status read_scores(Cvx__Result *out, const json_t *scores)
 {
     const json_t *frames = json_object_get(scores, "frames");
     const json_t *drift = json_object_get(json_object_get(scores, "drift"), "frames");
@@ -48,46 +48,52 @@ cvx_status cvx_result_scores(Cvx__Result *out, const json_t *scores)
 static cvx_status pictures(Cvx__Result *out, const char *folder, const char *video)
 {
     char thumb[CVX_PATH_MAX], sheet[CVX_PATH_MAX];
-    cvx_frames f = {0};
+    cvx_media_info info;
+    cvx_image first = {0};
 
     CVX_RETURN_IF(cvx_path_join(thumb, folder, "thumbnail.png"));
     CVX_RETURN_IF(cvx_path_join(sheet, folder, "spritesheet.png"));
-    CVX_RETURN_IF(cvx_frames_read(&f, video, 0));
-    out->num_frames = f.n;
-    out->width = f.w;
-    out->height = f.h;
-    out->fps = f.fps.den > 0 ? (double)f.fps.num / f.fps.den : 0;
-    cvx_status st = cvx_image_write_png(thumb, f.rgb, f.w, f.h);
-    if (st == CVX_OK) {
-        st = cvx_sheet_write(sheet, &f, &(cvx_sheet_opts){0});
-    }
-    cvx_frames_free(&f);
+    CVX_RETURN_IF(cvx_sheet_of_video(sheet, video, &(cvx_sheet_opts){0}, &info, &first));
+    out->num_frames = info.frames;
+    out->width = info.w;
+    out->height = info.h;
+    out->fps = info.fps.den > 0 ? (double)info.fps.num / info.fps.den : 0;
+    cvx_status st = cvx_image_write_png(thumb, first.rgb, first.w, first.h);
+    cvx_image_free(&first);
     out->thumbnail = strdup(thumb);
     out->spritesheet = strdup(sheet);
+    return st;
+}
+
+cvx_status cvx_result_score(Cvx__Result *out, cvx_ctx *ctx, const char *clip, const char *prompt,
+                            const char *video, cvx_progress *progress)
+{
+    const cvx_opt_list list = {.item = {prompt}, .n = 1};
+    cvx_clip_scores scores = {0};
+    cvx_prompts prompts;
+
+    CVX_RETURN_IF(cvx_prompts_parse(&prompts, &list));
+    CVX_RETURN_IF(cvx_clip_score_video(&scores, ctx, clip, &prompts, video, progress));
+    json_t *j = cvx_clip_scores_json(&scores);
+    cvx_clip_scores_free(&scores);
+    cvx_status st = read_scores(out, j);
+    json_decref(j);
     return st;
 }
 
 cvx_status cvx_result_make(Cvx__Result *out, const char *folder, const char *video,
                            const char *mesh, double seconds)
 {
-    char path[CVX_PATH_MAX];
-    json_t *manifest = NULL;
-
     cvx__result__init(out);
     out->version = 1;
     out->seconds = seconds;
     out->video = strdup(video);
     out->mesh = strdup(mesh);
     CVX_RETURN_IF(pictures(out, folder, video));
-    snprintf(path, sizeof path, "%.4000s.json", video);
-    CVX_RETURN_IF(cvx_json_load(&manifest, path));
-    cvx_status st = cvx_result_scores(out, json_object_get(manifest, "scores"));
-    json_decref(manifest);
-    if (st == CVX_OK && (out->video == NULL || out->mesh == NULL || out->thumbnail == NULL ||
-                         out->spritesheet == NULL)) {
-        st = cvx_fail(CVX_ENOMEM, "no memory for the result of %s", video);
-    }
-    return st;
+    return out->video != NULL && out->mesh != NULL && out->thumbnail != NULL &&
+                   out->spritesheet != NULL
+               ? CVX_OK
+               : cvx_fail(CVX_ENOMEM, "no memory for the result of %s", video);
 }
 
 /* protobuf-c's own empty string stands where nothing was set */

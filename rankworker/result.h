@@ -2,16 +2,18 @@
 #ifndef CVX_RANKWORKER_RESULT_H
 #define CVX_RANKWORKER_RESULT_H
 
-#include "base/json.h"
-#include "base/status.h"
+#include "base/progress.h"
+#include "kernels/ops.h"
 #include "proto/cvx.pb-c.h"
 
-/* Makes thumbnail.png and spritesheet.png beside `video`, whose manifest is VIDEO.json, and fills in what the manifest says. Caller
- * frees with cvx_result_free. */
+/* Makes thumbnail.png and spritesheet.png in `folder`, and fills in what the video says of itself. Caller frees with
+ * cvx_result_free, also on failure. */
 cvx_status cvx_result_make(Cvx__Result *out, const char *folder, const char *video,
                            const char *mesh, double seconds) CVX_CHECK;
-/* Sets the frame scores from "scores" of a manifest; NULL or none is no error. */
-cvx_status cvx_result_scores(Cvx__Result *out, const json_t *scores) CVX_CHECK;
+/* Scores the frames of the delivered file against the prompt, as `cvx score` does. clip: the model's folder. progress: its stage
+ * "score" is told. */
+cvx_status cvx_result_score(Cvx__Result *out, cvx_ctx *ctx, const char *clip, const char *prompt,
+                            const char *video, cvx_progress *progress) CVX_CHECK;
 void cvx_result_free(Cvx__Result *r);
 
 #endif

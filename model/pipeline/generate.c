@@ -42,6 +42,11 @@ cvx_status cvx_generator_open(cvx_generator **out, const cvx_generator_options *
     return CVX_OK;
 }
 
+cvx_ctx *cvx_generator_ctx(const cvx_generator *g)
+{
+    return g->ctx;
+}
+
 static void close_model(cvx_generator *g)
 {
     cvx_pipeline_close(g->pipeline);

@@ -33,6 +33,9 @@ typedef struct cvx_generator_options {
 cvx_status cvx_generator_open(cvx_generator **out, const cvx_generator_options *opt) CVX_CHECK;
 void cvx_generator_close(cvx_generator *g); /* accepts NULL */
 
+/* The context of the last request; NULL before the first. The generator's. */
+cvx_ctx *cvx_generator_ctx(const cvx_generator *g);
+
 /* Runs the request: plan, admission, generation, scores, output and manifest for each video. On failure nothing
  * half-written stays. Collective over the mesh (with group_alone: over its replica). Models that an earlier
  * request opened are used again where model, dtype, backend, LoRAs, offloading and threads are the same.
