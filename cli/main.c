@@ -8,9 +8,14 @@
 #include "kernels/waiting.h"
 
 const cvx_command *const cvx_commands[] = {
-    &cvx_cmd_generate, &cvx_cmd_score,  &cvx_cmd_interpolate, &cvx_cmd_upscale, &cvx_cmd_gif,
-    &cvx_cmd_sheet,    &cvx_cmd_chart,  &cvx_cmd_inspect,     &cvx_cmd_plan,    &cvx_cmd_bench,
-    &cvx_cmd_serve,    &cvx_cmd_doctor, &cvx_cmd_completion,  &cvx_cmd_man,     NULL};
+    &cvx_cmd_generate, &cvx_cmd_score,      &cvx_cmd_interpolate, &cvx_cmd_upscale,
+    &cvx_cmd_gif,      &cvx_cmd_sheet,      &cvx_cmd_chart,       &cvx_cmd_inspect,
+    &cvx_cmd_plan,     &cvx_cmd_bench,      &cvx_cmd_serve,
+#ifdef CVX_HAVE_CURL
+    &cvx_cmd_submit,   &cvx_cmd_status,     &cvx_cmd_watch,       &cvx_cmd_cancel,
+    &cvx_cmd_list,     &cvx_cmd_get,
+#endif
+    &cvx_cmd_doctor,   &cvx_cmd_completion, &cvx_cmd_man,         NULL};
 
 int cvx_cli_finish(cvx_status st)
 {

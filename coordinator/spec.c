@@ -180,9 +180,65 @@ static cvx_status loras(const cvx_server *server, const json_t *f, Cvx__JobSpec 
     return CVX_OK;
 }
 
+/* Options of cvx generate that go to the pool as they are; `cvx plan` checks their values. */
+static const struct {
+    const char *field, *option;
+    bool flag, planned; /* planned: `cvx plan` may be asked, too (a CLIP is the pool's) */
+} more_options[] = {{"use_dynamic_cfg", "use-dynamic-cfg", true, true},
+                    {"max_sequence_length", "max-sequence-length", false, true},
+                    {"window_frames", "window-frames", false, true},
+                    {"window_stride", "window-stride", false, true},
+                    {"free_noise", "free-noise", true, true},
+                    {"enable_tiling", "enable-tiling", true, true},
+                    {"tile_sample_min_height", "tile-sample-min-height", false, true},
+                    {"tile_sample_min_width", "tile-sample-min-width", false, true},
+                    {"best_of", "best-of", false, false},
+                    {"early_stop", "early-stop", false, false}};
+#define MORE_OPTIONS (sizeof more_options / sizeof *more_options)
+
+static cvx_status options(const json_t *f, Cvx__JobSpec *s, const char **param)
+{
+    json_t *set = json_object();
+    cvx_status st = CVX_OK;
+
+    for (size_t i = 0; st == CVX_OK && i < MORE_OPTIONS; i++) {
+        const json_t *v = json_object_get(f, more_options[i].field);
+        double x = 0;
+        if (v == NULL || json_is_null(v)) {
+            continue;
+        }
+        if (more_options[i].flag) {
+            const char *text = json_string_value(v);
+            bool on = json_is_true(v) || (text != NULL && strcmp(text, "true") == 0);
+            if (!on && !json_is_false(v) && (text == NULL || strcmp(text, "false") != 0)) {
+                *param = more_options[i].field;
+                st = cvx_fail(CVX_EINVAL, "%s: true or false is meant", *param);
+            } else if (on) {
+                json_object_set_new(set, more_options[i].option, json_true());
+            }
+            continue;
+        }
+        st = number(f, more_options[i].field, 0, 100000, false, &x, param);
+        if (st == CVX_OK && x > 0) {
+            json_object_set_new(set, more_options[i].option,
+                                x == floor(x) ? json_integer((json_int_t)x) : json_real(x));
+        }
+    }
+    if (st == CVX_OK && json_object_size(set) > 0) {
+        s->options = json_dumps(set, JSON_COMPACT);
+        st = s->options != NULL ? CVX_OK : cvx_fail(CVX_ENOMEM, "no memory for a job");
+    }
+    json_decref(set);
+    return st;
+}
+
 void cvx_spec_free(Cvx__JobSpec *s)
 {
     free(s->lora);
+    if (s->options != protobuf_c_empty_string) {
+        free(s->options);
+    }
+    s->options = (char *)protobuf_c_empty_string;
     s->lora = NULL;
     s->n_lora = 0;
 }
@@ -211,6 +267,7 @@ cvx_status cvx_spec_fill(const cvx_server *server, Cvx__JobSpec *s, const json_t
     CVX_RETURN_IF(priority(f, s, param));
     CVX_RETURN_IF(interpolation(f, s, param));
     CVX_RETURN_IF(loras(server, f, s, param));
+    CVX_RETURN_IF(options(f, s, param));
     *param = NULL;
     s->deadline_ms = deadline > 0 ? cvx_now_ms() + (int64_t)(deadline * 1000) : 0;
     if (seconds > 0 && s->num_frames == 0) { /* the decoder makes 4 k + 1 frames */
@@ -316,7 +373,7 @@ static cvx_status take_plan(Cvx__JobSpec *spec, const char *out, json_t **answer
 cvx_status cvx_spec_plan(const cvx_server *s, Cvx__JobSpec *spec, json_t **answer)
 {
     char n[8][32], out[16384], prompt[32100];
-    char *argv[40] = {(char *)s->cvx, "plan", "--json", "--model", (char *)s->model, prompt, NULL};
+    char *argv[60] = {(char *)s->cvx, "plan", "--json", "--model", (char *)s->model, prompt, NULL};
     int argc = 6, k = 0, fd = -1;
     pid_t pid;
     const struct {
@@ -345,6 +402,17 @@ cvx_status cvx_spec_plan(const cvx_server *s, Cvx__JobSpec *spec, json_t **answe
             argv[argc++] = (char *)texts[i][1];
         }
     }
+    json_t *set = json_loads(spec->options, 0, NULL); /* none: no object */
+    char more[MORE_OPTIONS][80];
+    for (size_t i = 0; i < MORE_OPTIONS; i++) {
+        const json_t *v = json_object_get(set, more_options[i].option);
+        if (v != NULL && more_options[i].planned) {
+            snprintf(more[i], sizeof more[i], more_options[i].flag ? "--%s" : "--%s=%.10g",
+                     more_options[i].option, json_number_value(v));
+            argv[argc++] = more[i];
+        }
+    }
+    json_decref(set);
     snprintf(prompt, sizeof prompt, "--prompt=%s", spec->prompt);
     CVX_RETURN_IF(start(argv, &pid, &fd));
     cvx_status st = listen_to(pid, fd, !s->local, out, sizeof out);

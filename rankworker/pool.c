@@ -53,6 +53,7 @@ typedef struct pool {
 typedef struct work {
     Cvx__Assignment *a;
     cvx_request r;
+    json_t *options; /* further ones of the request */
     char lora[LORAS][CVX_PATH_MAX];
     char folder[CVX_PATH_MAX], video[CVX_PATH_MAX], checkpoint[CVX_PATH_MAX], mesh[96];
 } work;
@@ -67,7 +68,7 @@ static void close_models(pool *p)
 }
 
 /* Only what the user gave replaces what the pool was started with. */
-static void fill_request(work *w, const pool *p)
+static cvx_status fill_request(work *w, const pool *p)
 {
     const Cvx__JobSpec *s = w->a->spec;
     cvx_request *r = &w->r;
@@ -95,6 +96,13 @@ static void fill_request(work *w, const pool *p)
         snprintf(w->lora[i], sizeof w->lora[i], "%.3800s/%.280s", p->lora_dir, s->lora[i]);
         r->lora.item[r->lora.n++] = w->lora[i];
     }
+    if (s->options[0] == 0) {
+        return CVX_OK;
+    }
+    CVX_RETURN_IF(cvx_json_parse(&w->options, s->options, strlen(s->options), "options"));
+    CVX_RETURN_IF(cvx_request_from_json(r, w->options, "options"));
+    r->clip_model = r->best_of > 1 ? p->defaults->clip_model : NULL;
+    return CVX_OK;
 }
 
 /* The job's folder: a token's own, so that a pool thought dead writes where nobody looks; checkpoints, which are the same whoever
@@ -110,7 +118,7 @@ static cvx_status prepare(work *w, const pool *p)
     snprintf(w->video, sizeof w->video, "%.4080s/video.mp4", w->folder);
     snprintf(w->checkpoint, sizeof w->checkpoint, "%.4000s/jobs/%.38s/checkpoint", p->data_dir,
              w->a->spec->id);
-    fill_request(w, p);
+    CVX_RETURN_IF(fill_request(w, p));
     if (p->host->rank == 0) {
         CVX_RETURN_IF(cvx_mkdirs(w->folder));
         return cvx_mkdirs(w->checkpoint);
@@ -221,7 +229,6 @@ static cvx_status run_job(pool *p, Cvx__Assignment *a)
     work w = {.a = a};
     double begin = cvx_now();
     cvx_status st = cvx_comm_agree(p->host, prepare(&w, p));
-
     if (p->link != NULL) {
         cvx_link_begin(p->link, a, w.mesh);
     }
@@ -231,6 +238,7 @@ static cvx_status run_job(pool *p, Cvx__Assignment *a)
     if (st == CVX_OK) {
         st = cvx_generator_run(p->generator, &w.r, false);
     }
+    json_decref(w.options);
     cvx_stats_sum sum = {0};
     int worst =
         st; /* where the ranks cannot talk any more, the pool ends, and its supervisor starts another */

@@ -10,7 +10,7 @@ cd "$root"
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 
-mapfile -t headers < <(find base kernels proto store media parallel model rankworker coordinator cli \
+mapfile -t headers < <(find base kernels proto store client media parallel model rankworker coordinator cli \
     -name '*.h' ! -name '*.inc.h' 2>/dev/null | sort)
 [ ${#headers[@]} -gt 0 ] || {
     echo "no header found below $root"

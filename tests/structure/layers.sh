@@ -5,19 +5,20 @@
 set -euo pipefail
 root=$(cd "$1" && pwd)
 
-folders="base kernels proto store media parallel model rankworker coordinator cli"
+folders="base kernels proto store client media parallel model rankworker coordinator cli"
 allowed() {
     case $1 in
     base) echo "base" ;;
     kernels) echo "base kernels" ;;
     proto) echo "base proto" ;;
     store) echo "base proto store" ;;
+    client) echo "base client" ;;
     media) echo "base media" ;;
     parallel) echo "base kernels proto media parallel" ;;
     model) echo "base kernels proto media parallel model" ;;
     rankworker) echo "base kernels proto media parallel model store rankworker" ;;
     coordinator) echo "base proto store coordinator" ;;
-    cli) echo "base kernels proto media parallel model cli" ;;
+    cli) echo "base kernels proto media parallel model client cli" ;;
     esac
 }
 

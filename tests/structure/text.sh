@@ -10,7 +10,7 @@ complain() {
     bad=1
 }
 
-mapfile -t code < <(find base kernels proto media parallel model rankworker coordinator cli tools tests bench \
+mapfile -t code < <(find base kernels proto store client media parallel model rankworker coordinator cli tools tests bench \
     -type f \( -name '*.[ch]' -o -name '*.cc' -o -name '*.cu' -o -name '*.def' \) | sort)
 complain "unfinished" "$(grep -nE '\b(TODO|FIXME|XXX|HACK)\b' "${code[@]}" || true)"
 mapfile -t library < <(printf '%s\n' "${code[@]}" | grep -v '^tests/')
