@@ -41,13 +41,14 @@ static __device__ __forceinline__ void flash_bring(shared_at tile, const T *from
     constexpr int PIECES = D / 8, AT_ONCE = flash_tile<D>::threads / PIECES;
     int piece = threadIdx.x % PIECES, row = threadIdx.x / PIECES;
     const T *p = from + (r0 + row) * ld + piece * 8;
+    shared_at to = tile + cvx_flash_place(row, piece, PIECES);
     bool wide = piece * 8 < d; /* d is a multiple of 8 */
 
 #pragma unroll
-    for (int i = 0; i < ROWS / AT_ONCE; i++) {
+    for (int i = 0; i < ROWS / AT_ONCE; i++) { /* steps of 8 rows turn no piece */
         bool there = wide && r0 + row + i * AT_ONCE < end;
-        copy_async(tile + cvx_flash_place(row + i * AT_ONCE, piece, PIECES),
-                   there ? p + i * AT_ONCE * ld : from, there ? 16 : 0);
+        copy_async(to + (uint32_t)(i * AT_ONCE * PIECES * 16), there ? p + i * AT_ONCE * ld : from,
+                   there ? 16 : 0);
     }
 }
 

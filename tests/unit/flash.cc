@@ -1,0 +1,168 @@
+/* The attention kernels for tensor cores, run on the host by emulating a block (tests/device/emulated.h): against sums in
+ * double precision, with other neighbours, and with copies that land early or late. */
+#include "tests/device/emulated.h"
+
+#include "kernels/cuda/attention_mma.cuh"
+
+#include <set>
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+extern "C" {
+#include <cmocka.h>
+}
+
+/* Eight rows' pieces of one number lie in different banks, as do the pieces of 128 bytes of a row; no piece is used twice. */
+static void places(void **)
+{
+    for (int pieces = 8; pieces <= 16; pieces *= 2) {
+        std::set<uint32_t> used;
+        for (int row = 0; row < 64; row++) {
+            std::set<uint32_t> banks;
+            for (int piece = 0; piece < pieces; piece++) {
+                uint32_t at = cvx_flash_place(row, piece, pieces);
+                assert_true(at % 16 == 0 && at < 64u * (uint32_t)pieces * 16);
+                assert_true(used.insert(at).second);
+                banks.insert(piece / 8 * 128 + at % 128);
+            }
+            assert_int_equal(banks.size(), pieces);
+        }
+        for (int row = 0; row < 64; row += 8) {
+            for (int piece = 0; piece < pieces; piece++) {
+                std::set<uint32_t> banks;
+                for (int i = 0; i < 8; i++) {
+                    banks.insert(cvx_flash_place(row + i, piece, pieces) % 128);
+                }
+                assert_int_equal(banks.size(), 8);
+            }
+        }
+    }
+}
+
+/* One head's operands in rows with a gap, as the model keeps them. */
+template <typename T> struct head {
+    int sq, sk, d, ld;
+    std::vector<T> q, k, v, o;
+    std::vector<float> lse;
+    const T guard = from_float<T>(123);
+
+    head(int queries, int keys, int size) : sq(queries), sk(keys), d(size), ld(size + 16)
+    {
+        uint32_t seed = 7;
+        for (auto *t : {&q, &k, &v}) {
+            t->resize((size_t)((t == &q ? sq : sk) * ld) + 8);
+            for (T &e : *t) { /* gaps hold values too: nobody may use them */
+                seed = seed * 1664525u + 1013904223u;
+                e = from_float<T>((float)((int32_t)(seed >> 8) - (1 << 23)) * 0x1p-22f);
+            }
+        }
+        o.assign((size_t)(sq * ld), guard);
+        lse.assign((size_t)sq, NAN);
+    }
+    static T *aligned(std::vector<T> &t)
+    {
+        return t.data() + (16 - (uintptr_t)t.data() % 16) % 16 / sizeof(T);
+    }
+    cvx_flash args(int first, int rows)
+    {
+        cvx_flash a = {};
+        a.q = aligned(q) + first * ld, a.k = aligned(k), a.v = aligned(v),
+        a.o = o.data() + first * ld;
+        a.lse = lse.data() + first;
+        a.b = a.h = 1, a.sq = rows, a.sk = sk, a.d = d;
+        a.qs[1] = a.ks[1] = a.vs[1] = a.os[1] = ld;
+        a.scale = (float)(1 / sqrt(d));
+        a.scale2 = (float)(1 / sqrt(d) / log(2));
+        return a;
+    }
+};
+
+template <typename T, int D> static void run_mma(const cvx_flash &a)
+{
+    typedef flash_tile<D> tile;
+    for (unsigned x = 0; x * tile::rows < a.sq; x++) {
+        device_run(tile::threads, tile::shared, {x, 0, 0},
+                   [&] { flash_block<T, D>(a, device.room); });
+    }
+}
+
+/* Values lie in [-2, 2), so outputs do; weights are rounded to T (2^-9 or 2^-12 of each), and so is the output; f32's own
+ * errors are some 2^-20. The log of the sum has f32's errors alone: below 8, a dozen roundings. */
+template <typename T> static void compare(head<T> &h, double rounding)
+{
+    std::vector<double> p((size_t)h.sk);
+    T *q = h.aligned(h.q), *k = h.aligned(h.k), *v = h.aligned(h.v);
+
+    for (int i = 0; i < h.sq; i++) {
+        double sum = 0;
+        for (int j = 0; j < h.sk; j++) {
+            double s = 0;
+            for (int e = 0; e < h.d; e++) {
+                s += (double)to_float(q[i * h.ld + e]) * (double)to_float(k[j * h.ld + e]);
+            }
+            p[(size_t)j] = exp(s / sqrt(h.d));
+            sum += p[(size_t)j];
+        }
+        for (int e = 0; e < h.d; e++) {
+            double want = 0, got = to_float(h.o[(size_t)(i * h.ld + e)]);
+            for (int j = 0; j < h.sk; j++) {
+                want += p[(size_t)j] / sum * (double)to_float(v[j * h.ld + e]);
+            }
+            if (!(fabs(got - want) <= 2 * (2 * rounding) + 0x1p-18)) {
+                fail_msg("sq %d sk %d d %d: row %d column %d is %g, not %g", h.sq, h.sk, h.d, i, e,
+                         got, want);
+            }
+        }
+        for (int e = h.d; e < h.ld; e++) {
+            assert_int_equal(h.o[(size_t)(i * h.ld + e)].bits, h.guard.bits);
+        }
+        assert_true(fabs((double)h.lse[(size_t)i] - log(sum)) <= 12 * 8 * 0x1p-24);
+    }
+}
+
+template <typename T, int D> static void check_mma(int sq, int sk, int d, double rounding)
+{
+    for (int eager = 0; eager < 2; eager++) {
+        head<T> h(sq, sk, d);
+        device.eager = eager != 0;
+        run_mma<T, D>(h.args(0, sq));
+        compare(h, rounding);
+    }
+}
+
+static void mma_sums(void **)
+{
+    check_mma<bf16, 64>(1, 1, 64, 0x1p-9);
+    check_mma<bf16, 64>(63, 64, 64, 0x1p-9);
+    check_mma<bf16, 64>(131, 65, 64, 0x1p-9);
+    check_mma<f16, 64>(33, 333, 64, 0x1p-12);
+    check_mma<bf16, 64>(40, 200, 40, 0x1p-9);
+    check_mma<bf16, 128>(65, 63, 128, 0x1p-9);
+    check_mma<f16, 128>(20, 300, 128, 0x1p-12);
+    check_mma<bf16, 128>(17, 130, 96, 0x1p-9);
+}
+
+/* Rows alone and among others, at other places of their tiles: the same bits. */
+static void mma_rows(void **)
+{
+    const int sq = 140, cut[] = {0, 1, 18, 60, 128, 140};
+    head<bf16> all(sq, 200, 64), parts(sq, 200, 64);
+
+    run_mma<bf16, 64>(all.args(0, sq));
+    for (int i = 0; i < 5; i++) {
+        run_mma<bf16, 64>(parts.args(cut[i], cut[i + 1] - cut[i]));
+    }
+    assert_memory_equal(all.o.data(), parts.o.data(), all.o.size() * sizeof(bf16));
+    assert_memory_equal(all.lse.data(), parts.lse.data(), (size_t)sq * sizeof(float));
+}
+
+int main()
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(places),
+        cmocka_unit_test(mma_sums),
+        cmocka_unit_test(mma_rows),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
