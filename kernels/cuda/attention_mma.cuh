@@ -11,8 +11,7 @@
 #ifndef CVX_KERNELS_CUDA_ATTENTION_MMA_CUH
 #define CVX_KERNELS_CUDA_ATTENTION_MMA_CUH
 
-#include "kernels/cuda/flash.h"
-#include "kernels/cuda/instr.cuh"
+#include "kernels/cuda/flash.cuh"
 
 /* Head size D (64 or 128; smaller ones are filled up with zeros). */
 template <int D> struct flash_tile {
@@ -100,57 +99,19 @@ flash_scores(float s[2][8][4], const uint32_t kept[2][flash_tile<D>::q_stays ? D
     }
 }
 
-/* Keys from `left` on (of this block) do not exist. */
-static __device__ __forceinline__ void flash_hide(float s[2][8][4], int64_t left)
-{
-#pragma unroll
-    for (int j = 0; j < 8; j++) {
-#pragma unroll
-        for (int e = 0; e < 4; e++) {
-            if (j * 8 + threadIdx.x % 4 * 2 + e % 2 >= left) {
-                s[0][j][e] = s[1][j][e] = -INFINITY;
-            }
-        }
-    }
-}
-
-/* The greatest of a row's values, which four neighbouring lanes share. */
-static __device__ __forceinline__ float flash_most(float v)
-{
-    v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, 1));
-    return fmaxf(v, __shfl_xor_sync(0xffffffffu, v, 2));
-}
-
 /* s becomes its weights; maxima, sums and outputs so far follow. */
 template <int D>
-static __device__ __forceinline__ void flash_weigh(float s[2][8][4], flash_rows<D> &r, float scale2)
+static __device__ __forceinline__ void flash_follow(float s[2][8][4], flash_rows<D> &r,
+                                                    float scale2)
 {
 #pragma unroll
-    for (int i = 0; i < 2; i++) {
+    for (int n = 0; n < 4; n++) {
+        int i = n / 2, half = n % 2;
+        float old = flash_weigh<64>(s[i], half, &r.most[i][half], &r.sum[i][half], scale2);
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-            float most = r.most[i][half], sum = 0;
-#pragma unroll
-            for (int j = 0; j < 8; j++) {
-                most = fmaxf(most, fmaxf(s[i][j][2 * half], s[i][j][2 * half + 1]));
-            }
-            most = flash_most(most);
-            float base = most * scale2, old = exp2_fast(fmaf(r.most[i][half], scale2, -base));
-            r.most[i][half] = most;
-#pragma unroll
-            for (int j = 0; j < 8; j++) {
-#pragma unroll
-                for (int e = 2 * half; e < 2 * half + 2; e++) {
-                    s[i][j][e] = exp2_fast(fmaf(s[i][j][e], scale2, -base));
-                    sum += s[i][j][e];
-                }
-            }
-            r.sum[i][half] = fmaf(r.sum[i][half], old, sum);
-#pragma unroll
-            for (int j = 0; j < D / 8; j++) {
-                r.o[i][j][2 * half] *= old;
-                r.o[i][j][2 * half + 1] *= old;
-            }
+        for (int j = 0; j < D / 8; j++) {
+            r.o[i][j][2 * half] *= old;
+            r.o[i][j][2 * half + 1] *= old;
         }
     }
 }
@@ -167,10 +128,7 @@ static __device__ __forceinline__ void flash_add(flash_rows<D> &r, const float s
         uint32_t a[2][4], b[4];
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-            a[i][0] = pack_two<T>(s[i][2 * k][0], s[i][2 * k][1]);
-            a[i][1] = pack_two<T>(s[i][2 * k][2], s[i][2 * k][3]);
-            a[i][2] = pack_two<T>(s[i][2 * k + 1][0], s[i][2 * k + 1][1]);
-            a[i][3] = pack_two<T>(s[i][2 * k + 1][2], s[i][2 * k + 1][3]);
+            flash_pack<T>(a[i], s[i][2 * k], s[i][2 * k + 1]);
         }
 #pragma unroll
         for (int j = 0; j < D / 16; j++) {
@@ -180,39 +138,6 @@ static __device__ __forceinline__ void flash_add(flash_rows<D> &r, const float s
             for (int i = 0; i < 2; i++) {
                 multiply<T>(r.o[i][2 * j], a[i], b[0], b[1]);
                 multiply<T>(r.o[i][2 * j + 1], a[i], b[2], b[3]);
-            }
-        }
-    }
-}
-
-/* o / sum and the log-sum-exp of a thread's rows, the first of them row0 + lane / 4. */
-template <typename T, int D>
-static __device__ __forceinline__ void flash_finish(const cvx_flash &a, const flash_rows<D> &r,
-                                                    int64_t batch, int64_t head, int64_t row0)
-{
-    int lane = threadIdx.x % 32;
-
-#pragma unroll
-    for (int n = 0; n < 4; n++) {
-        int i = n / 2, half = n % 2;
-        int64_t row = row0 + 16 * i + 8 * half + lane / 4;
-        float sum = r.sum[i][half];
-        sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-        sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-        if (row < a.sq) {
-            T *o = (T *)a.o + batch * a.os[0] + row * a.os[1] + head * a.os[2];
-            float over = 1 / sum;
-#pragma unroll
-            for (int j = 0; j < D / 8; j++) {
-                int e = j * 8 + lane % 4 * 2;
-                if (e < a.d) {
-                    *(uint32_t *)(o + e) =
-                        pack_two<T>(r.o[i][j][2 * half] * over, r.o[i][j][2 * half + 1] * over);
-                }
-            }
-            if (a.lse != nullptr && lane % 4 == 0) {
-                a.lse[batch * a.ls[0] + head * a.ls[1] + row] =
-                    fmaf(r.most[i][half], a.scale, logf(sum));
             }
         }
     }
@@ -280,15 +205,21 @@ static __device__ __forceinline__ void flash_block(const cvx_flash &a, char *roo
         }
         flash_scores<T, D>(s, kept, q, ring + (uint32_t)(t % tile::slots * tile::bytes));
         if (j == blocks - 1) {
-            flash_hide(s, a.sk - (int64_t)j * tile::keys);
+            flash_hide<64>(s[0], a.sk - (int64_t)j * tile::keys);
+            flash_hide<64>(s[1], a.sk - (int64_t)j * tile::keys);
         }
-        flash_weigh<D>(s, r, a.scale2);
+        flash_follow<D>(s, r, a.scale2);
         copy_wait<tile::slots - 2>();
         __syncthreads(); /* the values have come */
         flash_next<T, D>(a, k, v, ring, t + tile::slots, 2 * blocks);
         flash_add<T, D>(r, s, ring + (uint32_t)((t + 1) % tile::slots * tile::bytes));
     }
-    flash_finish<T, D>(a, r, batch, head, row0 + threadIdx.x / 32 * 32);
+#pragma unroll
+    for (int n = 0; n < 4; n++) { /* rows lane / 4 and lane / 4 + 8 of each 16 */
+        int64_t row = row0 + threadIdx.x / 32 * 32 + n / 2 * 16 + n % 2 * 8 + threadIdx.x % 32 / 4;
+        flash_store<T, D>(a, r.o[n / 2], n % 2, r.most[n / 2][n % 2], r.sum[n / 2][n % 2], batch,
+                          head, row);
+    }
 }
 
 #endif
