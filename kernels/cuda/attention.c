@@ -66,5 +66,8 @@ cvx_status cvx_cuda_attention(cvx_cuda *s, const cvx_attention_args *a)
     if (f.b * f.h == 0 || f.sq == 0) {
         return CVX_OK;
     }
+    if (s->hopper && a->q->dtype == CVX_BF16 && (only == NULL || strcmp(only, "mma") != 0)) {
+        return cvx_cuda_attention_hopper(s, &f);
+    }
     return cvx_cuda_attention_mma(s, &f, a->q->dtype);
 }
