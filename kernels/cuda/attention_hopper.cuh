@@ -211,11 +211,13 @@ static __device__ __forceinline__ void hopper_attend(const cvx_flash &a, const h
     k.next();
     hopper_weigh<D>(r, a.sk, a.scale2);
     hopper_pack<D>(r);
-    if (last && blocks > 1) {
-        named_arrive(next, 256); /* the first group begins */
+    if (blocks > 1) {
+        barrier_wait(at.came(0, k.slot), k.parity);
+        if (last) {
+            named_arrive(next, 256); /* the first group begins */
+        }
     }
     for (int j = 1; j < blocks; j++) {
-        barrier_wait(at.came(0, k.slot), k.parity);
         named_sync(baton, 256);
         products_begin();
         hopper_scores<D>(r, q, operand_at(at.tile_at(0, k.slot), 0));
@@ -229,11 +231,16 @@ static __device__ __forceinline__ void hopper_attend(const cvx_flash &a, const h
         hold(r.s);
         hopper_done(at.spent(0, k.slot));
         hopper_weigh<D>(r, a.sk - (int64_t)j * tile::keys, a.scale2);
+        hold(r.s);
+        /* Here, for the loop that it is keeps the compiler from moving the weights behind the wait for the values. */
+        k.next();
+        if (j + 1 < blocks) {
+            barrier_wait(at.came(0, k.slot), k.parity);
+        }
         products_wait<0>();
         hold(r.o);
         hold(r.p);
         hopper_done(at.spent(1, v.slot));
-        k.next();
         v.next();
 #pragma unroll
         for (int n = 0; n < D / 8; n++) {
