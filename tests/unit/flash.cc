@@ -2,6 +2,9 @@
  * double precision, with other neighbours, and with copies that land early or late. */
 #include "tests/device/emulated.h"
 
+#include "tests/device/emulated_hopper.h"
+
+#include "kernels/cuda/attention_hopper.cuh"
 #include "kernels/cuda/attention_mma.cuh"
 
 #include <set>
@@ -87,6 +90,35 @@ template <typename T, int D> static void run_mma(const cvx_flash &a)
     }
 }
 
+static tensor_map map_of(const void *data, int64_t rows, const cvx_flash &a, int64_t ld, int box)
+{
+    return {(const char *)data, {a.d, rows, 1, 1}, {2 * ld, 0, 0}, box};
+}
+
+template <typename T, int D> static void run_hopper(const cvx_flash &a)
+{
+    typedef hopper_tile<D> tile;
+    hopper_maps m = {map_of(a.q, a.sq, a, a.qs[1], tile::rows),
+                     map_of(a.k, a.sk, a, a.ks[1], tile::keys),
+                     map_of(a.v, a.sk, a, a.vs[1], tile::keys)};
+    device.engine = device_bulk_step;
+    for (unsigned x = 0; x * tile::rows < a.sq; x++) {
+        device_barriers.clear();
+        device_nameds.clear();
+        device_products.clear();
+        device_run(tile::threads, tile::shared, {x, 0, 0},
+                   [&] { hopper_block<D>(a, m, device.room); });
+        for (auto &sets : device_products) {
+            assert_true(sets.second.size() <= 1); /* every product has been waited for */
+        }
+        for (auto &named : device_nameds) {
+            assert_int_equal(named.second.here, 0);
+        }
+        assert_true(device_bulk.empty());
+    }
+    device.engine = nullptr;
+}
+
 /* Values lie in [-2, 2), so outputs do; weights are rounded to T (2^-9 or 2^-12 of each), and so is the output; f32's own
  * errors are some 2^-20. The log of the sum has f32's errors alone: below 8, a dozen roundings. */
 template <typename T> static void compare(head<T> &h, double rounding)
@@ -121,40 +153,61 @@ template <typename T> static void compare(head<T> &h, double rounding)
     }
 }
 
-template <typename T, int D> static void check_mma(int sq, int sk, int d, double rounding)
+template <typename T>
+static void check(void (*run)(const cvx_flash &), int sq, int sk, int d, double rounding)
 {
     for (int eager = 0; eager < 2; eager++) {
         head<T> h(sq, sk, d);
         device.eager = eager != 0;
-        run_mma<T, D>(h.args(0, sq));
+        run(h.args(0, sq));
         compare(h, rounding);
     }
 }
 
 static void mma_sums(void **)
 {
-    check_mma<bf16, 64>(1, 1, 64, 0x1p-9);
-    check_mma<bf16, 64>(63, 64, 64, 0x1p-9);
-    check_mma<bf16, 64>(131, 65, 64, 0x1p-9);
-    check_mma<f16, 64>(33, 333, 64, 0x1p-12);
-    check_mma<bf16, 64>(40, 200, 40, 0x1p-9);
-    check_mma<bf16, 128>(65, 63, 128, 0x1p-9);
-    check_mma<f16, 128>(20, 300, 128, 0x1p-12);
-    check_mma<bf16, 128>(17, 130, 96, 0x1p-9);
+    check<bf16>(run_mma<bf16, 64>, 1, 1, 64, 0x1p-9);
+    check<bf16>(run_mma<bf16, 64>, 63, 64, 64, 0x1p-9);
+    check<bf16>(run_mma<bf16, 64>, 131, 65, 64, 0x1p-9);
+    check<f16>(run_mma<f16, 64>, 33, 333, 64, 0x1p-12);
+    check<bf16>(run_mma<bf16, 64>, 40, 200, 40, 0x1p-9);
+    check<bf16>(run_mma<bf16, 128>, 65, 63, 128, 0x1p-9);
+    check<f16>(run_mma<f16, 128>, 20, 300, 128, 0x1p-12);
+    check<bf16>(run_mma<bf16, 128>, 17, 130, 96, 0x1p-9);
+}
+
+static void hopper_sums(void **)
+{
+    check<bf16>(run_hopper<bf16, 64>, 1, 1, 64, 0x1p-9);
+    check<bf16>(run_hopper<bf16, 64>, 63, 128, 64, 0x1p-9);
+    check<bf16>(run_hopper<bf16, 64>, 200, 129, 64, 0x1p-9);
+    check<bf16>(run_hopper<bf16, 64>, 65, 900, 64, 0x1p-9); /* twice round the ring */
+    check<bf16>(run_hopper<bf16, 64>, 64, 300, 40, 0x1p-9);
+    check<bf16>(run_hopper<bf16, 128>, 65, 127, 128, 0x1p-9);
+    check<bf16>(run_hopper<bf16, 128>, 130, 700, 128, 0x1p-9);
+    check<bf16>(run_hopper<bf16, 128>, 17, 257, 96, 0x1p-9);
 }
 
 /* Rows alone and among others, at other places of their tiles: the same bits. */
-static void mma_rows(void **)
+static void check_rows(void (*run)(const cvx_flash &), int d)
 {
-    const int sq = 140, cut[] = {0, 1, 18, 60, 128, 140};
-    head<bf16> all(sq, 200, 64), parts(sq, 200, 64);
+    const int sq = 200, cut[] = {0, 1, 18, 60, 128, 200};
+    head<bf16> all(sq, 200, d), parts(sq, 200, d);
 
-    run_mma<bf16, 64>(all.args(0, sq));
+    run(all.args(0, sq));
     for (int i = 0; i < 5; i++) {
-        run_mma<bf16, 64>(parts.args(cut[i], cut[i + 1] - cut[i]));
+        run(parts.args(cut[i], cut[i + 1] - cut[i]));
     }
     assert_memory_equal(all.o.data(), parts.o.data(), all.o.size() * sizeof(bf16));
     assert_memory_equal(all.lse.data(), parts.lse.data(), (size_t)sq * sizeof(float));
+}
+
+static void rows_alone(void **)
+{
+    check_rows(run_mma<bf16, 64>, 64);
+    check_rows(run_mma<bf16, 128>, 128);
+    check_rows(run_hopper<bf16, 64>, 64);
+    check_rows(run_hopper<bf16, 128>, 128);
 }
 
 int main()
@@ -162,7 +215,8 @@ int main()
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(places),
         cmocka_unit_test(mma_sums),
-        cmocka_unit_test(mma_rows),
+        cmocka_unit_test(hopper_sums),
+        cmocka_unit_test(rows_alone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
