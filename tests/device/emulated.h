@@ -124,7 +124,8 @@ static struct device_block {
     char *room = nullptr;
     size_t room_size = 0;
     std::function<void()> body;
-    std::function<bool()> engine; /* work beside the threads; whether there was any */
+    std::function<bool()>
+        engine; /* work that waits until no thread goes on; whether there was any */
 } device;
 static device_index threadIdx, blockIdx;
 
@@ -231,8 +232,8 @@ static inline void device_run(unsigned n, size_t room, device_index block,
                 swapcontext(&device.main, &device.threads[order[i]].at);
             }
         }
-        bool worked = device.engine && device.engine();
-        if (busy && !worked && device.moves == before) {
+        bool stuck = busy && device.moves == before;
+        if (stuck && !(device.engine && device.engine())) {
             device_fault("every thread waits: a deadlock");
         }
     }

@@ -1,5 +1,5 @@
-/* What kernels/cuda/hopper.cuh has, on the host: bulk copies and products of four warps happen some time between the
- * instruction that begins them and the wait that ends them, drawn by chance. See emulated.h. */
+/* What kernels/cuda/hopper.cuh has, on the host: bulk copies happen at once (eager) or, in any order, when no thread goes
+ * on without them; products of four warps at the wait that ends them. See emulated.h. */
 #ifndef CVX_TESTS_DEVICE_EMULATED_HOPPER_H
 #define CVX_TESTS_DEVICE_EMULATED_HOPPER_H
 #define CVX_KERNELS_CUDA_HOPPER_CUH /* takes its place */
