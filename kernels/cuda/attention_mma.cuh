@@ -41,11 +41,11 @@ static __device__ __forceinline__ void flash_bring(shared_at tile, const T *from
     int piece = threadIdx.x % PIECES, row = threadIdx.x / PIECES;
     const T *p = from + (r0 + row) * ld + piece * 8;
     shared_at to = tile + cvx_flash_place(row, piece, PIECES);
-    bool wide = piece * 8 < d; /* d is a multiple of 8 */
+    int left = piece * 8 < d ? (int)(end - r0 < ROWS ? end - r0 : ROWS) : 0; /* d is a multiple of 8 */
 
 #pragma unroll
     for (int i = 0; i < ROWS / AT_ONCE; i++) { /* steps of 8 rows turn no piece */
-        bool there = wide && r0 + row + i * AT_ONCE < end;
+        bool there = row + i * AT_ONCE < left;
         copy_async(to + (uint32_t)(i * AT_ONCE * PIECES * 16), there ? p + i * AT_ONCE * ld : from,
                    there ? 16 : 0);
     }
