@@ -27,6 +27,7 @@ template <int D> struct hopper_tile {
     static const int barriers = 1 + 4 * slots;
     static const int shared = q_bytes + 2 * slots * bytes + 8 * barriers;
     /* all 65536 of a multiprocessor's, in steps of 8 a thread */
+    static const bool values_turned = false;
     static const int registers_few = D == 64 ? 32 : 24, registers_many = D == 64 ? 160 : 240;
 };
 
@@ -36,20 +37,19 @@ typedef struct hopper_maps {
 } hopper_maps;
 
 /* Where things lie in shared memory. */
-template <int D> struct hopper_room {
+template <typename TILE> struct hopper_room {
     shared_at q, tiles, barriers;
 
     __device__ __forceinline__ explicit hopper_room(const char *room)
     {
-        typedef hopper_tile<D> tile;
         q = shared_address(room);
-        tiles = q + tile::q_bytes;
-        barriers = tiles + 2 * tile::slots * tile::bytes;
+        tiles = q + TILE::q_bytes;
+        barriers = tiles + 2 * TILE::slots * TILE::bytes;
     }
     /* kind: 0 keys, 1 values */
     __device__ __forceinline__ shared_at tile_at(int kind, int slot) const
     {
-        return tiles + (uint32_t)((kind * hopper_tile<D>::slots + slot) * hopper_tile<D>::bytes);
+        return tiles + (uint32_t)((kind * TILE::slots + slot) * TILE::bytes);
     }
     __device__ __forceinline__ shared_at q_came() const
     {
@@ -57,11 +57,11 @@ template <int D> struct hopper_room {
     }
     __device__ __forceinline__ shared_at came(int kind, int slot) const
     {
-        return barriers + (uint32_t)(8 * (1 + kind * hopper_tile<D>::slots + slot));
+        return barriers + (uint32_t)(8 * (1 + kind * TILE::slots + slot));
     }
     __device__ __forceinline__ shared_at spent(int kind, int slot) const
     {
-        return barriers + (uint32_t)(8 * (1 + (2 + kind) * hopper_tile<D>::slots + slot));
+        return barriers + (uint32_t)(8 * (1 + (2 + kind) * TILE::slots + slot));
     }
 };
 
@@ -79,43 +79,60 @@ template <int SLOTS> struct hopper_place {
     }
 };
 
-/* Keys (kind 0) or values (1) of a block, once their slot is free. */
-template <int D>
-static __device__ __forceinline__ void hopper_ask(const tensor_map *map, const hopper_room<D> &at,
-                                                  int kind, hopper_place<hopper_tile<D>::slots> &p,
-                                                  int block, int head, int item)
+/* Makes the barriers. Every thread of the block calls. */
+template <typename TILE>
+static __device__ __forceinline__ void hopper_barriers(const hopper_room<TILE> &at)
 {
-    typedef hopper_tile<D> tile;
+    if (threadIdx.x == 0) {
+        barrier_init(at.q_came(), 1);
+        for (int i = 0; i < 2 * TILE::slots; i++) {
+            barrier_init(at.came(i % 2, i / 2), 1);
+            barrier_init(at.spent(i % 2, i / 2), 4 * TILE::groups);
+        }
+        barrier_inits_done();
+    }
+    __syncthreads();
+}
+
+/* Keys (kind 0) or values (1) of a block, once their slot is free. values_turned: the maps of values have keys for
+ * columns. */
+template <typename TILE>
+static __device__ __forceinline__ void
+hopper_ask(const tensor_map *map, const hopper_room<TILE> &at, int kind,
+           hopper_place<TILE::slots> &p, int block, int head, int item)
+{
     shared_at came = at.came(kind, p.slot);
 
     barrier_wait(at.spent(kind, p.slot), p.parity ^ 1);
-    barrier_arrive_expecting(came, tile::bytes);
-    for (int part = 0; part < tile::parts; part++) {
-        tile_async(at.tile_at(kind, p.slot) + (uint32_t)(part * tile::keys * 128), map, came,
-                   part * 64, block * tile::keys, head, item);
+    barrier_arrive_expecting(came, TILE::bytes);
+    for (int part = 0; part < TILE::parts; part++) {
+        int e = part * 64, row = block * TILE::keys;
+        bool turned = TILE::values_turned && kind == 1;
+        tile_async(at.tile_at(kind, p.slot) + (uint32_t)(part * TILE::keys * 128), map, came,
+                   turned ? row : e, turned ? 0 : row, head, item);
     }
     p.next();
 }
 
 /* The thread that asks: queries once, then keys and values in the order of their use. */
-template <int D>
-static __device__ __forceinline__ void hopper_feed(const hopper_maps &m, const hopper_room<D> &at,
-                                                   int row0, int head, int item, int blocks)
+template <typename TILE>
+static __device__ __forceinline__ void hopper_feed(const hopper_maps &m,
+                                                   const hopper_room<TILE> &at, int row0, int head,
+                                                   int item, int blocks)
 {
-    typedef hopper_tile<D> tile;
-    hopper_place<tile::slots> k, v;
+    hopper_place<TILE::slots> k, v;
 
-    barrier_arrive_expecting(at.q_came(), tile::q_bytes);
-    for (int part = 0; part < tile::parts; part++) {
-        tile_async(at.q + (uint32_t)(part * tile::rows * 128), &m.q, at.q_came(), part * 64, row0,
+    barrier_arrive_expecting(at.q_came(), TILE::q_bytes);
+    for (int part = 0; part < TILE::parts; part++) {
+        tile_async(at.q + (uint32_t)(part * TILE::rows * 128), &m.q, at.q_came(), part * 64, row0,
                    head, item);
     }
-    hopper_ask<D>(&m.k, at, 0, k, 0, head, item);
+    hopper_ask<TILE>(&m.k, at, 0, k, 0, head, item);
     for (int j = 1; j < blocks; j++) {
-        hopper_ask<D>(&m.k, at, 0, k, j, head, item);
-        hopper_ask<D>(&m.v, at, 1, v, j - 1, head, item);
+        hopper_ask<TILE>(&m.k, at, 0, k, j, head, item);
+        hopper_ask<TILE>(&m.v, at, 1, v, j - 1, head, item);
     }
-    hopper_ask<D>(&m.v, at, 1, v, blocks - 1, head, item);
+    hopper_ask<TILE>(&m.v, at, 1, v, blocks - 1, head, item);
 }
 
 /* What a thread of a multiplying group keeps: rows lane / 4 and lane / 4 + 8 of its warp's 16. */
@@ -184,9 +201,9 @@ static __device__ __forceinline__ void hopper_done(shared_at spent)
 
 /* A multiplying group, number `group` of them. */
 template <int D>
-static __device__ __forceinline__ void hopper_attend(const cvx_flash &a, const hopper_room<D> &at,
-                                                     int group, int64_t row0, int64_t head,
-                                                     int64_t item, int blocks)
+static __device__ __forceinline__ void
+hopper_attend(const cvx_flash &a, const hopper_room<hopper_tile<D>> &at, int group, int64_t row0,
+              int64_t head, int64_t item, int blocks)
 {
     typedef hopper_tile<D> tile;
     const int baton = 1 + group, next = group + 1 < tile::groups ? baton + 1 : 1;
@@ -271,24 +288,16 @@ static __device__ __forceinline__ void hopper_block(const cvx_flash &a, const ho
                                                     char *room)
 {
     typedef hopper_tile<D> tile;
-    hopper_room<D> at(room);
+    hopper_room<tile> at(room);
     int group = uniform((int)threadIdx.x / 128) - 1, head = (int)(blockIdx.y % a.h),
         item = (int)(blockIdx.y / a.h), row0 = (int)blockIdx.x * tile::rows;
     int blocks = (int)((a.sk + tile::keys - 1) / tile::keys);
 
-    if (threadIdx.x == 0) {
-        barrier_init(at.q_came(), 1);
-        for (int i = 0; i < 2 * tile::slots; i++) {
-            barrier_init(at.came(i % 2, i / 2), 1);
-            barrier_init(at.spent(i % 2, i / 2), 4 * tile::groups);
-        }
-        barrier_inits_done();
-    }
-    __syncthreads();
+    hopper_barriers(at);
     if (group < 0) {
         registers_give<tile::registers_few>();
         if (threadIdx.x == 0) {
-            hopper_feed<D>(m, at, row0, head, item, blocks);
+            hopper_feed<tile>(m, at, row0, head, item, blocks);
         }
     } else {
         registers_take<tile::registers_many>();

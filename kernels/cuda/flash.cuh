@@ -14,10 +14,10 @@ static __device__ __forceinline__ float flash_most(float v)
 }
 
 /* The row's share of a block of N keys, its scores in s[..][2 half] and s[..][2 half + 1], becomes weights relative to the
- * greatest score so far; *most and *sum follow. Returns the factor of what was summed before. */
+ * greatest score so far, times 2^lift; *most and *sum follow. Returns the factor of what was summed before. */
 template <int N>
 static __device__ __forceinline__ float flash_weigh(float (&s)[N / 8][4], int half, float *most,
-                                                    float *sum, float scale2)
+                                                    float *sum, float scale2, float lift = 0)
 {
     float m = *most, here = 0;
 
@@ -27,6 +27,7 @@ static __device__ __forceinline__ float flash_weigh(float (&s)[N / 8][4], int ha
     }
     m = flash_most(m);
     float base = m * scale2, old = exp2_fast(fmaf(*most, scale2, -base));
+    base -= lift;
     *most = m;
 #pragma unroll
     for (int j = 0; j < N / 8; j++) {

@@ -87,6 +87,12 @@ static __device__ __forceinline__ void tile_async(shared_at to, const tensor_map
 
 /* --- products of a group of four warps --- */
 
+/* An operand in shared memory, rows of 64 bytes turned as bulk copies of that width do, 8 of them 512 bytes apart. */
+static __device__ __forceinline__ uint64_t narrow_operand_at(shared_at p)
+{
+    return (uint64_t)2 << 62 | (uint64_t)(512 >> 4) << 32 | (uint64_t)((p & 0x3ffff) >> 4);
+}
+
 /* An operand in shared memory, rows of 128 bytes turned as bulk copies do (cvx_flash_place with 8 pieces), 8 of them
  * 1024 bytes apart; where the contraction runs along rows and there are more than 64 columns, the next 64 lie `next`
  * bytes on (PTX ISA, matrix descriptors, 128-byte swizzle). */
@@ -122,6 +128,13 @@ template <int N> static __device__ __forceinline__ void hold(float (&d)[N][4])
 #pragma unroll
     for (int i = 0; i < 4 * N; i++) {
         asm volatile("" : "+f"(d[i / 4][i % 4])::"memory");
+    }
+}
+template <int N> static __device__ __forceinline__ void hold(int (&d)[N][4])
+{
+#pragma unroll
+    for (int i = 0; i < 4 * N; i++) {
+        asm volatile("" : "+r"(d[i / 4][i % 4])::"memory");
     }
 }
 template <int N> static __device__ __forceinline__ void hold(uint32_t (&a)[N][4])
@@ -179,6 +192,57 @@ static __device__ __forceinline__ void products_of_columns(float (&d)[16][4], co
                  "{%64, %65, %66, %67}, %68, 1, 1, 1, 1;"
                  : CVX_TILES_16(d)
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+#define CVX_TILE_INT(d, i) "+r"(d[i][0]), "+r"(d[i][1]), "+r"(d[i][2]), "+r"(d[i][3])
+#define CVX_TILES_INT_4(d, i)                                                                      \
+    CVX_TILE_INT(d, i), CVX_TILE_INT(d, i + 1), CVX_TILE_INT(d, i + 2), CVX_TILE_INT(d, i + 3)
+
+/* d [64, 128] = a [64, 32] · b [128, 32]ᵀ of 8-bit integers, plus d if ADD. */
+template <bool ADD>
+static __device__ __forceinline__ void products_of_integers(int (&d)[16][4], uint64_t a, uint64_t b)
+{
+    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %66, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n128k32.s32.s8.s8 "
+                 "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, "
+                 "%12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, "
+                 "%24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, "
+                 "%36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+                 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, "
+                 "%60, %61, %62, %63}, "
+                 "%64, %65, add;\n}"
+                 : CVX_TILES_INT_4(d, 0), CVX_TILES_INT_4(d, 4), CVX_TILES_INT_4(d, 8),
+                   CVX_TILES_INT_4(d, 12)
+                 : "l"(a), "l"(b), "n"((int)ADD));
+}
+
+/* d [64, 64] = a [64, 32] · b [64, 32]ᵀ of e4m3, plus d if ADD; a in registers: lane i of a warp has of rows i / 4 and
+ * i / 4 + 8 the columns 4 (i % 4) .. + 4 (a[0], a[1]) and 16 more (a[2], a[3]). */
+template <bool ADD>
+static __device__ __forceinline__ void products_of_e4m3(float (&d)[8][4], const uint32_t a[4],
+                                                        uint64_t b)
+{
+    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %37, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n64k32.f32.e4m3.e4m3 "
+                 "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, "
+                 "%12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, "
+                 "%24, %25, %26, %27, %28, %29, %30, %31}, "
+                 "{%32, %33, %34, %35}, %36, add, 1, 1;\n}"
+                 : CVX_TILES_8(d)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"((int)ADD));
+}
+
+/* Four values rounded to e4m3, the first in the lowest byte; above 448 is 448. */
+static __device__ __forceinline__ uint32_t pack_e4m3(float a, float b, float c, float d)
+{
+    uint32_t r;
+    asm("{\n.reg .b16 low, high;\n"
+        "cvt.rn.satfinite.e4m3x2.f32 low, %2, %1;\n"
+        "cvt.rn.satfinite.e4m3x2.f32 high, %4, %3;\n"
+        "mov.b32 %0, {low, high};\n}"
+        : "=r"(r)
+        : "f"(a), "f"(b), "f"(c), "f"(d));
+    return r;
 }
 
 #endif
