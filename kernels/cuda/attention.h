@@ -19,6 +19,10 @@ cvx_status cvx_cuda_attention_mma(cvx_cuda *s, const cvx_flash *a, cvx_dtype t) 
  * maps of tensors. */
 cvx_status cvx_cuda_attention_hopper(cvx_cuda *s, const cvx_flash *a) CVX_CHECK;
 
+/* The same in 8 bits (kernels/cuda/sage.cuh), head size 64 alone; about 200 bytes of scratch a token
+ * and head. */
+cvx_status cvx_cuda_attention_sage(cvx_cuda *s, const cvx_flash *a) CVX_CHECK;
+
 /* *f <- the operands, if the kernels for tensor cores can take them: BF16 or F16 alike, head size a multiple of 8 up to 128,
  * at least one key, no bias, not causal, a scale above 0, q, k and v aligned to 16 bytes and o to 4 with all their strides.
  * Otherwise false. Looks at nothing that the split of rows and heads over ranks changes, so that every rank takes the

@@ -84,6 +84,17 @@ static inline float exp2_fast(float x)
     return exp2f(x);
 }
 
+template <typename T, int V> static inline void load(float out[V], const T *p)
+{
+    if ((uintptr_t)p % (sizeof(T) * V) != 0) {
+        fprintf(stderr, "a load from an address that is not aligned\n");
+        abort();
+    }
+    for (int i = 0; i < V; i++) {
+        out[i] = to_float(p[i]);
+    }
+}
+
 /* --- fibers --- */
 
 struct device_thread {

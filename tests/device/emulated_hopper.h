@@ -109,15 +109,15 @@ template <int N> static inline void registers_take()
 struct tensor_map {
     const char *data;
     int64_t dim[4], stride[3]; /* strides in bytes of dims 1 to 3 */
-    int rows;                  /* boxes: 64 columns of 2 bytes, this many rows */
+    int size, columns, rows;   /* bytes of an element; boxes: columns of dim 0, rows of dim 1 */
 };
 
 static std::vector<std::function<void()>> device_bulk;
 
-/* Bytes of shared memory at p, turned as a 128-byte swizzle does. */
-static inline char *device_turned(shared_at p)
+/* Bytes of shared memory at p, turned as the swizzle of rows of `width` bytes (64 or 128) does. */
+static inline char *device_turned(shared_at p, int width)
 {
-    shared_at at = p ^ ((p >> 7 & 7) << 4);
+    shared_at at = p ^ ((p >> 7 & (shared_at)(width / 16 - 1)) << 4);
     if (at + 2 > device.room_size) {
         device_fault("an operand outside of shared memory");
     }
@@ -126,21 +126,25 @@ static inline char *device_turned(shared_at p)
 
 static inline void device_copy_box(shared_at to, const tensor_map *m, const int at[4])
 {
+    int width = m->columns * m->size;
+
+    if (width != 64 && width != 128) {
+        device_fault("a box of another width than those of swizzles");
+    }
     for (int r = 0; r < m->rows; r++) {
-        for (int e = 0; e < 64; e++) {
-            int64_t x[4] = {at[0] + e, at[1] + r, at[2], at[3]};
+        for (int e = 0; e < m->columns; e++) {
+            int64_t x[4] = {at[0] + e, at[1] + r, at[2], at[3]}, from = x[0] * m->size;
+            char v[2] = {0, 0};
             bool there = true;
             for (int i = 0; i < 4; i++) {
                 there = there && x[i] >= 0 && x[i] < m->dim[i];
+                from += i > 0 ? x[i] * m->stride[i - 1] : 0;
             }
-            uint16_t v = 0;
             if (there) {
-                memcpy(&v,
-                       m->data + 2 * x[0] + x[1] * m->stride[0] + x[2] * m->stride[1] +
-                           x[3] * m->stride[2],
-                       2);
+                memcpy(v, m->data + from, (size_t)m->size);
             }
-            memcpy(device_turned(to + (shared_at)(r * 128 + e * 2)), &v, 2);
+            memcpy(device_turned(to + (shared_at)(r * width + e * m->size), width), v,
+                   (size_t)m->size);
         }
     }
 }
@@ -152,7 +156,7 @@ static inline void tile_async(shared_at to, const tensor_map *map, shared_at b, 
         const int at[] = {e, row, head, item};
         device_copy_box(to, map, at);
         device_barrier &mine = device_barrier_at(b);
-        mine.bytes -= map->rows * 128;
+        mine.bytes -= map->rows * map->columns * map->size;
         device_barrier_look(mine);
     };
     if (to % 1024 != 0) {
@@ -180,19 +184,28 @@ static inline bool device_bulk_step()
 
 /* --- products --- */
 
+/* How a product reads its operands: the left from shared memory (a is NULL) or registers, the right with the
+ * contraction along its rows' bytes or (turned) along its rows. */
+enum device_kind { DEVICE_BF16, DEVICE_BF16_TURNED, DEVICE_S8, DEVICE_E4M3 };
 struct device_product {
-    float (*d)[4];
-    const uint32_t *a; /* NULL: in shared memory */
+    device_kind kind;
+    void *d; /* float or int [n / 8][4] */
+    const uint32_t *a;
     uint64_t left, right;
     int n;
-    bool add, columns;
+    bool add;
 };
 /* By thread: sets, oldest first; the last one is not committed. */
 static std::map<unsigned, std::vector<std::vector<device_product>>> device_products;
 
+/* Address, bytes to the next 64 columns, and the top bit for rows of 64 bytes. */
 static inline uint64_t operand_at(shared_at p, int next)
 {
     return (uint64_t)p | (uint64_t)next << 32;
+}
+static inline uint64_t narrow_operand_at(shared_at p)
+{
+    return (uint64_t)p | (uint64_t)1 << 63;
 }
 static inline uint64_t operand_next(uint64_t o, int bytes)
 {
@@ -207,8 +220,8 @@ static inline void device_begin(const device_product &p)
     if (sets.empty()) {
         sets.emplace_back();
     }
-    for (int i = 0; i < p.n / 8 && !p.add; i++) { /* of no use until the wait */
-        p.d[i][0] = p.d[i][1] = p.d[i][2] = p.d[i][3] = NAN;
+    if (!p.add) {
+        memset(p.d, 0xff, (size_t)p.n / 2 * 4); /* of no use until the wait: NaNs */
     }
     sets.back().push_back(p);
 }
@@ -221,45 +234,78 @@ static inline void products_commit()
     sets.emplace_back();
 }
 
+static inline float device_e4m3(uint8_t v)
+{
+    int e = v >> 3 & 15, m = v & 7;
+    double f = (v & 127) == 127 ? NAN : e == 0 ? ldexp(m, -9) : ldexp(8 + m, e - 10);
+    return (float)(v >> 7 != 0 ? -f : f);
+}
+
+/* Element (row, k) of an operand in shared memory whose rows hold the contraction, of `size` bytes. */
+static inline uint16_t device_element(uint64_t operand, int row, int k, int size)
+{
+    int width = operand >> 63 != 0 ? 64 : 128;
+    shared_at at =
+        (shared_at)operand + (shared_at)(row / 8 * 8 * width + row % 8 * width + k * size);
+    uint16_t v = 0;
+    memcpy(&v, device_turned(at, width), (size_t)size);
+    return v;
+}
+
+static inline float device_value(device_kind kind, uint32_t v)
+{
+    return kind == DEVICE_S8     ? (float)(int8_t)v
+           : kind == DEVICE_E4M3 ? device_e4m3((uint8_t)v)
+                                 : to_float(bf16{(uint16_t)v});
+}
+
 /* One product of a warp: its 16 rows. */
 static inline void device_multiply(device_product **lane, unsigned warp)
 {
     const device_product &p = *lane[0];
-    float l[16][16], r[16][128];
+    int size = p.kind == DEVICE_S8 || p.kind == DEVICE_E4M3 ? 1 : 2, depth = 32 / size;
+    int four = 4 / size; /* values of a register */
+    static float l[16][32], r[32][128];
 
     for (int i = 0; i < 16; i++) {
-        for (int k = 0; k < 16; k++) {
-            bf16 v;
+        for (int k = 0; k < depth; k++) {
+            uint32_t v;
             if (p.a == nullptr) { /* the operand's rows 16 · warp .. */
-                int row = (int)(warp % 4) * 16 + i;
-                memcpy(&v,
-                       device_turned((shared_at)p.left +
-                                     (shared_at)(row / 8 * 1024 + row % 8 * 128 + k * 2)),
-                       2);
-                l[i][k] = to_float(v);
-            } else {
-                l[i][k] = part_of<bf16>(lane[i % 8 * 4 + k % 8 / 2]->a[i / 8 + k / 8 * 2], k % 2);
+                v = device_element(p.left, (int)(warp % 4) * 16 + i, k, size);
+            } else { /* registers 0, 1: rows i, i + 8, half of the depth; 2, 3: the other */
+                uint32_t pair =
+                    lane[i % 8 * 4 + k % (depth / 2) / four]->a[i / 8 + k / (depth / 2) * 2];
+                v = pair >> (8 * size * (k % four)) & (size == 1 ? 0xff : 0xffff);
             }
+            l[i][k] = device_value(p.kind, v);
         }
     }
-    for (int k = 0; k < 16; k++) {
+    for (int k = 0; k < depth; k++) {
         for (int n = 0; n < p.n; n++) {
-            bf16 v;
-            int at = p.columns
-                         ? n / 64 * (int)(p.right >> 32) + n % 64 * 2 + k / 8 * 1024 + k % 8 * 128
-                         : n / 8 * 1024 + n % 8 * 128 + k * 2;
-            memcpy(&v, device_turned((shared_at)p.right + (shared_at)at), 2);
-            r[k][n] = to_float(v);
+            uint16_t v = 0;
+            if (p.kind == DEVICE_BF16_TURNED) {
+                int at = n / 64 * (int)(p.right >> 32) + n % 64 * 2 + k / 8 * 1024 + k % 8 * 128;
+                memcpy(&v, device_turned((shared_at)p.right + (shared_at)at, 128), 2);
+            } else {
+                v = device_element(p.right, n, k, size);
+            }
+            r[k][n] = device_value(p.kind, v);
         }
     }
     for (int i = 0; i < 32; i++) {
         for (int e = 0; e < p.n / 2; e++) {
             int row = i / 4 + e % 4 / 2 * 8, col = e / 4 * 8 + i % 4 * 2 + e % 2;
-            double sum = p.add ? lane[i]->d[e / 4][e % 4] : 0;
-            for (int k = 0; k < 16; k++) {
+            float *d = (float *)lane[i]->d + e;
+            int *whole = (int *)lane[i]->d + e;
+            double sum = !p.add ? 0 : p.kind == DEVICE_S8 ? (double)*whole : (double)*d;
+            for (int k = 0; k < depth; k++) {
                 sum += (double)l[row][k] * (double)r[k][col];
             }
-            lane[i]->d[e / 4][e % 4] = (float)sum;
+            if (p.kind == DEVICE_S8) {
+                *whole = (int)sum;
+            } else {
+                *d = (float)sum;
+            }
         }
     }
 }
@@ -284,14 +330,47 @@ template <int N> static inline void hold(uint32_t (&)[N][4])
 {
 }
 
+template <int N> static inline void hold(int (&)[N][4])
+{
+}
+
 template <bool ADD> static inline void products_of_rows(float (&d)[16][4], uint64_t a, uint64_t b)
 {
-    device_begin(device_product{d, nullptr, a, b, 128, ADD, false});
+    device_begin(device_product{DEVICE_BF16, d, nullptr, a, b, 128, ADD});
 }
 template <int N>
 static inline void products_of_columns(float (&d)[N][4], const uint32_t a[4], uint64_t b)
 {
-    device_begin(device_product{d, a, 0, b, 8 * N, true, true});
+    device_begin(device_product{DEVICE_BF16_TURNED, d, a, 0, b, 8 * N, true});
+}
+template <bool ADD> static inline void products_of_integers(int (&d)[16][4], uint64_t a, uint64_t b)
+{
+    device_begin(device_product{DEVICE_S8, d, nullptr, a, b, 128, ADD});
+}
+template <bool ADD>
+static inline void products_of_e4m3(float (&d)[8][4], const uint32_t a[4], uint64_t b)
+{
+    device_begin(device_product{DEVICE_E4M3, d, a, 0, b, 64, ADD});
+}
+
+/* The nearest of the type's values, of two the even one; above 448 is 448. */
+static inline uint32_t device_to_e4m3(float v)
+{
+    uint32_t best = 0;
+    double a = fmin(fabs((double)v), 448), gap = INFINITY;
+    for (uint32_t i = 0; i < 127; i++) {
+        double g = fabs(a - (double)device_e4m3((uint8_t)i));
+        if (g < gap || (g == gap && i % 2 == 0)) {
+            gap = g;
+            best = i;
+        }
+    }
+    return v != v ? 127 : best | (signbit(v) ? 128 : 0);
+}
+static inline uint32_t pack_e4m3(float a, float b, float c, float d)
+{
+    return device_to_e4m3(a) | device_to_e4m3(b) << 8 | device_to_e4m3(c) << 16 |
+           device_to_e4m3(d) << 24;
 }
 
 #endif

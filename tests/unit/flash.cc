@@ -6,6 +6,7 @@
 
 #include "kernels/cuda/attention_hopper.cuh"
 #include "kernels/cuda/attention_mma.cuh"
+#include "kernels/cuda/sage.cuh"
 
 #include <set>
 
@@ -92,7 +93,7 @@ template <typename T, int D> static void run_mma(const cvx_flash &a)
 
 static tensor_map map_of(const void *data, int64_t rows, const cvx_flash &a, int64_t ld, int box)
 {
-    return {(const char *)data, {a.d, rows, 1, 1}, {2 * ld, 0, 0}, box};
+    return {(const char *)data, {a.d, rows, 1, 1}, {2 * ld, 0, 0}, 2, 64, box};
 }
 
 template <typename T, int D> static void run_hopper(const cvx_flash &a)
