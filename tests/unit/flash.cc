@@ -211,13 +211,129 @@ static void rows_alone(void **)
     check_rows(run_hopper<bf16, 128>, 128);
 }
 
+/* --- 8 bits --- */
+
+/* The operands that SageAttention's kernels pass on, for one head. */
+struct sage_operands {
+    std::vector<char> memory;
+    cvx_sage s = {};
+
+    explicit sage_operands(const cvx_flash &a)
+    {
+        int64_t d = CVX_SAGE_HEAD, n = CVX_SAGE_KEYS;
+        s.skp = (a.sk + n - 1) / n * n;
+        memory.resize((size_t)(2 * s.skp * d + a.sq * (d + 8) + s.skp / n * 16 + 8 * d + 9 * 256));
+        char *p = memory.data();
+        auto take = [&](int64_t bytes) {
+            char *q = p + (256 - (uintptr_t)p % 256) % 256;
+            p = q + bytes;
+            return q;
+        };
+        s.q = (int8_t *)take(a.sq * d), s.k = (int8_t *)take(s.skp * d);
+        s.v = (uint8_t *)take(s.skp * d);
+        s.qs = (float *)take(a.sq * 4), s.shift = (float *)take(a.sq * 4);
+        s.ks = (float *)take(s.skp / n * 16);
+        s.vs = (float *)take(4 * d), s.mean = (float *)take(4 * d);
+    }
+};
+
+static void run_sage(const cvx_flash &a)
+{
+    sage_operands g(a);
+    const cvx_sage &s = g.s;
+    const int d = CVX_SAGE_HEAD;
+    unsigned blocks = (unsigned)(s.skp / CVX_SAGE_KEYS);
+    hopper_maps m = {{(char *)s.q, {d, a.sq, 1, 1}, {d, 0, 0}, 1, d, sage_tile::rows},
+                     {(char *)s.k, {d, s.skp, 1, 1}, {d, 0, 0}, 1, d, sage_tile::keys},
+                     {(char *)s.v, {s.skp, d, 1, 1}, {s.skp, 0, 0}, 1, sage_tile::keys, d}};
+
+    device_run(SAGE_STATS_THREADS, SAGE_STATS_THREADS / 8 * CVX_SAGE_HEAD * 4, {0, 0, 0},
+               [&] { sage_stats(a, s, device.room); });
+    for (unsigned x = 0; x * (SAGE_THREADS / 32) < a.sq; x++) {
+        device_run(SAGE_THREADS, 16, {x, 0, 0}, [&] { sage_queries(a, s); });
+    }
+    for (unsigned x = 0; x < blocks; x++) {
+        device_run(SAGE_THREADS, SAGE_BLOCK_ROOM, {x, 0, 0},
+                   [&] { sage_block(a, s, device.room); });
+    }
+    for (unsigned x = 0; x * sage_tile::rows < a.sq; x++) {
+        device_barriers.clear();
+        device_nameds.clear();
+        device_products.clear();
+        device.engine = device_bulk_step;
+        device_run(sage_tile::threads, sage_tile::shared, {x, 0, 0},
+                   [&] { sage_product(a, s, m, device.room); });
+        device.engine = nullptr;
+        assert_true(device_bulk.empty());
+    }
+}
+
+/* Every place of 32 holds another key, and a thread's scores are its neighbours in the left operand. */
+static void sage_places(void **)
+{
+    std::set<int> used;
+    for (int at = 0; at < 32; at++) {
+        assert_true(used.insert(cvx_sage_key(at)).second);
+        assert_int_equal(cvx_sage_key(at) % 8 / 2, at % 16 / 4);
+    }
+    assert_int_equal(*used.begin(), 0);
+    assert_int_equal(*used.rbegin(), 31);
+}
+
+/* Queries and keys less their mean are uniform in [-2, 2), deviation 1.16, and rounded to steps of 2 / 127, deviation 2 / 127 /
+ * sqrt(12): a score, 64 products of either over 8, errs by 0.0075. Weights and values are rounded to three bits after the
+ * first, which errs by 2^-4 / sqrt(3) / 1.4 = 0.026 of each. So a term of the output errs by 0.038 of itself, and the
+ * output, a sum of terms of either sign, by as much of its root mean square. Keys 20 off zero, were their mean not
+ * taken away, would make it 0.08. */
+static void check_sage(int sq, int sk)
+{
+    head<bf16> h(sq, sk, CVX_SAGE_HEAD), plain(sq, sk, CVX_SAGE_HEAD);
+    double error = 0, all = 0, worst = 0;
+
+    for (head<bf16> *t : {&h, &plain}) {
+        for (int i = 0; i < sk * t->ld; i++) {
+            bf16 &k = t->aligned(t->k)[i];
+            k = from_float<bf16>(to_float(k) + (i % t->ld % 3 == 0 ? 20.0f : 0.0f));
+        }
+    }
+    run_sage(h.args(0, sq));
+    run_hopper<bf16, 64>(plain.args(0, sq));
+    for (int i = 0; i < sq; i++) {
+        for (int e = 0; e < h.d; e++) {
+            double want = to_float(plain.o[(size_t)(i * h.ld + e)]);
+            double got = to_float(h.o[(size_t)(i * h.ld + e)]);
+            error += (got - want) * (got - want);
+            all += want * want;
+        }
+        worst = fmax(worst, fabs((double)h.lse[(size_t)i] - (double)plain.lse[(size_t)i]));
+    }
+    print_message("sage sq %d sk %d: error %.4f, lse %.4f\n", sq, sk, sqrt(error / all), worst);
+    assert_true(sqrt(error / all) <= 1.25 * 0.038);
+    assert_true(worst <= 6 * 0.0075);
+}
+
+static void sage_sums(void **)
+{
+    for (int eager = 0; eager < 2; eager++) {
+        device.eager = eager != 0;
+        check_sage(1, 1);
+        check_sage(40, 128);
+        check_sage(150, 200);
+        check_sage(33, 900);
+    }
+}
+
+static void sage_alone(void **)
+{
+    check_rows(run_sage, CVX_SAGE_HEAD);
+}
+
 int main()
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(places),
-        cmocka_unit_test(mma_sums),
-        cmocka_unit_test(hopper_sums),
-        cmocka_unit_test(rows_alone),
+        cmocka_unit_test(places),     cmocka_unit_test(mma_sums),    cmocka_unit_test(hopper_sums),
+        cmocka_unit_test(rows_alone), cmocka_unit_test(sage_places), cmocka_unit_test(sage_sums),
+        cmocka_unit_test(sage_alone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
