@@ -51,11 +51,33 @@ bool cvx_cuda_flash_of(cvx_flash *f, const cvx_attention_args *a)
     return true;
 }
 
+/* In 8 bits, or an error: whoever asked for that is not given something else. */
+static cvx_status run_sage(cvx_cuda *s, const cvx_attention_args *a)
+{
+    cvx_flash f;
+
+    if (!s->hopper) {
+        return cvx_fail(CVX_EUNSUPPORTED,
+                        "--attention sage needs compute capability 9.0; %s has %d.%d", s->name,
+                        s->sm / 10, s->sm % 10);
+    }
+    if (a->q->dim[3] != 64 || a->q->dtype != CVX_BF16 || !cvx_cuda_flash_of(&f, a) ||
+        f.b * f.h > 65535) {
+        return cvx_fail(CVX_EUNSUPPORTED,
+                        "--attention sage is for heads of 64 in bf16, not of %lld in %s",
+                        (long long)a->q->dim[3], cvx_dtype_name(a->q->dtype));
+    }
+    return f.b * f.h == 0 || f.sq == 0 ? CVX_OK : cvx_cuda_attention_sage(s, &f);
+}
+
 cvx_status cvx_cuda_attention(cvx_cuda *s, const cvx_attention_args *a)
 {
     const char *only = getenv("CVX_CUDA_ATTENTION");
     cvx_flash f;
 
+    if (a->sage) {
+        return run_sage(s, a);
+    }
     if ((only != NULL && strcmp(only, "plain") == 0) || !cvx_cuda_flash_of(&f, a)) {
         return cvx_cuda_attention_plain(s, a);
     }
