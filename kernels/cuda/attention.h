@@ -20,7 +20,7 @@ cvx_status cvx_cuda_attention_mma(cvx_cuda *s, const cvx_flash *a, cvx_dtype t) 
 cvx_status cvx_cuda_attention_hopper(cvx_cuda *s, const cvx_flash *a) CVX_CHECK;
 
 /* The same in 8 bits (kernels/cuda/sage.cuh), head size 64 alone; about 200 bytes of scratch a token
- * and head. */
+ * and head of one item. */
 cvx_status cvx_cuda_attention_sage(cvx_cuda *s, const cvx_flash *a) CVX_CHECK;
 
 /* *f <- the operands, if the kernels for tensor cores can take them: BF16 or F16 alike, head size a multiple of 8 up to 128,

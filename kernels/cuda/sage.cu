@@ -68,7 +68,7 @@ static cvx_status take_room(cvx_cuda *s, cvx_sage *g, const cvx_flash *a)
     return CVX_OK;
 }
 
-extern "C" cvx_status cvx_cuda_attention_sage(cvx_cuda *s, const cvx_flash *a)
+static cvx_status attend_item(cvx_cuda *s, const cvx_flash *a)
 {
     const int room = sage_tile::shared;
     int64_t n = a->b * a->h;
@@ -94,4 +94,20 @@ extern "C" cvx_status cvx_cuda_attention_sage(cvx_cuda *s, const cvx_flash *a)
     blocks_of_keys<<<by_block, SAGE_THREADS, 0, s->stream>>>(*a, g);
     product<<<by_tile, sage_tile::threads, (size_t)room, s->stream>>>(*a, g, m);
     return cvx_cuda_launched(s, "attention");
+}
+
+/* One item of the batch at a time: the operands of two would only take more memory. */
+extern "C" cvx_status cvx_cuda_attention_sage(cvx_cuda *s, const cvx_flash *a)
+{
+    for (int64_t i = 0; i < a->b; i++) {
+        cvx_flash one = *a;
+        one.b = 1;
+        one.q = (const bf16 *)a->q + i * a->qs[0];
+        one.k = (const bf16 *)a->k + i * a->ks[0];
+        one.v = (const bf16 *)a->v + i * a->vs[0];
+        one.o = (bf16 *)a->o + i * a->os[0];
+        one.lse = a->lse != nullptr ? a->lse + i * a->ls[0] : nullptr;
+        CVX_RETURN_IF(attend_item(s, &one));
+    }
+    return CVX_OK;
 }
