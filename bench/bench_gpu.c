@@ -130,7 +130,8 @@ static void linear(bench *b, int64_t m, int64_t n, int64_t k, cvx_act act, bool 
     cvx_arena_release(&b->arena, mark, false);
 }
 
-static void attention(bench *b, int64_t s, int64_t heads)
+/* how: "" (the op's own choice), a kernel's name (CVX_CUDA_ATTENTION) or "sage". */
+static void attention(bench *b, int64_t s, int64_t heads, const char *how)
 {
     size_t mark = cvx_arena_mark(&b->arena);
     cvx_tensor t[4], lse = VALUES(b, CVX_F32, 1, heads, s);
@@ -141,10 +142,15 @@ static void attention(bench *b, int64_t s, int64_t heads)
     }
     cvx_attention_args a = {
         .q = &t[0], .k = &t[1], .v = &t[2], .o = &t[3], .lse = &lse, .scale = 0.125};
-    snprintf(shape, sizeof shape, "%lld tokens, %lld heads of %d", (long long)s, (long long)heads,
-             HEAD);
+    a.sage = strcmp(how, "sage") == 0;
+    if (how[0] != 0 && !a.sage) {
+        setenv("CVX_CUDA_ATTENTION", how, 1);
+    }
+    snprintf(shape, sizeof shape, "%lld tokens, %lld heads of %d%s%s", (long long)s,
+             (long long)heads, HEAD, how[0] != 0 ? ", " : "", how);
     TIME(b, attention, shape, 4.0 * (double)cvx_dtype_size(b->act) * (double)(s * heads * HEAD),
          cvx_op_attention(b->ctx, &a));
+    unsetenv("CVX_CUDA_ATTENTION");
     cvx_arena_release(&b->arena, mark, false);
 }
 
@@ -220,8 +226,13 @@ int main(int argc, char **argv)
     linear(&b, ROWS, WIDTH, WIDTH, CVX_ACT_NONE, true);
     linear(&b, 4096, 4 * WIDTH, WIDTH, CVX_ACT_GELU_TANH, false);
     linear(&b, 4096, WIDTH, 4 * WIDTH, CVX_ACT_NONE, true);
-    if (!fp8) {
-        attention(&b, f32 ? 4096 : TOKENS, HEADS);
+    if (fp8) {
+        attention(&b, TOKENS, HEADS, "sage");
+    } else {
+        attention(&b, f32 ? 4096 : TOKENS, HEADS, "");
+        if (!f32) {
+            attention(&b, TOKENS, HEADS, "mma");
+        }
         rows(&b);
         decoder(&b);
     }

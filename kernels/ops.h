@@ -77,11 +77,13 @@ typedef struct cvx_qk_norm_rope_args {
 /* o = softmax(q·kᵀ·scale + bias)·v per batch item and head; no S x S matrix is ever stored.
  * q, o [b, sq, h, d]; k, v [b, sk, h, d]; any strides but the last, d <= 128. bias [h, sq, sk] or NULL.
  * causal: key j is seen by query i only if j <= i (sq == sk). lse (optional) [b, h, sq]: log of the
- * sum of exp(scores), natural logarithm. The order of summation depends on sk alone. */
+ * sum of exp(scores), natural logarithm. The order of summation depends on sk alone.
+ * sage: in 8 bits (Zhang et al., SageAttention2, arXiv 2411.10958), which only Hopper's "cuda" has: bf16, d = 64, no bias, not
+ * causal; there CVX_EUNSUPPORTED for anything else. ref and cpu compute as without. */
 typedef struct cvx_attention_args {
     const cvx_tensor *o, *lse, *q, *k, *v, *bias;
     double scale;
-    bool causal;
+    bool causal, sage;
 } cvx_attention_args;
 
 /* Puts together attention over two sets of keys, in place: (o, lse) and (part, part_lse) are outputs of op

@@ -20,6 +20,7 @@ typedef struct cvx_load {
     bool fp8;  /* pack them as 8-bit floats with a scale a row, where the backend can */
     const cvx_mesh *mesh;  /* the ranks that share the model's work; borrowed */
     cvx_exchange exchange; /* of attention over the sequence */
+    bool sage;             /* that attention in 8 bits */
 } cvx_load;
 
 /* "NAME.weight" [n, k] and, if `bias`, "NAME.bias" [n]. */

@@ -19,6 +19,7 @@ typedef struct ring {
     const cvx_tensor *o, *q;
     cvx_tensor lse, part, part_lse; /* part: output for one block */
     double scale;
+    bool sage;
 } ring;
 
 /* The output of the block's keys and values [b, rows, 2, h, d] alone, some heads at a time. */
@@ -41,10 +42,13 @@ static cvx_status attend(const ring *r, const cvx_tensor *block, const cvx_tenso
         for (int i = 0; i < 5; i++) {
             t[i] = cvx_slice(&t[i], i == 4 ? 1 : 2, h, n);
         }
-        CVX_RETURN_IF(cvx_op_attention(
-            r->ctx,
-            &(cvx_attention_args){
-                .q = &t[0], .k = &t[1], .v = &t[2], .o = &t[3], .lse = &t[4], .scale = r->scale}));
+        CVX_RETURN_IF(cvx_op_attention(r->ctx, &(cvx_attention_args){.q = &t[0],
+                                                                     .k = &t[1],
+                                                                     .v = &t[2],
+                                                                     .o = &t[3],
+                                                                     .lse = &t[4],
+                                                                     .scale = r->scale,
+                                                                     .sage = r->sage}));
         cvx_comm_poll(r->c, pending);
     }
     return CVX_OK;
@@ -69,12 +73,12 @@ static cvx_status add_block(const ring *r, const cvx_tensor *block, bool first,
 
 cvx_status cvx_ring_attention(cvx_ctx *ctx, cvx_comm *c, cvx_arena *arena, const int64_t *rows,
                               const cvx_tensor *o, const cvx_tensor *q, const cvx_tensor *kv,
-                              double scale)
+                              double scale, bool sage)
 {
     int64_t b = q->dim[0], s = q->dim[1], h = q->dim[2], d = q->dim[3];
     int next = (c->rank + 1) % c->size, before = (c->rank - 1 + c->size) % c->size;
     size_t mark = cvx_arena_mark(arena);
-    ring r = {.ctx = ctx, .c = c, .o = o, .q = q, .scale = scale};
+    ring r = {.ctx = ctx, .c = c, .o = o, .q = q, .scale = scale, .sage = sage};
     cvx_tensor other, block = *kv;
 
     CVX_ASSERT(c->size > 1 && cvx_is_dense(kv) && cvx_is_dense(o));

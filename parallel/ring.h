@@ -18,9 +18,9 @@ int64_t cvx_ring_room(const int64_t *rows, int size);
  * each item: it is overwritten. rows[]: rows of each rank. The arena holds a second block, a partial output
  * and log-sum-exps. Collective over c (more than one rank). Sends in size - 1 calls
  *     8·b·h·d·(sum of rows - rows[(rank + 1) % size]) bytes:
- * every block but that of the next rank, which has it from the beginning. */
+ * every block but that of the next rank, which has it from the beginning. sage: as op attention. */
 cvx_status cvx_ring_attention(cvx_ctx *ctx, cvx_comm *c, cvx_arena *arena, const int64_t *rows,
                               const cvx_tensor *o, const cvx_tensor *q, const cvx_tensor *kv,
-                              double scale) CVX_CHECK;
+                              double scale, bool sage) CVX_CHECK;
 
 #endif

@@ -170,7 +170,7 @@ extern "C" cvx_status cvx_cuda_attention_plain(cvx_cuda *s, const cvx_attention_
     }
     if (p.sq > 0 && items > 0) {
         dim3 grid((unsigned)((p.sq + QUERIES - 1) / QUERIES), (unsigned)items);
-        WITH_ACTIVATION(a->q->dtype, T, attend_plain<T><<<grid, 32 * WARPS, 0, s->stream>>>(p));
+        WITH_TYPE(a->q->dtype, T, attend_plain<T><<<grid, 32 * WARPS, 0, s->stream>>>(p));
     }
     return cvx_cuda_launched(s, "attention");
 }
@@ -233,8 +233,8 @@ extern "C" cvx_status cvx_cuda_op_attention_merge(cvx_ctx *ctx, const cvx_attent
     m.pls[0] = a->part_lse->stride[0];
     m.pls[1] = a->part_lse->stride[1];
     if (m.n > 0) {
-        WITH_ACTIVATION(a->o->dtype, T,
-                        merge_rows<T><<<blocks_for(32 * m.n), CVX_THREADS, 0, s->stream>>>(m));
+        WITH_TYPE(a->o->dtype, T,
+                  merge_rows<T><<<blocks_for(32 * m.n), CVX_THREADS, 0, s->stream>>>(m));
     }
     return cvx_cuda_launched(s, "attention_merge");
 }

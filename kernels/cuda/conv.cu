@@ -9,7 +9,7 @@
  * grows with the square root of their number.
  *
  * An output's additions follow the order (tap, channel), whatever the call's size. */
-#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/instr.cuh"
 #include "kernels/cuda/rows.h"
 
 #define BM 128
@@ -40,43 +40,6 @@ static __device__ __forceinline__ int64_t place(const cvx_cuda_conv &a, const pi
 
     f = f >= a.frames ? f - a.frames : f;
     return f * a.xs[0] + r * a.xs[1] + c * a.xs[2];
-}
-
-/* 16 bytes of global to shared memory, zeros beyond `bytes`. */
-static __device__ __forceinline__ void fetch(uint32_t to, const void *from, int bytes)
-{
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes));
-}
-
-static __device__ __forceinline__ void ldmatrix(uint32_t r[4], uint32_t at)
-{
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(at));
-}
-
-template <typename T>
-static __device__ __forceinline__ void multiply(float d[4], const uint32_t a[4], uint32_t b0,
-                                                uint32_t b1);
-
-template <>
-__device__ __forceinline__ void multiply<bf16>(float d[4], const uint32_t a[4], uint32_t b0,
-                                               uint32_t b1)
-{
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, "
-                 "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-template <>
-__device__ __forceinline__ void multiply<f16>(float d[4], const uint32_t a[4], uint32_t b0,
-                                              uint32_t b1)
-{
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, "
-                 "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 /* The byte offset of 16-byte piece `piece` of row `row` in a tile of 128-byte rows. */
@@ -121,13 +84,13 @@ static __device__ __forceinline__ void bring(const cvx_cuda_conv &a, uint32_t st
     for (int i = 0; i < BM / 32; i++) {
         int n = there[i] ? bytes : 0;
         const T *from = n > 0 ? x + place(a, px[i], s.dt, s.dr, s.dc) + ch : x;
-        fetch(stage + swizzled(row + 32 * i, piece), from, n);
+        copy_async(stage + swizzled(row + 32 * i, piece), from, n);
     }
 #pragma unroll
     for (int i = 0; i < BN / 32; i++) {
         int64_t o = n0 + row + 32 * i;
-        fetch(stage + BM * BK * 2 + swizzled(row + 32 * i, piece), o < a.cout ? w + o * a.kp : w,
-              o < a.cout ? 16 : 0);
+        copy_async(stage + BM * BK * 2 + swizzled(row + 32 * i, piece),
+                   o < a.cout ? w + o * a.kp : w, o < a.cout ? 16 : 0);
     }
 }
 
@@ -143,12 +106,12 @@ static __device__ __forceinline__ void multiply_tiles(float acc[MI][NI][4], uint
         uint32_t af[MI][4], bf[NI / 2][4];
 #pragma unroll
         for (int i = 0; i < MI; i++) {
-            ldmatrix(af[i], stage + swizzled(m + i * 16 + (lane & 15), 2 * k + (lane >> 4)));
+            load_matrices(af[i], stage + swizzled(m + i * 16 + (lane & 15), 2 * k + (lane >> 4)));
         }
 #pragma unroll
         for (int j = 0; j < NI / 2; j++) {
             int row = n + j * 16 + (lane & 7) + ((lane >> 4) << 3);
-            ldmatrix(bf[j], stage + BM * BK * 2 + swizzled(row, 2 * k + ((lane >> 3) & 1)));
+            load_matrices(bf[j], stage + BM * BK * 2 + swizzled(row, 2 * k + ((lane >> 3) & 1)));
         }
 #pragma unroll
         for (int i = 0; i < MI; i++) {
@@ -196,17 +159,17 @@ template <typename T, int BN> __global__ void __launch_bounds__(256) conv_mma(cv
         if (i < steps) {
             bring<T, BN>(a, base + i * stage_bytes<BN>(), px, there, n0, find_step(a, i, per_tap));
         }
-        asm volatile("cp.async.commit_group;");
+        copy_commit();
     }
     for (int i = 0; i < steps; i++) {
-        asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 2));
+        copy_wait<STAGES - 2>();
         __syncthreads(); /* the stage has come for all, and the one before is spent */
         int next = i + STAGES - 1;
         if (next < steps) {
             bring<T, BN>(a, base + next % STAGES * stage_bytes<BN>(), px, there, n0,
                          find_step(a, next, per_tap));
         }
-        asm volatile("cp.async.commit_group;");
+        copy_commit();
         multiply_tiles<T, MI, NI>(acc, base + i % STAGES * stage_bytes<BN>(), m, n);
     }
 #pragma unroll

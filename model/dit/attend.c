@@ -125,13 +125,15 @@ static cvx_status attend(cvx_dit_pass *p, const layout *l, const cvx_tensor *o, 
     cvx_tensor k = half_of(kv, 0), v = half_of(kv, 1);
 
     if (l->ring->size > 1) {
-        return cvx_ring_attention(p->d->ctx, l->ring, p->step, l->ring_rows, o, q, kv, scale);
+        return cvx_ring_attention(p->d->ctx, l->ring, p->step, l->ring_rows, o, q, kv, scale,
+                                  p->d->sage);
     }
     if (cvx_numel(o) == 0) { /* more ranks than heads, or than rows */
         return CVX_OK;
     }
     return cvx_op_attention(
-        p->d->ctx, &(cvx_attention_args){.o = o, .q = q, .k = &k, .v = &v, .scale = scale});
+        p->d->ctx, &(cvx_attention_args){
+                       .o = o, .q = q, .k = &k, .v = &v, .scale = scale, .sage = p->d->sage});
 }
 
 /* A dense view of `rows` rows of each item at the beginning of a buffer [b, room, 2, heads, hd]. */

@@ -178,6 +178,7 @@ cvx_status cvx_dit_open(cvx_dit **out, const cvx_load *l, const cvx_dit_config *
     d->ctx = l->ctx;
     d->mesh = l->mesh;
     d->exchange = l->exchange;
+    d->sage = l->sage;
     d->act = cvx_activations(l->ctx);
     d->cfg = *cfg;
     d->c = cfg->num_attention_heads * cfg->attention_head_dim;

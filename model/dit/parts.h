@@ -20,6 +20,7 @@ struct cvx_dit {
     cvx_ctx *ctx;
     const cvx_mesh *mesh;
     cvx_exchange exchange;
+    bool sage; /* attention in 8 bits */
     cvx_dit_config cfg;
     cvx_dtype act;       /* of normed rows, projections, attention, the hidden layer */
     int64_t c;           /* inner width: heads · head_dim */

@@ -22,6 +22,7 @@ const cvx_opt cvx_bench_opts[] = {
     {"backend", CVX_OPT_CHOICE, AT(request.backend), NULL, "default auto", 0, 0,
      "auto|ref|cpu|cuda"},
     {"quantize", CVX_OPT_CHOICE, AT(request.quantize), NULL, "default none", 0, 0, "none|fp8"},
+    {"attention", CVX_OPT_CHOICE, AT(request.attention), NULL, "default auto", 0, 0, "auto|sage"},
     {"isa", CVX_OPT_CHOICE, AT(request.isa), NULL, "default auto", 0, 0,
      "auto|portable|avx2|avx512|amx"},
     {"enable-tiling", CVX_OPT_FLAG, AT(request.enable_tiling), NULL, "tiled decode", 0, 0, NULL},
@@ -76,7 +77,8 @@ static cvx_status open_part(bench *b, const char *name, cvx_load *load)
                        .weights = b->w,
                        .pack = true,
                        .mesh = b->mesh,
-                       .fp8 = strcmp(b->o->request.quantize, "fp8") == 0};
+                       .fp8 = strcmp(b->o->request.quantize, "fp8") == 0,
+                       .sage = strcmp(b->o->request.attention, "sage") == 0};
     return CVX_OK;
 }
 

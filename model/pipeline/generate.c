@@ -26,6 +26,12 @@ cvx_status cvx_request_ctx(cvx_ctx **out, const cvx_request *r)
         return cvx_fail(CVX_EUNSUPPORTED,
                         "--quantize fp8 needs backend \"cuda\" and a GPU from Hopper on");
     }
+    if (strcmp(r->attention, "sage") == 0 && !cvx_ctx_has_device(*out)) {
+        cvx_ctx_close(*out);
+        *out = NULL;
+        return cvx_fail(CVX_EUNSUPPORTED,
+                        "--attention sage needs backend \"cuda\" and a Hopper GPU");
+    }
     return CVX_OK;
 }
 
@@ -80,9 +86,10 @@ static json_t *model_key(const cvx_request *r)
     for (int i = 0; i < r->lora.n; i++) {
         json_array_append_new(lora, json_string(r->lora.item[i]));
     }
-    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:o}", "model", r->model, "dtype",
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:o}", "model", r->model, "dtype",
                      r->dtype, "backend", r->backend, "isa", r->isa, "offload", r->offload,
-                     "quantize", r->quantize, "threads", (json_int_t)r->threads, "lora", lora);
+                     "quantize", r->quantize, "attention", r->attention, "threads",
+                     (json_int_t)r->threads, "lora", lora);
 }
 
 static cvx_status open_model(cvx_generator *g)

@@ -88,6 +88,7 @@ cvx_status cvx_run_open(cvx_pipeline *p, cvx_part_id id)
                      .weights = x->weights,
                      .pack = packs(p),
                      .fp8 = id == CVX_PART_DIT && p->opt.fp8,
+                     .sage = p->opt.sage,
                      .mesh = p->opt.mesh};
     if (id == CVX_PART_T5) {
         load.pack = false; /* read once or twice a job: packing would cost more than it gives */

@@ -41,6 +41,7 @@ typedef struct cvx_pipeline_options {
     cvx_offload offload;
     bool pack;                /* keep linear weights packed */
     bool fp8;                 /* the transformer's as 8-bit floats */
+    bool sage;                /* its attention in 8 bits */
     const cvx_opt_list *lora; /* FILE[:SCALE] items; may be NULL */
     const cvx_mesh *mesh;     /* the ranks that share each job; borrowed */
 } cvx_pipeline_options;

@@ -114,6 +114,7 @@ cvx_status cvx_plan_make(cvx_plan *out, const cvx_ctx *ctx, const cvx_checkpoint
     cvx_plan p = {.options = {.offload = offload_of(job->request),
                               .pack = true,
                               .fp8 = strcmp(job->request->quantize, "fp8") == 0,
+                              .sage = strcmp(job->request->attention, "sage") == 0,
                               .lora = &job->request->lora,
                               .mesh = mesh},
                   .output_bytes = (size_t)(pixels * (keep_float ? 5 : 1)),

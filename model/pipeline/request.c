@@ -92,6 +92,9 @@ const cvx_opt cvx_request_opts[] = {
     {"quantize", CVX_OPT_CHOICE, AT(quantize), NULL,
      "fp8: the transformer's linear layers in 8-bit floats, a scale a row (GPUs from Hopper on; default: none)",
      0, 0, "none|fp8"},
+    {"attention", CVX_OPT_CHOICE, AT(attention), NULL,
+     "sage: the transformer's in 8 bits (SageAttention 2; GPUs of Hopper, with --dtype bf16; default: auto)",
+     0, 0, "auto|sage"},
     {"threads", CVX_OPT_INT, AT(threads), "N", "CPU threads (default: all cores)", 1, 1024, NULL},
     {"backend", CVX_OPT_CHOICE, AT(backend), NULL, "where to compute (default: auto)", 0, 0,
      "auto|ref|cpu|cuda"},
@@ -210,6 +213,9 @@ cvx_status cvx_request_check(const cvx_request *r)
             CVX_EINVAL,
             "--quantize fp8 packs the weights, --offload sequential leaves them as they are: "
             "give one of them");
+    }
+    if (strcmp(r->attention, "sage") == 0 && strcmp(r->dtype, "bf16") != 0) {
+        return cvx_fail(CVX_EINVAL, "--attention sage is for --dtype bf16, not %s", r->dtype);
     }
     if (r->num_frames > 0 && (r->num_frames - 1) % 4 != 0) {
         int64_t below = (r->num_frames - 1) / 4 * 4 + 1;

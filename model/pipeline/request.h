@@ -33,6 +33,7 @@ typedef struct cvx_request {
     double upscale;                                /* 0: 1 */
     const char *interpolate_model, *upscale_model; /* NULL: those that come with cvx */
     const char *quantize;                          /* "none", "fp8" */
+    const char *attention;                         /* "auto", "sage" */
     const char *clip_model, *backend, *isa, *replay, *manifest;
     const char *checkpoint_dir; /* NULL: no checkpoints */
     int64_t checkpoint_every;   /* 0: CVX_CHECKPOINT_EVERY */
@@ -49,7 +50,7 @@ typedef struct cvx_request {
     {                                                                                              \
         .negative_prompt = "", .num_inference_steps = 50, .seed = 42, .num_videos_per_prompt = 1,  \
         .guidance_scale = 6.0, .strength = 0.8, .dtype = "f32", .offload = "none",                 \
-        .backend = "auto", .isa = "auto", .quantize = "none"                                       \
+        .backend = "auto", .isa = "auto", .quantize = "none", .attention = "auto"                  \
     }
 
 /* The option table of cvx generate, cvx plan and cvx-rank. */

@@ -93,6 +93,7 @@ cvx_status cvx_resume_describe(json_t **out, const cvx_ctx *ctx, const cvx_job *
     json_object_set_new(j, "max-sequence-length", json_integer(job->text_len));
     json_object_set_new(j, "dtype", json_string(cvx_dtype_name(job->dtype)));
     json_object_set_new(j, "quantize", json_string(q->quantize));
+    json_object_set_new(j, "attention", json_string(q->attention));
     json_object_set_new(j, "backend", json_string(ctx->ops->name));
     json_object_set_new(j, "image", json_boolean(q->image != NULL));
     json_object_set_new(j, "video", json_boolean(q->video != NULL));

@@ -26,6 +26,8 @@ if nvidia-smi -L >/dev/null 2>&1 && grep -q 'ok   CUDA backend' "$tmp/doctor"; t
 else
     fails "--backend cuda" 6 'backend "cuda"' "$cvx" generate "${job[@]}" --backend cuda --output "$tmp/a.mp4"
     fails "--quantize fp8" 6 'quantize fp8 needs' "$cvx" generate "${job[@]}" --quantize fp8 --output "$tmp/a.mp4"
+    fails "--attention sage" 6 'attention sage needs' "$cvx" generate "${job[@]}" --dtype bf16 --attention sage \
+        --output "$tmp/a.mp4"
     equal "nothing was written" "" "$(ls "$tmp" | grep mp4 || true)"
     expect "auto" "$cvx" generate "${job[@]}" --output "$tmp/cpu.mp4"
     if grep -q 'no CUDA device' "$tmp/doctor"; then
@@ -35,6 +37,7 @@ else
     fi
     fails "gpu-check" 2 'nothing was checked' tools/gpu-check
 fi
+fails "sage in f32" 2 'is for --dtype bf16' "$cvx" generate "${job[@]}" --attention sage --output "$tmp/b.mp4"
 fails "fp8 and streamed weights" 2 'give one of them' "$cvx" generate "${job[@]}" --quantize fp8 --offload sequential \
     --output "$tmp/b.mp4"
 finish
