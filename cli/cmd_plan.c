@@ -200,7 +200,7 @@ static cvx_status plan(cvx_request *r)
     cvx_ctx *ctx = NULL;
     cvx_mesh *mesh = NULL;
     double rate[CVX_OP_COUNT];
-    int64_t video_frames = 0;
+    cvx_source source;
     cvx_status st = CVX_OK;
 
     if (r->prompt.n == 0) {
@@ -209,13 +209,11 @@ static cvx_status plan(cvx_request *r)
     r->output = r->output != NULL ? r->output : "plan.mp4";
     CVX_RETURN_IF(cvx_request_check(r));
     CVX_RETURN_IF(cvx_checkpoint_open(&c, r->model));
-    if (r->video != NULL) {
-        CVX_RETURN_IF(cvx_count_frames(r->video, &video_frames));
-    }
-    if (c.image_to_video && r->image == NULL) {
+    CVX_RETURN_IF(cvx_source_look(&source, r));
+    if (c.image_to_video && r->image == NULL && r->extend == NULL) {
         r->image = "image.png"; /* measured by the job's size, never read */
     }
-    CVX_RETURN_IF(cvx_job_resolve(&j, &c, r, video_frames));
+    CVX_RETURN_IF(cvx_job_resolve(&j, &c, r, &source));
     CVX_RETURN_IF(cvx_request_ctx(&ctx, r));
     if (r->ranks > 0 || r->cluster != NULL) {
         st = plan_ranks(r, ctx, &c, &j);

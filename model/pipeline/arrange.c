@@ -283,7 +283,7 @@ static cvx_status pick(cvx_degrees *out, const cvx_request *r, int ranks, int no
     const cvx_pipeline_options opt = {.pack = true, .lora = &r->lora};
     cvx_degrees fixed = cvx_request_degrees(r);
     char text[160];
-    int64_t video_frames = 0;
+    cvx_source source;
     cvx_status st = CVX_OK;
 
     if (r->ranks != 0 && r->ranks != ranks) {
@@ -292,10 +292,8 @@ static cvx_status pick(cvx_degrees *out, const cvx_request *r, int ranks, int no
                         (long long)r->ranks, ranks);
     }
     CVX_RETURN_IF(cvx_checkpoint_open(&c, r->model));
-    if (r->video != NULL) {
-        CVX_RETURN_IF(cvx_count_frames(r->video, &video_frames));
-    }
-    CVX_RETURN_IF(cvx_job_resolve(&j, &c, r, video_frames));
+    CVX_RETURN_IF(cvx_source_look(&source, r));
+    CVX_RETURN_IF(cvx_job_resolve(&j, &c, r, &source));
     CVX_RETURN_IF(cvx_request_ctx(&ctx, r));
     CVX_TRY(st,
             r->cluster != NULL ? cvx_cluster_load(&cluster, r->cluster)

@@ -302,7 +302,7 @@ static cvx_status prepare(bench *b)
     CVX_RETURN_IF(cvx_request_check(r));
     CVX_RETURN_IF(cvx_checkpoint_open(&b->ckpt, r->model));
     r->image = b->ckpt.image_to_video ? "none" : NULL; /* its size counts, it is not read */
-    CVX_RETURN_IF(cvx_job_resolve(&b->job, &b->ckpt, r, 0));
+    CVX_RETURN_IF(cvx_job_resolve(&b->job, &b->ckpt, r, &(cvx_source){0}));
     CVX_RETURN_IF(cvx_request_ctx(&b->ctx, r));
     CVX_RETURN_IF(cvx_ctx_arena(b->ctx, &b->arena, "job", (size_t)1 << 35));
     return cvx_ctx_arena(b->ctx, &b->step, "step", (size_t)1 << 37);

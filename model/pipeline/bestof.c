@@ -20,9 +20,10 @@ static int millionths(double score)
     return -(int)llround(score * 1e6);
 }
 
-static cvx_status own_score(cvx_generator *g, const cvx_output *o, json_t **list, double *mean)
+static cvx_status own_score(cvx_generator *g, const cvx_output *o, const cvx_prompts *prompts,
+                            json_t **list, double *mean)
 {
-    cvx_status st = cvx_generator_leads(g) ? cvx_video_score(g, o, list, mean) : CVX_OK;
+    cvx_status st = cvx_generator_leads(g) ? cvx_video_score(g, o, prompts, list, mean) : CVX_OK;
     return cvx_comm_agree(g->opt.mesh->replica, st);
 }
 
@@ -34,17 +35,25 @@ static cvx_status take_turn(const cvx_generator *g, int64_t k)
     return what == CVX_TURN_STOP ? cvx_video_stopped(g->request) : CVX_OK;
 }
 
+/* The prompt that holds at the frame that a preview shows: the first one, of an extended clip a new one. */
+static cvx_prompts preview_prompt(const cvx_job *j)
+{
+    return (cvx_prompts){.n = 1,
+                         .text = {j->prompts.text[cvx_prompts_at(&j->prompts, j->extension.kept)]}};
+}
+
 /* The first half of a candidate's steps, and the score of what it looks like then. */
 static cvx_status try_half(cvx_generator *g, contest *c, int64_t k)
 {
     cvx_video v = {.g = g};
+    const cvx_prompts prompt = preview_prompt(&g->job);
     json_t *list = NULL;
     double mean = 0;
 
     CVX_RETURN_IF(take_turn(g, k));
     cvx_status st = cvx_video_make(g, &v, k, true, NULL);
     if (st == CVX_OK) {
-        st = own_score(g, &v.preview, &list, &mean);
+        st = own_score(g, &v.preview, &prompt, &list, &mean);
     }
     if (st == CVX_OK && cvx_generator_leads(g)) {
         c->preview[k] = millionths(mean);
@@ -99,7 +108,7 @@ static cvx_status try_candidate(cvx_generator *g, contest *c, int64_t k)
     CVX_RETURN_IF(take_turn(g, k));
     cvx_status st = cvx_video_make(g, &v, k, false, &c->half[k]);
     if (st == CVX_OK) {
-        st = own_score(g, &v.output, &v.scores, &v.mean);
+        st = own_score(g, &v.output, &g->job.prompts, &v.scores, &v.mean);
     }
     if (st == CVX_OK && cvx_generator_leads(g)) {
         c->score[k] = millionths(v.mean);

@@ -185,7 +185,7 @@ static cvx_status predict_window(cvx_run *r, denoise *d, int64_t i, double times
 {
     const cvx_windows *w = &r->job->windows;
     int64_t start = cvx_windows_start(w, i), middle = start + w->length / 2 - r->job->padding;
-    int64_t frame = middle > 0 ? middle * r->p->ckpt->temporal : 0;
+    int64_t frame = r->job->first_frame + (middle > 0 ? middle * r->p->ckpt->temporal : 0);
     int prompt = cvx_prompts_at(&r->job->prompts, frame);
     cvx_tensor in = window_input(r, d, start);
 
@@ -217,6 +217,25 @@ static cvx_status predict(cvx_run *r, denoise *d, double timestep)
     return CVX_OK;
 }
 
+/* --extend: for the known latents the output that makes x0 be them (x0 = c0·sample + c1·output). */
+static cvx_status keep_known(cvx_run *r, denoise *d, const float c[7])
+{
+    int64_t first = r->job->padding, n = r->known.dim[0];
+    cvx_tensor sample = cvx_slice(&r->latents, 0, first, n);
+
+    for (int64_t b = 0; b < r->shape.batch; b++) {
+        cvx_tensor v = cvx_slice(&d->blended, 0, b, 1), y;
+        v = CVX_RESHAPE(&v, r->latents.dim[0], r->latents.dim[1], r->latents.dim[2],
+                        r->latents.dim[3]);
+        y = cvx_slice(&v, 0, first, n);
+        CVX_RETURN_IF(cvx_op_combine(r->p->ctx, &(cvx_combine_args){.y = &y,
+                                                                    .x = {&sample, &r->known},
+                                                                    .c = {-c[0] / c[1], 1 / c[1]},
+                                                                    .n = 2}));
+    }
+    return CVX_OK;
+}
+
 static cvx_status denoise_step(cvx_run *r, denoise *d, const cvx_sched *sched, int64_t i)
 {
     const cvx_request *q = r->job->request;
@@ -239,6 +258,9 @@ static cvx_status denoise_step(cvx_run *r, denoise *d, const cvx_sched *sched, i
         a.noise = &d->noise;
     }
     cvx_sched_coef(sched, i, a.c);
+    if (r->known.data != NULL) {
+        CVX_RETURN_IF(keep_known(r, d, a.c));
+    }
     bool unipc = r->job->sched.kind == CVX_SCHED_UNIPC;
     if (d->kept.data != NULL) {
         d->x0 = kept(d, unipc ? 1 + i % 3 : 0);

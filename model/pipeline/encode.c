@@ -116,14 +116,27 @@ static cvx_status fill_from_file(cvx_run *r, const cvx_tensor *t, filler fn)
     return st;
 }
 
+/* The end of the clip that is extended. */
+static cvx_status read_end(const cvx_run *r, const cvx_tensor *t)
+{
+    const cvx_job *j = r->job;
+    int64_t n = j->extension.overlap;
+
+    return cvx_load_video(j->request->extend, t->data, j->source.frames - n, n, j->height,
+                          j->width);
+}
+
 static cvx_status read_image(const cvx_run *r, const cvx_tensor *t)
 {
+    if (r->job->request->extend != NULL) {
+        return read_end(r, t);
+    }
     return cvx_load_image(r->job->request->image, t->data, r->job->height, r->job->width);
 }
 
 static cvx_status read_video(const cvx_run *r, const cvx_tensor *t)
 {
-    return cvx_load_video(r->job->request->video, t->data, r->job->num_frames, r->job->height,
+    return cvx_load_video(r->job->request->video, t->data, 0, r->job->num_frames, r->job->height,
                           r->job->width);
 }
 
@@ -132,10 +145,10 @@ static cvx_status read_latents(const cvx_run *r, const cvx_tensor *t)
     return cvx_load_latents(r->job->request->latents, t);
 }
 
-/* Encodes pixels [T, 3, H, W] in -1..1 and samples the posterior: out [F, C, h, w] = scale·sample.
- * The noise is drawn in torch's order [C, F, h, w]. */
+/* Encodes pixels [T, 3, H, W] in -1..1: out [F, C, h, w] = scale·sample of the posterior, its noise drawn in torch's
+ * order [C, F, h, w]; or, without `sampled`, scale·mean, and nothing is drawn. */
 static cvx_status encode_pixels(cvx_run *r, const cvx_tensor *pixels, const cvx_tensor *out,
-                                float scale)
+                                float scale, bool sampled)
 {
     const cvx_tensor *o = out;
     int64_t f = o->dim[0], c = o->dim[1];
@@ -145,7 +158,11 @@ static cvx_status encode_pixels(cvx_run *r, const cvx_tensor *pixels, const cvx_
     CVX_RETURN_IF(CVX_ALLOC(&r->step, &moments, CVX_F32, 2 * c, f, o->dim[2], o->dim[3]));
     CVX_RETURN_IF(CVX_ALLOC(&r->step, &noise, CVX_F32, c, f, o->dim[2], o->dim[3]));
     CVX_RETURN_IF(cvx_run_share(r, encode_moments(r, pixels, &moments), &moments));
-    CVX_RETURN_IF(cvx_run_draw(r, &noise));
+    if (sampled) {
+        CVX_RETURN_IF(cvx_run_draw(r, &noise));
+    } else {
+        cvx_zero(r->p->ctx, &noise);
+    }
     cvx_status st = r->p->ctx->measure ? CVX_OK : sample_posterior(r, out, &moments, &noise, scale);
     cvx_arena_release(&r->step, mark, false);
     return st;
@@ -165,7 +182,25 @@ static cvx_status encode_image(cvx_run *r)
     CVX_RETURN_IF(CVX_ALLOC(&r->step, &pixels, CVX_F32, 1, 3, r->job->height, r->job->width));
     CVX_RETURN_IF(cvx_comm_agree(r->p->opt.mesh->replica, fill_from_file(r, &pixels, read_image)));
     first = cvx_slice(&r->image, 0, 0, 1);
-    CVX_RETURN_IF(encode_pixels(r, &pixels, &first, v->invert_scale_latents ? 1 / s : s));
+    CVX_RETURN_IF(encode_pixels(r, &pixels, &first, v->invert_scale_latents ? 1 / s : s, true));
+    cvx_arena_release(&r->step, mark, false);
+    return CVX_OK;
+}
+
+/* --extend: the latents of the clip's end. Their mean: nothing about them is to vary. */
+static cvx_status encode_end(cvx_run *r)
+{
+    const cvx_extension *e = &r->job->extension;
+    const int64_t *l = r->latents.dim;
+    size_t mark = cvx_arena_mark(&r->step);
+    cvx_tensor pixels;
+
+    CVX_RETURN_IF(CVX_ALLOC(&r->arena, &r->known, CVX_F32, e->latents, l[1], l[2], l[3]));
+    CVX_RETURN_IF(
+        CVX_ALLOC(&r->step, &pixels, CVX_F32, e->overlap, 3, r->job->height, r->job->width));
+    CVX_RETURN_IF(cvx_comm_agree(r->p->opt.mesh->replica, fill_from_file(r, &pixels, read_end)));
+    CVX_RETURN_IF(
+        encode_pixels(r, &pixels, &r->known, (float)r->p->ckpt->vae.scaling_factor, false));
     cvx_arena_release(&r->step, mark, false);
     return CVX_OK;
 }
@@ -180,7 +215,8 @@ static cvx_status encode_video(cvx_run *r, const cvx_sched *sched)
     CVX_RETURN_IF(CVX_ALLOC(&r->step, &pixels, CVX_F32, r->job->num_frames, 3, r->job->height,
                             r->job->width));
     CVX_RETURN_IF(cvx_comm_agree(r->p->opt.mesh->replica, fill_from_file(r, &pixels, read_video)));
-    CVX_RETURN_IF(encode_pixels(r, &pixels, &r->latents, (float)r->p->ckpt->vae.scaling_factor));
+    CVX_RETURN_IF(
+        encode_pixels(r, &pixels, &r->latents, (float)r->p->ckpt->vae.scaling_factor, true));
     CVX_RETURN_IF(CVX_ALLOC(&r->step, &noise, CVX_F32, cvx_numel(&r->latents)));
     CVX_RETURN_IF(cvx_run_draw(r, &noise));
     cvx_sched_add_noise(sched, &a, &b);
@@ -222,14 +258,16 @@ static cvx_status reschedule(cvx_run *r)
 }
 
 /* The starting latents, drawing from the generator in the pipelines' order: posterior, then noise. A resumed run
- * needs the image alone: its latents and generator come from the checkpoint. */
+ * needs the image or the clip's end alone: its latents and generator come from the checkpoint. */
 static cvx_status start_latents(cvx_run *r, const cvx_sched *sched)
 {
     const cvx_request *q = r->job->request;
 
     CVX_RETURN_IF(cvx_run_alloc_latents(r));
-    if (q->image != NULL) {
+    if (r->p->ckpt->image_to_video) {
         CVX_RETURN_IF(encode_image(r));
+    } else if (q->extend != NULL) {
+        CVX_RETURN_IF(encode_end(r));
     }
     if (r->start > 0) {
         return CVX_OK;
@@ -247,14 +285,15 @@ static cvx_status start_latents(cvx_run *r, const cvx_sched *sched)
 cvx_status cvx_run_encode(cvx_run *r, const cvx_sched *sched)
 {
     const cvx_request *q = r->job->request;
-    int64_t units = r->shape.batch - 1 + r->job->prompts.n + (q->image || q->video ? 1 : 0);
+    bool pictures = q->image != NULL || q->video != NULL || q->extend != NULL;
+    int64_t units = r->shape.batch - 1 + r->job->prompts.n + pictures;
 
     CVX_RETURN_IF(cvx_run_begin(r, CVX_STAGE_ENCODE, units));
     CVX_RETURN_IF(encode_text(r));
     cvx_run_done_with(r, CVX_PART_T5);
     CVX_RETURN_IF(start_latents(r, sched));
     cvx_run_end(r, CVX_STAGE_ENCODE);
-    if (q->image != NULL || q->video != NULL) {
+    if (pictures) {
         cvx_run_done_with(r, CVX_PART_VAE);
     }
     return CVX_OK;

@@ -10,6 +10,7 @@
 #include "kernels/memory.h"
 #include "media/image.h"
 #include "model/clip/score.h"
+#include "model/pipeline/extend.h"
 #include "model/pipeline/finish.h"
 #include "model/pipeline/manifest.h"
 
@@ -185,14 +186,12 @@ static cvx_status check_places(const cvx_generator *g)
 static cvx_status prepare(cvx_generator *g, const json_t *replayed)
 {
     const cvx_request *r = g->request;
-    int64_t video_frames = 0;
+    cvx_source source;
 
     CVX_RETURN_IF(cvx_request_check(r));
     CVX_RETURN_IF(open_model(g));
-    if (r->video != NULL) {
-        CVX_RETURN_IF(cvx_count_frames(r->video, &video_frames));
-    }
-    CVX_RETURN_IF(cvx_job_resolve(&g->job, &g->ckpt, r, video_frames));
+    CVX_RETURN_IF(cvx_source_look(&source, r));
+    CVX_RETURN_IF(cvx_job_resolve(&g->job, &g->ckpt, r, &source));
     CVX_RETURN_IF(check_places(g));
     if (g->job.note[0] != 0) {
         cvx_progress_note(&g->progress, "%s", g->job.note);
@@ -229,7 +228,8 @@ static cvx_status keep_frames(void *payload, const float *rgb, int64_t first, in
     if (first > 0) {
         cvx_fault_at("frames");
     }
-    return cvx_output_frames(&((cvx_video *)payload)->output, rgb, first, n, h, w);
+    cvx_video *v = payload;
+    return cvx_extend_frames(&v->output, v->job, rgb, first, n, h, w);
 }
 
 /* Pipeline hook: a preview, which is kept, and written where it is wanted. One that cannot be written is told, and the work goes
@@ -285,7 +285,8 @@ static cvx_status save_latents(const cvx_video *v, const char *path)
     return cvx_safetensors_write(path, &t, &name, 1, NULL, 0);
 }
 
-cvx_status cvx_video_score(cvx_generator *g, const cvx_output *o, json_t **out, double *mean)
+cvx_status cvx_video_score(cvx_generator *g, const cvx_output *o, const cvx_prompts *prompts,
+                           json_t **out, double *mean)
 {
     const cvx_request *r = g->request;
     cvx_clip_scores scores = {0};
@@ -295,8 +296,8 @@ cvx_status cvx_video_score(cvx_generator *g, const cvx_output *o, json_t **out, 
         return CVX_OK;
     }
     CVX_RETURN_IF(cvx_progress_begin(&g->progress, "score", o->n));
-    st = cvx_clip_score_frames(&scores, g->ctx, r->clip_model, &g->job.prompts, o->rgb, o->n, o->h,
-                               o->w, &g->progress);
+    st = cvx_clip_score_frames(&scores, g->ctx, r->clip_model, prompts, o->rgb, o->n, o->h, o->w,
+                               &g->progress);
     if (st == CVX_OK) {
         *out = cvx_clip_scores_json(&scores);
         *mean = scores.mean;
@@ -380,7 +381,9 @@ static cvx_status before_output(cvx_video *v)
         CVX_RETURN_IF(numbered(g, latents, r->save_latents, v->k));
         CVX_RETURN_IF(save_latents(v, latents));
     }
-    return v->scores != NULL ? CVX_OK : cvx_video_score(g, &v->output, &v->scores, &v->mean);
+    return v->scores != NULL
+               ? CVX_OK
+               : cvx_video_score(g, &v->output, &g->job.prompts, &v->scores, &v->mean);
 }
 
 /* The manifest and the line for the user, of an output that is there. */
@@ -523,9 +526,8 @@ static bool choose_tiles(const cvx_video *v, cvx_request *r)
 static cvx_status plan_tiled(cvx_video *v)
 {
     const cvx_request *r = &v->tiled_request;
-    int64_t frames = r->video != NULL ? v->job->num_frames : 0;
 
-    CVX_RETURN_IF(cvx_job_resolve(&v->tiled_job, &v->g->ckpt, r, frames));
+    CVX_RETURN_IF(cvx_job_resolve(&v->tiled_job, &v->g->ckpt, r, &v->job->source));
     CVX_RETURN_IF(make_plan(v->g, &v->tiled_job, &v->tiled_plan));
     return open_pipeline(v->g, &v->tiled_plan);
 }
@@ -585,6 +587,7 @@ static cvx_status open_video(cvx_video *v)
     }
     CVX_RETURN_IF(cvx_output_open(&v->output, j->out_frames, j->height, j->width,
                                   cvx_output_is_tensor(r->output)));
+    CVX_RETURN_IF(cvx_extend_fill(&v->output, j));
     if (v->resume.trial) { /* what it leaves is kept in memory */
         return CVX_OK;
     }

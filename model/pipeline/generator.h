@@ -68,9 +68,10 @@ cvx_status cvx_video_make(cvx_generator *g, cvx_video *v, int64_t k, bool trial,
 cvx_status cvx_video_finish(cvx_video *v) CVX_CHECK;
 void cvx_video_close(cvx_video *v);
 
-/* CLIP scores of the frames of o, by the leader alone; *out stays NULL without --clip-model. */
-cvx_status cvx_video_score(cvx_generator *g, const cvx_output *o, json_t **out,
-                           double *mean) CVX_CHECK;
+/* CLIP scores of the frames of o against the prompts that hold at them, by the leader alone; *out stays NULL without
+ * --clip-model. */
+cvx_status cvx_video_score(cvx_generator *g, const cvx_output *o, const cvx_prompts *prompts,
+                           json_t **out, double *mean) CVX_CHECK;
 
 typedef enum cvx_turn { CVX_TURN_MAKE = 0, CVX_TURN_SKIP = -1, CVX_TURN_STOP = -2 } cvx_turn;
 

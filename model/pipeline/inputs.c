@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "media/video.h"
-#include "model/pipeline/pipeline.h"
+#include "model/pipeline/job.h"
 #include "model/weights.h"
 
 /* One picture to planes: resize (Pillow's lanczos), then 2·(v / 255) - 1 in f32. */
@@ -38,29 +38,16 @@ cvx_status cvx_load_image(const char *path, float *out, int64_t h, int64_t w)
     return st;
 }
 
-cvx_status cvx_load_video(const char *path, float *out, int64_t n, int64_t h, int64_t w)
-{
-    cvx_frames f = {0};
-    cvx_status st = CVX_OK;
-
-    CVX_RETURN_IF(cvx_frames_read(&f, path, n));
-    if (f.n < n) {
-        st = cvx_fail(CVX_EFORMAT, "%s: %lld frames, %lld are needed", path, (long long)f.n,
-                      (long long)n);
-    }
-    for (int64_t i = 0; st == CVX_OK && i < n; i++) {
-        st = to_planes(out + i * 3 * h * w, f.rgb + i * f.h * f.w * 3, f.w, f.h, h, w);
-    }
-    cvx_frames_free(&f);
-    return st;
-}
-
-cvx_status cvx_count_frames(const char *path, int64_t *out)
+/* Calls fn (may be NULL) with frames `first` .. `first + n` of a clip (n < 0: to its end), i counting from `first`.
+ * *seen (may be NULL): the clip, its frames counted up to there. One frame is held. */
+typedef cvx_status (*frame_fn)(void *payload, int64_t i, const uint8_t *rgb, int64_t sh,
+                               int64_t sw);
+static cvx_status each_frame(const char *path, int64_t first, int64_t n, frame_fn fn, void *payload,
+                             cvx_source *seen)
 {
     cvx_media_reader *r = NULL;
     cvx_status st = CVX_OK;
-    int64_t n = 0;
-    bool got = true;
+    int64_t i = 0;
 
     CVX_RETURN_IF(cvx_media_reader_open(&r, path));
     const cvx_media_info *info = cvx_media_reader_info(r);
@@ -69,18 +56,72 @@ cvx_status cvx_count_frames(const char *path, int64_t *out)
         st = cvx_fail(CVX_ENOMEM, "%s: no memory for a frame", path);
         goto done;
     }
-    for (;;) {
+    for (bool got = true; n < 0 || i < first + n; i++) {
         CVX_TRY(st, cvx_media_reader_next(r, rgb, &got), done);
         if (!got) {
             break;
         }
-        n++;
+        if (i >= first && fn != NULL) {
+            CVX_TRY(st, fn(payload, i - first, rgb, info->h, info->w), done);
+        }
     }
-    *out = n;
+    if (seen != NULL) {
+        *seen = (cvx_source){i, info->w, info->h,
+                             info->fps.num > 0 ? (double)info->fps.num / (double)info->fps.den : 0};
+    }
+    if (i < first + n) {
+        st = cvx_fail(CVX_EFORMAT, "%s: %lld frames, %lld are needed", path, (long long)i,
+                      (long long)(first + n));
+    }
 done:
     free(rgb);
     cvx_media_reader_close(r);
     return st;
+}
+
+cvx_status cvx_source_look(cvx_source *out, const cvx_request *r)
+{
+    const char *path = r->video != NULL ? r->video : r->extend;
+
+    *out = (cvx_source){0};
+    if (path == NULL) {
+        return CVX_OK;
+    }
+    CVX_RETURN_IF(each_frame(path, 0, -1, NULL, NULL, out));
+    return out->frames > 0 ? CVX_OK : cvx_fail(CVX_EFORMAT, "%s holds no frame", path);
+}
+
+/* Where the frames of a clip go. */
+typedef struct target {
+    float *planes;
+    uint8_t *rgb;
+    int64_t h, w;
+} target;
+
+static cvx_status put_planes(void *payload, int64_t i, const uint8_t *rgb, int64_t sh, int64_t sw)
+{
+    const target *t = payload;
+    return to_planes(t->planes + i * 3 * t->h * t->w, rgb, sw, sh, t->h, t->w);
+}
+
+static cvx_status put_rgb(void *payload, int64_t i, const uint8_t *rgb, int64_t sh, int64_t sw)
+{
+    const target *t = payload;
+    return cvx_image_resize(t->rgb + i * 3 * t->h * t->w, t->w, t->h, rgb, sw, sh,
+                            CVX_FILTER_LANCZOS);
+}
+
+cvx_status cvx_load_video(const char *path, float *out, int64_t first, int64_t n, int64_t h,
+                          int64_t w)
+{
+    target t = {.planes = out, .h = h, .w = w};
+    return each_frame(path, first, n, put_planes, &t, NULL);
+}
+
+cvx_status cvx_load_frames(const char *path, uint8_t *out, int64_t n, int64_t h, int64_t w)
+{
+    target t = {.rgb = out, .h = h, .w = w};
+    return each_frame(path, 0, n, put_rgb, &t, NULL);
 }
 
 cvx_status cvx_load_latents(const char *path, const cvx_tensor *out)

@@ -3,6 +3,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "model/pipeline/extend.h"
+
 /* CogVideoX-1.5's config allows 300 x 300 latents, which no training used: its own size is this. */
 #define V15_HEIGHT 768
 #define V15_WIDTH 1360
@@ -27,8 +29,9 @@ static void default_size(cvx_job *j, const cvx_checkpoint *c)
 
 /* Frames of the job, and the notes on counts that run but were not trained for. */
 static cvx_status resolve_frames(cvx_job *j, const cvx_checkpoint *c, const cvx_request *r,
-                                 int64_t video_frames)
+                                 const cvx_source *source)
 {
+    int64_t video_frames = r->video != NULL ? source->frames : 0;
     int64_t pt = c->dit.patch_size_t, unit = c->temporal * 2 * (pt > 0 ? pt : 1);
 
     j->num_frames = r->num_frames > 0  ? r->num_frames
@@ -38,8 +41,9 @@ static cvx_status resolve_frames(cvx_job *j, const cvx_checkpoint *c, const cvx_
         return cvx_fail(CVX_EINVAL, "num_frames %lld: %s has only %lld frames",
                         (long long)j->num_frames, r->video, (long long)video_frames);
     }
-    bool whole_video = video_frames > 0 && r->num_frames == 0; /* any count, as diffusers */
-    if ((j->num_frames - 1) % c->temporal != 0 && !whole_video) {
+    bool whole_video = video_frames > 0 && r->num_frames == 0;
+    /* of a video any count, as diffusers takes it */
+    if ((j->num_frames - 1) % c->temporal != 0 && video_frames == 0) {
         int64_t below = (j->num_frames - 1) / c->temporal * c->temporal + 1;
         return cvx_fail(CVX_EINVAL,
                         "num_frames %lld: must be 4k + 1; the nearest are %lld and %lld",
@@ -65,15 +69,14 @@ static cvx_status resolve_frames(cvx_job *j, const cvx_checkpoint *c, const cvx_
         j->latent_frames = fit / c->temporal;
         j->padding = 0;
     }
-    j->out_frames = cvx_vae_video_frames(&c->vae, j->latent_frames);
+    j->decoded = j->out_frames = cvx_vae_video_frames(&c->vae, j->latent_frames);
     if ((j->num_frames - 1) % unit != 0 && j->note[0] == 0) {
         int64_t low = (j->num_frames - 1) / unit * unit + 1;
         snprintf(j->note, sizeof j->note,
                  "num_frames %lld: the model was trained for %lldk + 1 frames "
                  "(nearest %lld and %lld)%s",
                  (long long)j->num_frames, (long long)unit, (long long)low, (long long)(low + unit),
-                 j->out_frames != j->num_frames ? "; its decoder gives more frames than asked"
-                                                : "");
+                 j->decoded != j->num_frames ? "; its decoder gives more frames than asked" : "");
     }
     return CVX_OK;
 }
@@ -95,11 +98,11 @@ static cvx_status resolve_windows(cvx_job *j, const cvx_checkpoint *c, const cvx
                 "--window-stride %lld: windows of %lld frames would leave gaps; at most %lld",
                 (long long)r->window_stride, (long long)r->window_frames, (long long)(length * t));
         }
-        if (r->image != NULL && length < frames) {
+        if (c->image_to_video && length < frames) {
             return cvx_fail(
                 CVX_EINVAL,
-                "--window-frames with --image: only the first window would hold the image; make "
-                "the clip in parts, each from the last frame of the one before it");
+                "--window-frames on an image-to-video checkpoint: only the first window would hold "
+                "the image; make the clip in parts, each continuing the one before by --extend");
         }
     }
     j->windows = cvx_windows_make(frames, length, stride);
@@ -115,8 +118,9 @@ static cvx_status resolve_windows(cvx_job *j, const cvx_checkpoint *c, const cvx
 
 static cvx_status resolve_mode(const cvx_checkpoint *c, const cvx_request *r)
 {
-    if (c->image_to_video && r->image == NULL) {
-        return cvx_fail(CVX_EINVAL, "%s is an image-to-video checkpoint: --image is needed",
+    if (c->image_to_video && r->image == NULL && r->extend == NULL) {
+        return cvx_fail(CVX_EINVAL,
+                        "%s is an image-to-video checkpoint: --image is needed (or --extend)",
                         c->dir);
     }
     if (!c->image_to_video && r->image != NULL) {
@@ -135,14 +139,16 @@ static cvx_status resolve_mode(const cvx_checkpoint *c, const cvx_request *r)
 }
 
 cvx_status cvx_job_resolve(cvx_job *out, const cvx_checkpoint *c, const cvx_request *r,
-                           int64_t video_frames)
+                           const cvx_source *source)
 {
-    cvx_job j = {.request = r, .height = r->height, .width = r->width, .sched = c->sched};
+    cvx_job j = {
+        .request = r, .height = r->height, .width = r->width, .sched = c->sched, .source = *source};
 
     CVX_RETURN_IF(resolve_mode(c, r));
     default_size(&j, c);
-    CVX_RETURN_IF(resolve_frames(&j, c, r, video_frames));
+    CVX_RETURN_IF(resolve_frames(&j, c, r, source));
     CVX_RETURN_IF(resolve_windows(&j, c, r));
+    CVX_RETURN_IF(cvx_extend_resolve(&j, c));
     j.prompts = (cvx_prompts){.n = 1, .text = {""}}; /* a batch's defaults may have none */
     if (r->prompt.n > 0) {
         CVX_RETURN_IF(cvx_prompts_parse(&j.prompts, &r->prompt));
@@ -151,7 +157,10 @@ cvx_status cvx_job_resolve(cvx_job *out, const cvx_checkpoint *c, const cvx_requ
     j.latent_height = j.height / c->spatial;
     j.latent_width = j.width / c->spatial;
     j.text_len = r->max_sequence_length > 0 ? r->max_sequence_length : c->dit.max_text_seq_length;
-    j.fps = r->fps > 0 ? r->fps : c->dit.patch_size_t > 0 ? 16 : 8;
+    j.fps = r->fps > 0                             ? r->fps
+            : r->extend != NULL && source->fps > 0 ? source->fps /* its frames keep their pace */
+            : c->dit.patch_size_t > 0              ? 16
+                                                   : 8;
     j.guided = r->guidance_scale > 1;
     j.dtype = strcmp(r->dtype, "bf16") == 0 ? CVX_BF16 : CVX_F32;
     if (r->scheduler != NULL) {

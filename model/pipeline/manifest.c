@@ -94,6 +94,7 @@ static cvx_status fill_hashes(json_t *out, const cvx_checkpoint *c, const cvx_re
     }
     CVX_RETURN_IF(hash_input(out, "image", r->image));
     CVX_RETURN_IF(hash_input(out, "video", r->video));
+    CVX_RETURN_IF(hash_input(out, "extend", r->extend));
     return hash_input(out, "latents", r->latents);
 }
 
@@ -113,9 +114,9 @@ cvx_status cvx_manifest_hashes(json_t **out, const cvx_checkpoint *c, const cvx_
 /* A replay may run from another folder: paths are kept absolute. */
 static void make_absolute(json_t *request)
 {
-    static const char *const keys[] = {"model",        "image",      "video",
-                                       "latents",      "clip-model", "interpolate-model",
-                                       "upscale-model"};
+    static const char *const keys[] = {
+        "model",        "image", "video", "latents", "extend", "clip-model", "interpolate-model",
+        "upscale-model"};
     char full[PATH_MAX];
 
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
@@ -146,6 +147,7 @@ static json_t *resolved_request(const cvx_ctx *ctx, const cvx_job *job, const cv
     r.height = job->height;
     r.width = job->width;
     r.fps = job->fps;
+    r.extend_overlap = job->extension.overlap;
     r.seed = (int64_t)((uint64_t)r.seed + (uint64_t)k); /* wraps, as the generator's does */
     r.num_videos_per_prompt = 1;
     r.best_of = 0; /* k is the chosen one */
@@ -220,6 +222,9 @@ json_t *cvx_manifest_make(const cvx_ctx *ctx, const cvx_checkpoint *c, const cvx
     json_object_set_new(m, "backend", json_string(ctx->ops->name));
     json_object_set_new(m, "packed_weights", json_boolean(plan->options.pack));
     json_object_set_new(m, "frames", json_integer(job->out_frames));
+    if (job->extension.kept > 0) {
+        json_object_set_new(m, "given_frames", json_integer(job->extension.kept));
+    }
     json_object_set_new(m, "stages", stages);
     json_object_set_new(m, "planned_peak_bytes", json_integer((json_int_t)plan->peak_bytes));
     json_object_set_new(m, "peak_bytes", json_integer((json_int_t)cvx_memory_peak()));

@@ -223,7 +223,7 @@ static cvx_status decode(cvx_run *r)
 
 static cvx_status stage_decode(cvx_run *r)
 {
-    CVX_RETURN_IF(cvx_run_begin(r, CVX_STAGE_DECODE, r->job->out_frames));
+    CVX_RETURN_IF(cvx_run_begin(r, CVX_STAGE_DECODE, r->job->decoded));
     CVX_RETURN_IF(cvx_comm_agree(r->p->opt.mesh->replica, decode(r)));
     cvx_run_end(r, CVX_STAGE_DECODE);
     cvx_run_done_with(r, CVX_PART_VAE);

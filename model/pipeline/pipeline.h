@@ -92,7 +92,4 @@ cvx_status cvx_pipeline_measure(const cvx_ctx *ctx, const cvx_checkpoint *ckpt,
                                 const cvx_pipeline_options *opt, const cvx_job *job,
                                 cvx_stage_cost cost[CVX_STAGE_COUNT]) CVX_CHECK;
 
-/* Number of frames of a video file or folder, by reading it (for cvx_job_resolve). */
-cvx_status cvx_count_frames(const char *path, int64_t *out) CVX_CHECK;
-
 #endif

@@ -149,8 +149,7 @@ static bool fits(const cvx_plan *plan, const cvx_ctx *ctx, const cvx_checkpoint 
     cvx_job j;
     cvx_plan p;
 
-    return cvx_job_resolve(&j, ckpt, changed, job->request->video != NULL ? job->num_frames : 0) ==
-               CVX_OK &&
+    return cvx_job_resolve(&j, ckpt, changed, &job->source) == CVX_OK &&
            cvx_plan_make(&p, ctx, ckpt, &j, plan->options.mesh, false) == CVX_OK &&
            p.needed_bytes <= plan->available_bytes;
 }

@@ -27,12 +27,13 @@ int64_t cvx_run_previews(const cvx_run *r, int64_t steps)
 }
 
 /* What is decoded: the first latent frame; where that is the image the job began with, the first chunk, of which
- * the last frame is shown. */
-static int64_t latent_frames(const cvx_run *r)
+ * the last frame is shown; where a clip is extended, likewise its last known latent frame and two new ones. */
+static cvx_tensor shown_frames(const cvx_run *r, const cvx_tensor *video)
 {
-    int64_t there = r->shape.frames - r->job->padding, chunk = r->image.data != NULL ? 3 : 1;
+    int64_t known = r->job->extension.latents, from = r->job->padding + (known > 0 ? known - 1 : 0);
+    int64_t there = r->shape.frames - from, chunk = r->image.data != NULL || known > 0 ? 3 : 1;
 
-    return chunk < there ? chunk : there;
+    return cvx_slice(video, 0, from, chunk < there ? chunk : there);
 }
 
 /* z [n, c, h, w] <- means of k x k values of x0's frames, divided by the scaling factor. */
@@ -88,10 +89,11 @@ static cvx_status on_frames(void *payload, const float *rgb, int64_t first, int6
 static cvx_status decode(cvx_run *r, const cvx_tensor *x0, int64_t done)
 {
     const cvx_vae_config *cfg = &r->p->ckpt->vae;
-    const int64_t *d = r->latents.dim, n = latent_frames(r);
+    const int64_t *d = r->latents.dim;
     int64_t longer = d[2] > d[3] ? d[2] : d[3], k = (longer + LARGEST - 1) / LARGEST;
     cvx_tensor video = CVX_RESHAPE(x0, d[0], d[1], d[2], d[3]), z;
-    cvx_tensor shown = cvx_slice(&video, 0, r->job->padding, n);
+    cvx_tensor shown = shown_frames(r, &video);
+    int64_t n = shown.dim[0];
     view v = {.r = r,
               .done = done,
               .frames = cvx_vae_video_frames(cfg, n),

@@ -49,6 +49,14 @@ const cvx_opt cvx_request_opts[] = {
      NULL},
     {"video", CVX_OPT_STR, AT(video), "FILE", "video file or folder of images to start from", 0, 0,
      NULL},
+    {"extend", CVX_OPT_STR, AT(extend), "VIDEO",
+     "continue this clip: its last frames are the first of the --num-frames that are made (docs/long-videos.md)",
+     0, 0, NULL},
+    {"extend-overlap", CVX_OPT_INT, AT(extend_overlap), "N",
+     "how many, 4k + 1 (default: half of what the model sees at a time; for image-to-video checkpoints 1)",
+     1, 1e6, NULL},
+    {"extend-only", CVX_OPT_FLAG, AT(extend_only), NULL,
+     "write the new frames alone (default: the clip, then the new frames)", 0, 0, NULL},
     {"strength", CVX_OPT_DOUBLE, AT(strength), "X",
      "with --video: share of the steps that is run (default: 0.8)", 1e-9, 1, NULL},
     {"lora", CVX_OPT_LIST, AT(lora), "FILE[:SCALE]",
@@ -198,6 +206,23 @@ static cvx_status check_windows(const cvx_request *r, const cvx_prompts *prompts
     return flag == NULL ? CVX_OK : cvx_fail(CVX_EINVAL, "%s: needs --window-frames", flag);
 }
 
+static cvx_status check_extend(const cvx_request *r)
+{
+    CVX_RETURN_IF(exclude(r->extend, r->image, "--extend and --image"));
+    CVX_RETURN_IF(exclude(r->extend, r->video, "--extend and --video"));
+    if (r->extend == NULL && (r->extend_overlap > 0 || r->extend_only)) {
+        return cvx_fail(CVX_EINVAL, "--extend-%s: needs --extend",
+                        r->extend_only ? "only" : "overlap");
+    }
+    if (r->extend_overlap > 0 && (r->extend_overlap - 1) % 4 != 0) {
+        int64_t below = (r->extend_overlap - 1) / 4 * 4 + 1;
+        return cvx_fail(CVX_EINVAL,
+                        "--extend-overlap %lld: must be 4k + 1; the nearest are %lld and %lld",
+                        (long long)r->extend_overlap, (long long)below, (long long)below + 4);
+    }
+    return CVX_OK;
+}
+
 cvx_status cvx_request_check(const cvx_request *r)
 {
     cvx_prompts prompts;
@@ -208,6 +233,7 @@ cvx_status cvx_request_check(const cvx_request *r)
     CVX_RETURN_IF(cvx_check_utf8(r->negative_prompt, "--negative-prompt"));
     CVX_RETURN_IF(exclude(r->image, r->video, "--image and --video"));
     CVX_RETURN_IF(exclude(r->video, r->latents, "--video and --latents"));
+    CVX_RETURN_IF(check_extend(r));
     if (strcmp(r->quantize, "fp8") == 0 && strcmp(r->offload, "sequential") == 0) {
         return cvx_fail(
             CVX_EINVAL,
@@ -217,7 +243,7 @@ cvx_status cvx_request_check(const cvx_request *r)
     if (strcmp(r->attention, "sage") == 0 && strcmp(r->dtype, "bf16") != 0) {
         return cvx_fail(CVX_EINVAL, "--attention sage is for --dtype bf16, not %s", r->dtype);
     }
-    if (r->num_frames > 0 && (r->num_frames - 1) % 4 != 0) {
+    if (r->num_frames > 0 && (r->num_frames - 1) % 4 != 0 && r->video == NULL) {
         int64_t below = (r->num_frames - 1) / 4 * 4 + 1;
         return cvx_fail(CVX_EINVAL,
                         "num_frames %lld: must be 4k + 1; the nearest are %lld and %lld",

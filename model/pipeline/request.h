@@ -24,6 +24,9 @@ typedef struct cvx_request {
     const char *scheduler; /* NULL: the checkpoint's own; a name of cvx_sched_name */
     const char *dtype;     /* "f32", "bf16" */
     const char *image, *video, *latents, *save_latents;
+    const char *extend;     /* a clip to continue */
+    int64_t extend_overlap; /* frames of its end that the model sees; 0: chosen */
+    bool extend_only;       /* the output is the continuation alone */
     cvx_opt_list lora;
     bool enable_tiling, enable_slicing;
     int64_t tile_sample_min_height, tile_sample_min_width;        /* 0: from the config */

@@ -98,10 +98,15 @@ cvx_status cvx_resume_describe(json_t **out, const cvx_ctx *ctx, const cvx_job *
     json_object_set_new(j, "image", json_boolean(q->image != NULL));
     json_object_set_new(j, "video", json_boolean(q->video != NULL));
     json_object_set_new(j, "latents", json_boolean(q->latents != NULL));
+    json_object_set_new(j, "extend", json_boolean(q->extend != NULL));
     if (q->video != NULL) {
         json_object_set_new(j, "strength", json_real(q->strength));
     }
-    if (q->image != NULL || q->video != NULL) { /* the encoder's tiles are in the latents */
+    if (q->extend != NULL) {
+        json_object_set_new(j, "extend-overlap", json_integer(job->extension.overlap));
+    }
+    if (q->image != NULL || q->video != NULL || q->extend != NULL) {
+        /* the encoder's tiles are in the latents */
         add_tiles(j, &job->tiling);
     }
     json_object_set_new(j, "version of cvx", json_string(CVX_VERSION));

@@ -38,6 +38,7 @@ typedef struct cvx_run {
     cvx_tensor embeds;  /* [texts, text, d]: negative (if guided), then each prompt */
     cvx_tensor latents; /* [F, C, h, w] */
     cvx_tensor image;   /* [F, C, h, w]: I2V condition; data NULL without */
+    cvx_tensor known; /* [K, C, h, w]: of --extend, the video's first latents; data NULL without */
     cvx_resume *resume; /* as hooks->resume, on every rank */
     int64_t start;      /* steps that were done before this run */
 } cvx_run;

@@ -63,4 +63,9 @@ other from-latents tiny-5b-t2v
 expect "an mp4 to start from" "$cvx" generate --model "$tiny/tiny-2b" --prompt x --height 64 --width 96 --num-frames 9 \
     --num-inference-steps 1 --output "$tmp/in.mp4" --quiet
 make from-mp4 "$tiny/tiny-2b" --video "$tmp/in.mp4" --strength 0.5
+# a video of 16 frames, which is not 4k + 1: its manifest makes it again
+ffmpeg -v error -y -f lavfi -i testsrc2=size=96x64:rate=8 -frames:v 16 -pix_fmt yuv420p "$tmp/v16.mp4"
+expect "16 frames of a video" generate --video "$tmp/v16.mp4" --num-inference-steps 2 --output "$tmp/v16.safetensors"
+expect "16 frames again" "$cvx" generate --quiet --replay "$tmp/v16.safetensors.json" --output "$tmp/again.safetensors"
+expect "16 frames: the same bytes" cmp "$tmp/v16.safetensors" "$tmp/again.safetensors"
 finish

@@ -45,17 +45,15 @@ static void run(result *out, cvx_request *r)
     cvx_pipeline *p = NULL;
     cvx_mesh *mesh = NULL;
     cvx_stage_cost cost[CVX_STAGE_COUNT];
-    int64_t video_frames = 0;
+    cvx_source source;
 
     r->output = "unused.mp4";
     r->backend = getenv("CVX_TEST_BACKEND") ? getenv("CVX_TEST_BACKEND") : r->backend;
     r->isa = getenv("CVX_TEST_ISA") ? getenv("CVX_TEST_ISA") : r->isa;
     OK(cvx_request_check(r));
     OK(cvx_checkpoint_open(&c, r->model));
-    if (r->video != NULL) {
-        OK(cvx_count_frames(r->video, &video_frames));
-    }
-    OK(cvx_job_resolve(&j, &c, r, video_frames));
+    OK(cvx_source_look(&source, r));
+    OK(cvx_job_resolve(&j, &c, r, &source));
     OK(cvx_request_ctx(&ctx, r));
     OK(cvx_mesh_self(&mesh));
     OK(cvx_plan_make(&plan, ctx, &c, &j, mesh, false));

@@ -38,6 +38,12 @@ begin "shapes, windows" --model models/shapes --num-frames 33 --window-frames 17
 same 3
 same 4 --enable-cfg-parallel --window-parallel-degree 2
 same 5 --window-parallel-degree 5
+begin "shapes, beyond the size it was trained for" --model models/shapes --height 128 --width 192 --num-frames 33
+same 8
+ffmpeg -v error -y -f lavfi -i testsrc2=size=96x64:rate=8 -frames:v 11 -pix_fmt yuv420p "$tmp/clip.mp4"
+begin "shapes, a clip extended" --model models/shapes --extend "$tmp/clip.mp4" --num-frames 33 --window-frames 17
+same 3
+same 4 --enable-cfg-parallel --window-parallel-degree 2
 begin "shapes bf16" --model models/shapes --dtype bf16
 same 3
 same 4 --enable-cfg-parallel
