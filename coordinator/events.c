@@ -1,5 +1,6 @@
 #include "coordinator/events.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -10,15 +11,23 @@
 #define LOOK_EVERY_US 100000
 #define PING_SECONDS 15.0
 
-/* One listener. `text` is what is told next. */
+/* One listener. `text` is what is told next. While its connection is suspended it is the thread's, else the daemon's. */
 typedef struct listener {
-    cvx_server *s;
+    struct listener *next; /* that waits */
+    struct MHD_Connection *connection;
     char job[CVX_ID_MAX], last[48];
     char *text;
     size_t len, at;
     bool over;
     double told;
 } listener;
+
+static struct {
+    pthread_mutex_t lock;
+    pthread_t thread;
+    listener *waiting;
+    bool open;
+} streams = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 static bool ends(const char *state)
 {
@@ -81,14 +90,10 @@ static void tell(listener *l, const redisReply *entry)
 }
 
 /* Looks for entries behind the last one. */
-static void look(listener *l)
+static void look(cvx_redis *r, listener *l)
 {
-    cvx_redis *r;
     redisReply *reply;
 
-    if (cvx_server_redis(l->s, &r) != CVX_OK) {
-        return; /* it will be back */
-    }
     if (cvx_redis_command(r, &reply, "XRANGE cvx:events:%s (%s + COUNT 100", l->job, l->last) ==
         CVX_OK) {
         for (size_t i = 0; i < reply->elements; i++) {
@@ -96,35 +101,104 @@ static void look(listener *l)
         }
         freeReplyObject(reply);
     }
-    cvx_server_release(l->s, r);
+}
+
+/* Shows whether anybody is there: a suspended connection does not tell. */
+static void ping(listener *l)
+{
+    free(l->text);
+    l->text = strdup(": ping\n\n");
+    l->len = l->text != NULL ? strlen(l->text) : 0;
+}
+
+/* Those that have something to tell go on, the others wait again. */
+static void serve(cvx_redis *r, listener *list)
+{
+    listener *next;
+
+    for (listener *l = list; l != NULL; l = next) {
+        next = l->next;
+        if (r != NULL) {
+            look(r, l);
+        }
+        if (l->len == 0 && cvx_now() - l->told > PING_SECONDS) {
+            ping(l);
+        }
+        pthread_mutex_lock(&streams.lock);
+        if (l->len > 0 || !streams.open) {
+            MHD_resume_connection(l->connection);
+        } else {
+            l->next = streams.waiting;
+            streams.waiting = l;
+        }
+        pthread_mutex_unlock(&streams.lock);
+    }
+}
+
+static void *stream_thread(void *payload)
+{
+    cvx_server *s = payload;
+    bool open = true;
+
+    while (open) {
+        cvx_redis *r = NULL;
+        pthread_mutex_lock(&streams.lock);
+        listener *list = streams.waiting;
+        streams.waiting = NULL;
+        open = streams.open;
+        pthread_mutex_unlock(&streams.lock);
+        if (list != NULL && open && cvx_server_redis(s, &r) != CVX_OK) {
+            r = NULL; /* it will be back */
+        }
+        serve(r, list);
+        if (r != NULL) {
+            cvx_server_release(s, r);
+        }
+        usleep(open ? LOOK_EVERY_US : 0);
+    }
+    return NULL;
+}
+
+cvx_status cvx_events_start(cvx_server *s)
+{
+    streams.open = true;
+    return pthread_create(&streams.thread, NULL, stream_thread, s) == 0
+               ? CVX_OK
+               : cvx_fail(CVX_ENOMEM, "cannot start the thread of the event streams");
+}
+
+void cvx_events_stop(void)
+{
+    pthread_mutex_lock(&streams.lock);
+    streams.open = false;
+    pthread_mutex_unlock(&streams.lock);
+    pthread_join(streams.thread, NULL);
 }
 
 static ssize_t read_events(void *cls, uint64_t pos, char *buf, size_t max)
 {
     listener *l = cls;
+    ssize_t n = 0;
     (void)pos;
 
-    while (l->at == l->len) {
+    if (l->at == l->len) {
         l->at = l->len = 0;
-        if (l->over || atomic_load(&l->s->ending)) {
-            return MHD_CONTENT_READER_END_OF_STREAM;
+        pthread_mutex_lock(&streams.lock);
+        if (l->over || !streams.open) {
+            n = MHD_CONTENT_READER_END_OF_STREAM;
+        } else {
+            MHD_suspend_connection(l->connection);
+            l->next = streams.waiting;
+            streams.waiting = l;
         }
-        look(l);
-        if (l->len == 0 &&
-            cvx_now() - l->told > PING_SECONDS) { /* shows whether anybody is there */
-            free(l->text);
-            l->text = strdup(": ping\n\n");
-            l->len = l->text != NULL ? strlen(l->text) : 0;
-        }
-        if (l->len == 0) {
-            usleep(LOOK_EVERY_US);
-        }
+        pthread_mutex_unlock(&streams.lock);
+        return n;
     }
-    size_t n = l->len - l->at < max ? l->len - l->at : max;
-    memcpy(buf, l->text + l->at, n);
-    l->at += n;
+    n = (ssize_t)(l->len - l->at < max ? l->len - l->at : max);
+    memcpy(buf, l->text + l->at, (size_t)n);
+    l->at += (size_t)n;
     l->told = cvx_now();
-    return (ssize_t)n;
+    return n;
 }
 
 static void end_listener(void *cls)
@@ -135,7 +209,8 @@ static void end_listener(void *cls)
     free(l);
 }
 
-struct MHD_Response *cvx_events_response(cvx_server *s, const char *job, const char *last)
+struct MHD_Response *cvx_events_response(struct MHD_Connection *c, const char *job,
+                                         const char *last)
 {
     listener *l = calloc(1, sizeof *l);
     struct MHD_Response *r = NULL;
@@ -143,7 +218,7 @@ struct MHD_Response *cvx_events_response(cvx_server *s, const char *job, const c
                  last[0] != 0;
 
     if (l != NULL) {
-        l->s = s;
+        l->connection = c;
         l->told = cvx_now();
         snprintf(l->job, sizeof l->job, "%s", job);
         snprintf(l->last, sizeof l->last, "%s", known ? last : "0");

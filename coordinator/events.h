@@ -6,7 +6,12 @@
 
 #include "coordinator/server.h"
 
-/* A response that tells what happened behind the entry `last` (NULL: from the beginning) and what happens, until the job ends. */
-struct MHD_Response *cvx_events_response(cvx_server *s, const char *job, const char *last);
+/* A response that tells what happened behind the entry `last` (NULL: from the beginning) and what happens, until the job ends. In
+ * between its connection is suspended; one thread looks for all of them. */
+struct MHD_Response *cvx_events_response(struct MHD_Connection *c, const char *job,
+                                         const char *last);
+cvx_status cvx_events_start(cvx_server *s) CVX_CHECK;
+/* Ends every stream: none is suspended afterwards. */
+void cvx_events_stop(void);
 
 #endif

@@ -1,4 +1,4 @@
-/* HTTP by libmicrohttpd: a thread a connection, bodies of JSON and forms, files with ranges, server-sent events. */
+/* HTTP by libmicrohttpd: a few threads for all connections, bodies of JSON and forms, files with ranges, server-sent events. */
 #include "coordinator/http.h"
 
 #include <errno.h>
@@ -7,6 +7,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -14,9 +15,11 @@
 #include "base/json.h"
 #include "coordinator/auth.h"
 #include "coordinator/events.h"
+#include "coordinator/workers.h"
 
 #define CONNECTIONS 2000
 #define CONNECTION_TIMEOUT 60
+#define THREADS 2
 #define THREAD_STACK ((size_t)1 << 20) /* JSON of 2,048 levels is read by recursion */
 #define FIELD_MAX 40000
 
@@ -31,6 +34,10 @@ typedef struct exchange {
     json_t *fields;
     char image[CVX_PATH_MAX];
     int image_fd;
+    bool known; /* the answer is there */
+    cvx_server *server;
+    cvx_http_request request;
+    cvx_task task;
 } exchange;
 
 static struct MHD_Daemon *http_daemon;
@@ -295,13 +302,13 @@ static struct MHD_Response *file_response(struct MHD_Connection *c, cvx_http_ans
     return r;
 }
 
-static struct MHD_Response *response_of(cvx_server *s, struct MHD_Connection *c, exchange *x)
+static struct MHD_Response *response_of(struct MHD_Connection *c, exchange *x)
 {
     cvx_http_answer *a = &x->answer;
     struct MHD_Response *r = NULL;
 
     if (a->events != NULL) {
-        return cvx_events_response(s, a->events, header(c, "Last-Event-ID"));
+        return cvx_events_response(c, a->events, header(c, "Last-Event-ID"));
     }
     if (a->file != NULL && (r = file_response(c, a)) != NULL) {
         return r;
@@ -317,10 +324,10 @@ static struct MHD_Response *response_of(cvx_server *s, struct MHD_Connection *c,
     return r;
 }
 
-static enum MHD_Result answer(cvx_server *s, struct MHD_Connection *c, exchange *x)
+static enum MHD_Result answer(struct MHD_Connection *c, exchange *x)
 {
     char number[24];
-    struct MHD_Response *r = response_of(s, c, x);
+    struct MHD_Response *r = response_of(c, x);
 
     if (r == NULL) {
         return MHD_NO;
@@ -342,6 +349,40 @@ static enum MHD_Result answer(cvx_server *s, struct MHD_Connection *c, exchange 
     return res;
 }
 
+/* A picture that no job begins with. */
+static void drop_image(exchange *x)
+{
+    if (x->image[0] != 0 && x->answer.status >= 400) {
+        unlink(x->image);
+    }
+}
+
+/* Asks the API; by a worker, while the connection is suspended. */
+static void ask(void *payload)
+{
+    exchange *x = payload;
+
+    cvx_api(x->server, &x->request, &x->answer);
+    drop_image(x);
+}
+
+/* Its strings are the connection's. */
+static void fill_request(exchange *x, struct MHD_Connection *c, const char *path,
+                         const char *method)
+{
+    x->request = (cvx_http_request){.method = method,
+                                    .path = path,
+                                    .owner = x->owner,
+                                    .idempotency_key = header(c, "Idempotency-Key"),
+                                    .after = query(c, "after"),
+                                    .limit = query(c, "limit"),
+                                    .order = query(c, "order"),
+                                    .status = query(c, "status"),
+                                    .variant = query(c, "variant"),
+                                    .fields = x->fields,
+                                    .image = x->image[0] != 0 ? x->image : NULL};
+}
+
 static enum MHD_Result handle(void *cls, struct MHD_Connection *c, const char *path,
                               const char *method, const char *version, const char *data,
                               size_t *size, void **state)
@@ -359,29 +400,27 @@ static enum MHD_Result handle(void *cls, struct MHD_Connection *c, const char *p
         *size = 0;
         return MHD_YES;
     }
+    if (x->known) {
+        return answer(c, x);
+    }
+    x->known = true;
     end_body(x);
     if (x->image_fd >= 0) {
         close(x->image_fd);
         x->image_fd = -1;
     }
-    if (!x->refused) {
-        cvx_http_request r = {.method = method,
-                              .path = path,
-                              .owner = x->owner,
-                              .idempotency_key = header(c, "Idempotency-Key"),
-                              .after = query(c, "after"),
-                              .limit = query(c, "limit"),
-                              .order = query(c, "order"),
-                              .status = query(c, "status"),
-                              .variant = query(c, "variant"),
-                              .fields = x->fields,
-                              .image = x->image[0] != 0 ? x->image : NULL};
-        cvx_api(s, &r, &x->answer);
+    if (x->refused) {
+        drop_image(x);
+        return answer(c, x);
     }
-    if (x->image[0] != 0 && x->answer.status >= 400) {
-        unlink(x->image);
+    fill_request(x, c, path, method);
+    x->server = s;
+    x->task = (cvx_task){.run = ask, .payload = x, .connection = c};
+    if (!cvx_workers_add(&x->task, strcmp(method, "POST") == 0 ? CVX_LANE_SLOW : CVX_LANE_QUICK)) {
+        cvx_answer_error(&x->answer, 503, NULL, "the service ends");
+        return answer(c, x);
     }
-    return answer(s, c, x);
+    return MHD_YES;
 }
 
 static void completed(void *cls, struct MHD_Connection *c, void **state,
@@ -410,6 +449,17 @@ static void completed(void *cls, struct MHD_Connection *c, void **state,
     }
 }
 
+/* A descriptor a connection, as far as the system lets us, and some for files and Redis. */
+static void raise_descriptors(void)
+{
+    struct rlimit r;
+
+    if (getrlimit(RLIMIT_NOFILE, &r) == 0 && r.rlim_cur < CONNECTIONS + 200) {
+        r.rlim_cur = r.rlim_max < CONNECTIONS + 200 ? r.rlim_max : CONNECTIONS + 200;
+        (void)setrlimit(RLIMIT_NOFILE, &r);
+    }
+}
+
 cvx_status cvx_http_start(cvx_server *s, const char *host, int *port)
 {
     struct sockaddr_storage at;
@@ -417,13 +467,17 @@ cvx_status cvx_http_start(cvx_server *s, const char *host, int *port)
 
     CVX_RETURN_IF(cvx_http_address(&at, host, *port));
     unsigned v6 = at.ss_family == AF_INET6 ? (unsigned)MHD_USE_IPv6 : 0;
-    http_daemon = MHD_start_daemon(
-        (unsigned)MHD_USE_THREAD_PER_CONNECTION | (unsigned)MHD_USE_INTERNAL_POLLING_THREAD |
-            (unsigned)MHD_USE_POLL | v6,
-        (uint16_t)*port, NULL, NULL, handle, s, MHD_OPTION_SOCK_ADDR, (struct sockaddr *)&at,
-        MHD_OPTION_CONNECTION_LIMIT, (unsigned)CONNECTIONS, MHD_OPTION_CONNECTION_TIMEOUT,
-        (unsigned)CONNECTION_TIMEOUT, MHD_OPTION_THREAD_STACK_SIZE, THREAD_STACK,
-        MHD_OPTION_NOTIFY_COMPLETED, completed, NULL, MHD_OPTION_END);
+    raise_descriptors();
+    CVX_RETURN_IF(cvx_workers_start());
+    CVX_RETURN_IF(cvx_events_start(s));
+    http_daemon = MHD_start_daemon((unsigned)MHD_USE_EPOLL_INTERNAL_THREAD |
+                                       (unsigned)MHD_ALLOW_SUSPEND_RESUME | v6,
+                                   (uint16_t)*port, NULL, NULL, handle, s, MHD_OPTION_SOCK_ADDR,
+                                   (struct sockaddr *)&at, MHD_OPTION_CONNECTION_LIMIT,
+                                   (unsigned)CONNECTIONS, MHD_OPTION_CONNECTION_TIMEOUT,
+                                   (unsigned)CONNECTION_TIMEOUT, MHD_OPTION_THREAD_POOL_SIZE,
+                                   (unsigned)THREADS, MHD_OPTION_THREAD_STACK_SIZE, THREAD_STACK,
+                                   MHD_OPTION_NOTIFY_COMPLETED, completed, NULL, MHD_OPTION_END);
     if (http_daemon == NULL) {
         return cvx_fail(CVX_EIO, "cannot listen at %s, port %d: %s", host, *port, strerror(errno));
     }
@@ -434,7 +488,9 @@ cvx_status cvx_http_start(cvx_server *s, const char *host, int *port)
 
 void cvx_http_stop(void)
 {
-    if (http_daemon != NULL) {
+    if (http_daemon != NULL) { /* nothing may be suspended when it stops */
+        cvx_workers_stop();
+        cvx_events_stop();
         MHD_stop_daemon(http_daemon);
         http_daemon = NULL;
     }

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -19,6 +20,7 @@ typedef struct child {
     const char *what;
     char *argv[ARGS];
     pid_t pid; /* 0: not running */
+    int nice;
     double started;
 } child;
 
@@ -53,6 +55,7 @@ static cvx_status begin(cvx_local *l, child *c)
             _exit(1);
         }
         setpgid(0, 0); /* a Ctrl-C is the coordinator's to handle */
+        (void)setpriority(PRIO_PROCESS, 0, c->nice);
         if (fd >= 0) {
             dup2(fd, 1);
             dup2(fd, 2);
@@ -128,6 +131,7 @@ cvx_status cvx_local_pool(cvx_local *l, const char *rank_program, const char *ur
     char n[24];
 
     l->pool.what = "the pool";
+    l->pool.nice = 5; /* computing never keeps requests waiting */
     if (ranks > 1) {
         snprintf(n, sizeof n, "%lld", (long long)ranks);
         const char *const mpi[] = {"mpirun", "--oversubscribe", "-n", n};

@@ -251,7 +251,6 @@ static cvx_status serve(cvx_server *s, const options *o, places *p)
         printf("cvx: http://%s:%d serves %s\n", o->host, port, s->model_name);
         fflush(stdout);
         run(s, local);
-        atomic_store(&s->ending, true);
         cvx_http_stop();
     }
     cvx_local_close(local);

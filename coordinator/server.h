@@ -4,12 +4,11 @@
 
 #include <jansson.h>
 #include <pthread.h>
-#include <stdatomic.h>
 #include <stdio.h>
 
 #include "store/jobs.h"
 
-#define CVX_REDIS_CONNECTIONS 8
+#define CVX_REDIS_CONNECTIONS 16
 #define CVX_BODY_MAX ((size_t)1 << 20)    /* of JSON */
 #define CVX_UPLOAD_MAX ((size_t)32 << 20) /* of a picture */
 #define CVX_KEYS_MAX 256
@@ -32,7 +31,6 @@ typedef struct cvx_server {
     pthread_cond_t freed;
     cvx_redis *redis[CVX_REDIS_CONNECTIONS];
     bool busy[CVX_REDIS_CONNECTIONS];
-    atomic_bool ending;
 } cvx_server;
 
 /* A connection to Redis for this thread's request, given back soon. CVX_EIO: Redis is away. */
