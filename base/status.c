@@ -10,8 +10,7 @@
 static _Thread_local char message[MESSAGE_MAX];
 static _Thread_local bool of_peer;
 
-/* One line of printable UTF-8: messages quote bytes of foreign files. */
-static void make_line(char *s)
+void cvx_clean_line(char *s)
 {
     unsigned char *p = (unsigned char *)s;
     while (*p != 0) {
@@ -48,7 +47,7 @@ cvx_status cvx_fail(cvx_status code, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    make_line(text);
+    cvx_clean_line(text);
     memcpy(message, text, sizeof message);
     of_peer = false;
     return code;

@@ -31,6 +31,10 @@ typedef enum cvx_status {
  * UTF-8 into '?') as the thread's error and returns `code`. */
 cvx_status cvx_fail(cvx_status code, const char *fmt, ...) CVX_PRINTF(2, 3);
 
+/* One line of printable UTF-8 in place: newlines and other control characters become spaces, what is no UTF-8 '?'. For texts
+ * that quote foreign bytes. */
+void cvx_clean_line(char *s);
+
 /* The thread's last message; "" if there was none. Borrowed, valid until the next cvx_fail. */
 const char *cvx_error(void);
 

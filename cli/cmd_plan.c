@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "cli/cli.h"
+#include "media/image.h"
 #include "model/pipeline/arrange.h"
 #include "model/pipeline/generate.h"
 #include "model/pipeline/output.h"
@@ -201,6 +202,7 @@ static cvx_status plan(cvx_request *r)
     cvx_mesh *mesh = NULL;
     double rate[CVX_OP_COUNT];
     cvx_source source;
+    cvx_image picture = {0};
     cvx_status st = CVX_OK;
 
     if (r->prompt.n == 0) {
@@ -210,10 +212,15 @@ static cvx_status plan(cvx_request *r)
     CVX_RETURN_IF(cvx_request_check(r));
     CVX_RETURN_IF(cvx_checkpoint_open(&c, r->model));
     CVX_RETURN_IF(cvx_source_look(&source, r));
-    if (c.image_to_video && r->image == NULL && r->extend == NULL) {
+    bool given = r->image != NULL;
+    if (c.image_to_video && !given && r->extend == NULL) {
         r->image = "image.png"; /* measured by the job's size, never read */
     }
     CVX_RETURN_IF(cvx_job_resolve(&j, &c, r, &source));
+    if (given) { /* whoever asks wants to know whether the job can be */
+        CVX_RETURN_IF(cvx_image_read(&picture, r->image));
+        cvx_image_free(&picture);
+    }
     CVX_RETURN_IF(cvx_request_ctx(&ctx, r));
     if (r->ranks > 0 || r->cluster != NULL) {
         st = plan_ranks(r, ctx, &c, &j);

@@ -38,8 +38,7 @@ cvx_status cvx_auth_load(cvx_server *s, const char *path)
     cvx_status st = CVX_OK;
     for (char *l = strtok_r(text, "\n", &save); l != NULL && st == CVX_OK;
          l = strtok_r(NULL, "\n", &save)) {
-        cvx_api_key *k = &s->key[s->keys];
-        k->limits = s->limits;
+        cvx_api_key one = {.limits = s->limits}, *k = &one;
         line++;
         if (l[0] == '#' || l[strspn(l, " \t\r")] == 0) {
             continue;
@@ -56,7 +55,7 @@ cvx_status cvx_auth_load(cvx_server *s, const char *path)
                 "and 64 hex digits: printf %%s KEY | sha256sum)",
                 path, line);
         } else {
-            s->keys++;
+            s->key[s->keys++] = one;
         }
     }
     free(text);

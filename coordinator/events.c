@@ -10,6 +10,7 @@
 
 #define LOOK_EVERY_US 100000
 #define PING_SECONDS 15.0
+#define STATE_SECONDS 1.0
 
 /* One listener. `text` is what is told next. While its connection is suspended it is the thread's, else the daemon's. */
 typedef struct listener {
@@ -19,7 +20,7 @@ typedef struct listener {
     char *text;
     size_t len, at;
     bool over;
-    double told;
+    double told, asked; /* when something was said, and when the state was asked for */
 } listener;
 
 static struct {
@@ -89,16 +90,38 @@ static void tell(listener *l, const redisReply *entry)
     json_decref(j);
 }
 
-/* Looks for entries behind the last one. */
-static void look(cvx_redis *r, listener *l)
+/* Whether nothing more can come: the job has ended, or is forgotten. */
+static bool has_ended(cvx_redis *r, const listener *l)
 {
     redisReply *reply;
 
+    if (cvx_redis_command(r, &reply, "HGET cvx:job:%s state", l->job) != CVX_OK) {
+        return false;
+    }
+    bool over =
+        reply->type == REDIS_REPLY_NIL || (reply->type == REDIS_REPLY_STRING && ends(reply->str));
+    freeReplyObject(reply);
+    return over;
+}
+
+/* Looks for entries behind the last one. Now and then the state is asked for, before them: whoever comes back behind the last
+ * entry of a job, or while it is deleted, hears of no end. */
+static void look(cvx_redis *r, listener *l)
+{
+    redisReply *reply;
+    bool ended = false;
+
+    if (cvx_now() - l->asked > STATE_SECONDS) {
+        ended = has_ended(r, l);
+        l->asked = cvx_now();
+    }
     if (cvx_redis_command(r, &reply, "XRANGE cvx:events:%s (%s + COUNT 100", l->job, l->last) ==
         CVX_OK) {
         for (size_t i = 0; i < reply->elements; i++) {
             tell(l, reply->element[i]);
         }
+        l->over |= ended && reply->elements == 0;
+        l->asked = ended && reply->elements > 0 ? 0 : l->asked; /* look again at once */
         freeReplyObject(reply);
     }
 }
@@ -121,11 +144,11 @@ static void serve(cvx_redis *r, listener *list)
         if (r != NULL) {
             look(r, l);
         }
-        if (l->len == 0 && cvx_now() - l->told > PING_SECONDS) {
+        if (l->len == 0 && !l->over && cvx_now() - l->told > PING_SECONDS) {
             ping(l);
         }
         pthread_mutex_lock(&streams.lock);
-        if (l->len > 0 || !streams.open) {
+        if (l->len > 0 || l->over || !streams.open) {
             MHD_resume_connection(l->connection);
         } else {
             l->next = streams.waiting;
@@ -225,8 +248,11 @@ struct MHD_Response *cvx_events_response(struct MHD_Connection *c, const char *j
         r = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16384, read_events, l,
                                               end_listener);
     }
-    if (r != NULL) {
+    if (r == NULL) {
+        free(l);
+    } else {
         MHD_add_response_header(r, "Content-Type", "text/event-stream");
+        MHD_add_response_header(r, "X-Accel-Buffering", "no"); /* proxies pass it on at once */
         MHD_add_response_header(r, "Cache-Control", "no-store");
     }
     return r;

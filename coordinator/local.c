@@ -29,6 +29,17 @@ struct cvx_local {
     char log[CVX_PATH_MAX];
 };
 
+cvx_status cvx_local_open(cvx_local **out, const char *data_dir)
+{
+    cvx_local *l = calloc(1, sizeof *l);
+
+    if (l == NULL) {
+        return cvx_fail(CVX_ENOMEM, "no memory");
+    }
+    *out = l;
+    return cvx_path_join(l->log, data_dir, "cvx.log");
+}
+
 static void add(child *c, const char *arg)
 {
     int n = 0;
@@ -87,36 +98,48 @@ static cvx_status wait_for_redis(const cvx_local *l, const char *url)
             return st;
         }
         if (waitpid(l->redis.pid, NULL, WNOHANG) != 0 || cvx_now() - begun > 30) {
-            return cvx_fail(CVX_EIO,
-                            "redis-server did not start; %s says why (package redis-server)",
-                            l->log);
+            return cvx_fail(
+                CVX_EIO,
+                "redis-server did not start; %s, or redis/redis.log beside it, says why "
+                "(package redis-server)",
+                l->log);
         }
         usleep(10000);
     }
 }
 
-cvx_status cvx_local_redis(cvx_local **out, const char *data_dir, char url[CVX_URL_MAX])
+cvx_status cvx_local_redis(cvx_local *l, const char *data_dir, char url[CVX_URL_MAX])
 {
-    char dir[CVX_PATH_MAX], socket[CVX_PATH_MAX];
-    cvx_local *l = calloc(1, sizeof *l);
+    char dir[CVX_PATH_MAX], socket[CVX_PATH_MAX], log[CVX_PATH_MAX];
 
-    if (l == NULL) {
-        return cvx_fail(CVX_ENOMEM, "no memory");
-    }
-    *out = l;
     CVX_RETURN_IF(cvx_path_join(dir, data_dir, "redis"));
     CVX_RETURN_IF(cvx_mkdirs(dir));
-    CVX_RETURN_IF(cvx_path_join(l->log, data_dir, "cvx.log"));
+    CVX_RETURN_IF(cvx_path_join(log, dir, "redis.log"));
     CVX_RETURN_IF(cvx_path_join(socket, dir, "socket"));
     if (strlen(socket) > 100) { /* what a socket's address holds */
         return cvx_fail(CVX_EINVAL, "--data-dir %.200s: too long for a socket in it (100 bytes)",
                         data_dir);
     }
     l->redis.what = "redis-server";
-    const char *const args[] = {
-        "redis-server", "--port",        "0",      "--unixsocket", socket, "--unixsocketperm",
-        "700",          "--dir",         dir,      "--save",       "",     "--appendonly",
-        "yes",          "--appendfsync", "always", "--daemonize",  "no"};
+    const char *const args[] = {"redis-server",
+                                "--port",
+                                "0",
+                                "--unixsocket",
+                                socket,
+                                "--unixsocketperm",
+                                "700",
+                                "--dir",
+                                dir,
+                                "--save",
+                                "",
+                                "--appendonly",
+                                "yes",
+                                "--appendfsync",
+                                "always",
+                                "--daemonize",
+                                "no",
+                                "--logfile",
+                                log};
     for (size_t i = 0; i < sizeof args / sizeof *args; i++) {
         add(&l->redis, args[i]);
     }
@@ -126,7 +149,8 @@ cvx_status cvx_local_redis(cvx_local **out, const char *data_dir, char url[CVX_U
 }
 
 cvx_status cvx_local_pool(cvx_local *l, const char *rank_program, const char *url,
-                          const char *model, const char *clip_model, int64_t ranks, int64_t threads)
+                          const char *model, const char *clip_model, int64_t ranks, int64_t threads,
+                          const cvx_log_options *log)
 {
     char n[24];
 
@@ -150,6 +174,13 @@ cvx_status cvx_local_pool(cvx_local *l, const char *rank_program, const char *ur
         add(&l->pool, "--clip-model");
         add(&l->pool, clip_model);
     }
+    const char *const lines[][2] = {{"--log-format", log->format}, {"--log-level", log->level}};
+    for (int i = 0; i < 2; i++) {
+        if (lines[i][1] != NULL) {
+            add(&l->pool, lines[i][0]);
+            add(&l->pool, lines[i][1]);
+        }
+    }
     if (threads > 0) {
         snprintf(n, sizeof n, "%lld", (long long)threads);
         add(&l->pool, "--threads");
@@ -163,13 +194,13 @@ static void tend(cvx_local *l, child *c)
     int status;
 
     if (c->pid != 0 && waitpid(c->pid, &status, WNOHANG) == c->pid) {
-        fprintf(stderr, "cvx: %s has ended (%s %d): started again; %s has what it said\n", c->what,
-                WIFEXITED(status) ? "exit" : "signal",
+        cvx_log(CVX_LOG_WARN, NULL, "%s has ended (%s %d): started again; %s has what it said",
+                c->what, WIFEXITED(status) ? "exit" : "signal",
                 WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status), l->log);
         c->pid = 0;
     }
     if (c->pid == 0 && c->argv[0] != NULL && cvx_now() - c->started > 1 && begin(l, c) != CVX_OK) {
-        fprintf(stderr, "cvx: %s\n", cvx_error());
+        cvx_log(CVX_LOG_ERROR, NULL, "%s", cvx_error());
     }
 }
 

@@ -6,21 +6,27 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/log.h"
 #include "base/opts.h"
 #include "base/progress.h"
 #include "base/stop.h"
 #include "coordinator/auth.h"
+#include "coordinator/guard.h"
 #include "coordinator/local.h"
 
 #define TICK_US 100000
 #define SWEEP_SECONDS 10.0
+#define PEM_MAX ((size_t)1 << 20)
+#define PER_ADDRESS 256
 
 typedef struct options {
     const char *model, *clip_model, *host, *data_dir, *redis, *api_keys;
     const char *lora_dir;
-    int64_t port, ranks, threads, waiting, per_minute;
-    double retention_days;
+    const char *tls_cert, *tls_key;
+    int64_t port, ranks, threads, waiting, per_minute, connections, per_address;
+    double retention_days, request_seconds;
     bool local;
+    cvx_log_options log;
 } options;
 
 static const cvx_opt opts[] = {
@@ -51,6 +57,18 @@ static const cvx_opt opts[] = {
      1e9, NULL},
     {"limit-per-minute", CVX_OPT_INT, offsetof(options, per_minute), "N",
      "jobs that one API key may make in a minute, likewise (default: any)", 1, 1e9, NULL},
+    {"tls-cert", CVX_OPT_STR, offsetof(options, tls_cert), "FILE",
+     "PEM certificate, and those that lead to its root: serve https (default: http)", 0, 0, NULL},
+    {"tls-key", CVX_OPT_STR, offsetof(options, tls_key), "FILE", "its private key, PEM", 0, 0,
+     NULL},
+    {"max-connections", CVX_OPT_INT, offsetof(options, connections), "N",
+     "connections at once (default: 2000)", 1, 100000, NULL},
+    {"max-connections-per-address", CVX_OPT_INT, offsetof(options, per_address), "N",
+     "of one address (default: 256; on a loopback --host any number)", 1, 100000, NULL},
+    {"request-timeout", CVX_OPT_DOUBLE, offsetof(options, request_seconds), "SECONDS",
+     "a request must come in within this time, and a second for every 32 KB of its body (default: 30)",
+     0.1, 3600, NULL},
+    CVX_LOG_OPTS(options),
     {"local", CVX_OPT_FLAG, offsetof(options, local), NULL,
      "start a pool here, and a Redis where --redis names none: what `cvx serve` does", 0, 0, NULL},
     {"ranks", CVX_OPT_INT, offsetof(options, ranks), "N", "ranks of the local pool (default: 1)", 1,
@@ -58,45 +76,6 @@ static const cvx_opt opts[] = {
     {"threads", CVX_OPT_INT, offsetof(options, threads), "N", "of each local rank", 1, 1024, NULL},
     {NULL, 0, 0, NULL, NULL, 0, 0, NULL},
 };
-
-cvx_status cvx_server_redis(cvx_server *s, cvx_redis **out)
-{
-    int i = 0;
-
-    pthread_mutex_lock(&s->lock);
-    for (;; i = 0) {
-        while (i < CVX_REDIS_CONNECTIONS && s->busy[i]) {
-            i++;
-        }
-        if (i < CVX_REDIS_CONNECTIONS) {
-            break;
-        }
-        pthread_cond_wait(&s->freed, &s->lock);
-    }
-    s->busy[i] = true;
-    pthread_mutex_unlock(&s->lock);
-    cvx_status st = s->redis[i] != NULL ? CVX_OK : cvx_redis_open(&s->redis[i], s->redis_url);
-    *out = s->redis[i];
-    if (st != CVX_OK) {
-        pthread_mutex_lock(&s->lock);
-        s->busy[i] = false;
-        pthread_cond_signal(&s->freed);
-        pthread_mutex_unlock(&s->lock);
-    }
-    return st;
-}
-
-void cvx_server_release(cvx_server *s, cvx_redis *r)
-{
-    pthread_mutex_lock(&s->lock);
-    for (int i = 0; i < CVX_REDIS_CONNECTIONS; i++) {
-        if (s->redis[i] == r) {
-            s->busy[i] = false;
-        }
-    }
-    pthread_cond_signal(&s->freed);
-    pthread_mutex_unlock(&s->lock);
-}
 
 /* What pools need to know. */
 static cvx_status tell_pools(cvx_server *s)
@@ -156,16 +135,17 @@ static void run(cvx_server *s, cvx_local *local)
         cvx_status st = schedule(s, cvx_now() - since > CVX_LEASE_MS * 1e-3, sweep);
         if (st != CVX_OK) {
             if (!away) {
-                fprintf(stderr, "cvx-coordinator: %s; trying on\n", cvx_error());
+                cvx_log(CVX_LOG_WARN, NULL, "%s; trying on", cvx_error());
             }
             since = cvx_now();
         } else if (away) {
-            fprintf(stderr, "cvx-coordinator: Redis is back\n");
+            cvx_log(CVX_LOG_INFO, NULL, "Redis is back");
             if (tell_pools(s) != CVX_OK) {
-                fprintf(stderr, "cvx-coordinator: %s\n", cvx_error());
+                cvx_log(CVX_LOG_WARN, NULL, "%s", cvx_error());
             }
         }
         away = st != CVX_OK;
+        cvx_guard_tend();
         usleep(TICK_US);
     }
 }
@@ -206,7 +186,22 @@ static cvx_status check(const options *o)
                         "--host %s: without --api-keys FILE only the loopback address is served",
                         o->host);
     }
+    if ((o->tls_cert == NULL) != (o->tls_key == NULL)) {
+        return cvx_fail(CVX_EINVAL, "--tls-cert and --tls-key: one needs the other");
+    }
     return CVX_OK;
+}
+
+/* Both files, as they are. */
+static cvx_status read_tls(cvx_server *s, const options *o)
+{
+    size_t len;
+
+    if (o->tls_cert == NULL) {
+        return CVX_OK;
+    }
+    CVX_RETURN_IF(cvx_file_read(&s->tls_cert, &len, o->tls_cert, PEM_MAX));
+    return cvx_file_read(&s->tls_key, &len, o->tls_key, PEM_MAX);
 }
 
 typedef struct places {
@@ -233,8 +228,11 @@ static cvx_status serve(cvx_server *s, const options *o, places *p)
     int port = (int)o->port;
     cvx_status st = CVX_OK;
 
-    if (o->redis == NULL) {
-        st = cvx_local_redis(&local, p->data, p->url);
+    if (o->local) {
+        st = cvx_local_open(&local, p->data);
+    }
+    if (st == CVX_OK && o->redis == NULL) {
+        st = cvx_local_redis(local, p->data, p->url);
         s->redis_url = p->url;
     }
     if (st == CVX_OK) {
@@ -242,15 +240,20 @@ static cvx_status serve(cvx_server *s, const options *o, places *p)
     }
     if (st == CVX_OK && o->local) {
         st = cvx_local_pool(local, p->rank, s->redis_url, p->model, o->clip_model, o->ranks,
-                            o->threads);
+                            o->threads, &o->log);
     }
     if (st == CVX_OK) {
         st = cvx_http_start(s, o->host, &port);
     }
     if (st == CVX_OK) {
-        printf("cvx: http://%s:%d serves %s\n", o->host, port, s->model_name);
+        bool v6 = strchr(o->host, ':') != NULL;
+        printf("cvx: %s://%s%s%s:%d serves %s\n", s->tls_cert != NULL ? "https" : "http",
+               v6 ? "[" : "", o->host, v6 ? "]" : "", port, s->model_name);
         fflush(stdout);
+        cvx_log_open(&o->log);
+        cvx_log(CVX_LOG_INFO, NULL, "serving %s at port %d", s->model_name, port);
         run(s, local);
+        cvx_log(CVX_LOG_INFO, NULL, "ending");
         cvx_http_stop();
     }
     cvx_local_close(local);
@@ -266,6 +269,9 @@ int main(int argc, char **argv)
                  .data_dir = "cvx-data",
                  .ranks = 1,
                  .retention_days = 30,
+                 .request_seconds = 30,
+                 .connections = 2000,
+                 .per_address = -1,
                  .redis = getenv("CVX_REDIS")};
     const cvx_command cmd = {.name = "cvx-coordinator",
                              .args = "",
@@ -293,6 +299,9 @@ int main(int argc, char **argv)
         st = cvx_auth_load(&s, o.api_keys);
     }
     if (st == CVX_OK) {
+        st = read_tls(&s, &o);
+    }
+    if (st == CVX_OK) {
         s.redis_url = o.redis;
         s.data_dir = p.data;
         s.model = p.model;
@@ -301,11 +310,19 @@ int main(int argc, char **argv)
         s.retention_ms = (int64_t)(o.retention_days * 86400e3);
         s.lora_dir = o.lora_dir != NULL ? p.lora : NULL;
         s.local = o.local;
+        s.started_ms = cvx_now_ms();
+        s.connections = (int)o.connections;
+        s.connections_per_address = o.per_address >= 0 ? (int)o.per_address
+                                    : loopback(o.host) ? 0
+                                                       : PER_ADDRESS;
+        s.request_seconds = o.request_seconds;
         cvx_stop_install();
         st = serve(&s, &o, &p);
     }
     if (st != CVX_OK) {
         fprintf(stderr, "cvx-coordinator: %s\n", cvx_error());
     }
+    free(s.tls_cert);
+    free(s.tls_key);
     return cvx_status_exit(st);
 }

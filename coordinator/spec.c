@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <math.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdlib.h>
@@ -16,53 +17,93 @@
 #include "coordinator/server.h"
 
 #define LORAS 8
+#define PLANS_AT_ONCE 4
+#define PLAN_SECONDS 20.0
 #define EXIT_NOMEM 5 /* cvx_status_exit(CVX_ENOMEM) */
 
-/* A number, or a text that is one (as forms send them). */
-static cvx_status number(const json_t *f, const char *name, double min, double max, bool whole,
-                         double *out, const char **param)
-{
-    const json_t *v = json_object_get(f, name);
-    double x = NAN;
-    char *end = NULL;
+/* A body, and where the name of what is wrong with it goes. */
+typedef struct fields {
+    const json_t *json;
+    bool form;
+    const char **param;
+} fields;
 
-    if (v == NULL || json_is_null(v)) {
+/* A field's value; NULL: not there, or nothing in it, which is the same in a form. */
+static const json_t *value_of(const fields *f, const char *name)
+{
+    const json_t *v = json_object_get(f->json, name);
+
+    if (v == NULL || json_is_null(v) ||
+        (f->form && json_is_string(v) && json_string_length(v) == 0)) {
+        return NULL;
+    }
+    *f->param = name;
+    return v;
+}
+
+/* The number that a form's text is, as JSON writes it; NAN: none. */
+static double number_of_text(const char *text)
+{
+    json_t *v = json_loads(text, JSON_DECODE_ANY, NULL);
+    double x = json_is_number(v) ? json_number_value(v) : NAN;
+
+    json_decref(v);
+    return x;
+}
+
+static cvx_status number(const fields *f, const char *name, double min, double max, bool whole,
+                         double *out)
+{
+    const json_t *v = value_of(f, name);
+
+    if (v == NULL) {
         return CVX_OK;
     }
-    *param = name;
-    if (json_is_number(v)) {
-        x = json_number_value(v);
-    } else if (json_is_string(v) && json_string_length(v) > 0) {
-        x = strtod(json_string_value(v), &end);
-        x = *end == 0 ? x : NAN;
-    }
+    double x = json_is_number(v)              ? json_number_value(v)
+               : f->form && json_is_string(v) ? number_of_text(json_string_value(v))
+                                              : NAN;
     if (!(x >= min && x <= max) || (whole && x != floor(x))) {
-        return cvx_fail(CVX_EINVAL, "%s: a %snumber from %g to %g is meant", name,
+        return cvx_fail(CVX_EINVAL, "%s: a %snumber from %.10g to %.16g is meant", name,
                         whole ? "whole " : "", min, max);
     }
     *out = x;
     return CVX_OK;
 }
 
-static cvx_status whole(const json_t *f, const char *name, double min, double max, int64_t *out,
-                        const char **param)
+static cvx_status whole(const fields *f, const char *name, double min, double max, int64_t *out)
 {
     double x = (double)*out;
 
-    CVX_RETURN_IF(number(f, name, min, max, true, &x, param));
+    CVX_RETURN_IF(number(f, name, min, max, true, &x));
     *out = (int64_t)x;
     return CVX_OK;
 }
 
-static cvx_status string(const json_t *f, const char *name, size_t max, char **out,
-                         const char **param)
+static cvx_status truth(const fields *f, const char *name, bool *out)
 {
-    const json_t *v = json_object_get(f, name);
+    const json_t *v = value_of(f, name);
+    const char *text = f->form && v != NULL ? json_string_value(v) : NULL;
 
-    if (v == NULL || json_is_null(v)) {
+    if (v == NULL) {
         return CVX_OK;
     }
-    *param = name;
+    if (json_is_true(v) || (text != NULL && strcmp(text, "true") == 0)) {
+        *out = true;
+    } else if (json_is_false(v) || (text != NULL && strcmp(text, "false") == 0)) {
+        *out = false;
+    } else {
+        return cvx_fail(CVX_EINVAL, "%s: true or false is meant", name);
+    }
+    return CVX_OK;
+}
+
+static cvx_status string(const fields *f, const char *name, size_t max, char **out)
+{
+    const json_t *v = value_of(f, name);
+
+    if (v == NULL) {
+        return CVX_OK;
+    }
     if (!json_is_string(v) || json_string_length(v) > max) {
         return cvx_fail(CVX_EINVAL, "%s: a text of at most %zu bytes is meant", name, max);
     }
@@ -71,66 +112,90 @@ static cvx_status string(const json_t *f, const char *name, size_t max, char **o
 }
 
 /* "96x64": width x height. */
-static cvx_status size(const json_t *f, Cvx__JobSpec *s, const char **param)
+static cvx_status size(const fields *f, Cvx__JobSpec *s)
 {
     char *text = NULL, tail;
-    long long w, h;
+    long long w = 0, h = 0;
 
-    CVX_RETURN_IF(string(f, "size", 20, &text, param));
+    CVX_RETURN_IF(string(f, "size", 20, &text));
     if (text == NULL) {
         return CVX_OK;
     }
-    if (sscanf(text, "%5lldx%5lld%c", &w, &h, &tail) != 2 || w < 1 || h < 1) {
-        *param = "size";
-        return cvx_fail(CVX_EINVAL, "size: '%s'; WIDTHxHEIGHT is meant, as 720x480", text);
+    if (strspn(text, "0123456789x") != strlen(text) ||
+        sscanf(text, "%5lldx%5lld%c", &w, &h, &tail) != 2 || w < 16 || h < 16 || w > 8192 ||
+        h > 8192) {
+        return cvx_fail(CVX_EINVAL,
+                        "size: '%s'; WIDTHxHEIGHT is meant, as 720x480, of 16 to 8192 each", text);
     }
     s->width = w;
     s->height = h;
     return CVX_OK;
 }
 
-static cvx_status priority(const json_t *f, Cvx__JobSpec *s, const char **param)
+/* One of the names; *at is its place among them, and stays where the field is not there. */
+static cvx_status choice(const fields *f, const char *name, const char *const *names, int n,
+                         int *at)
 {
-    static const char *const names[] = {"high", "normal", "low"};
-    char *text = NULL;
+    char *text = NULL, list[100] = "";
 
-    s->priority = 1;
-    CVX_RETURN_IF(string(f, "priority", 20, &text, param));
-    for (int i = 0; text != NULL && i < 3; i++) {
+    CVX_RETURN_IF(string(f, name, 100, &text));
+    for (int i = 0; text != NULL && i < n; i++) {
         if (strcmp(text, names[i]) == 0) {
-            s->priority = i;
+            *at = i;
             return CVX_OK;
         }
+        size_t len = strlen(list);
+        snprintf(list + len, sizeof list - len, "%s%s",
+                 i == 0      ? ""
+                 : i < n - 1 ? ", "
+                             : " or ",
+                 names[i]);
     }
-    return text == NULL
-               ? CVX_OK
-               : cvx_fail(CVX_EINVAL, "priority: '%s'; high, normal or low is meant", text);
+    return text == NULL ? CVX_OK : cvx_fail(CVX_EINVAL, "%s: '%s'; %s is meant", name, text, list);
 }
 
-/* RIFE's factor, from the peers' names for it. */
-static cvx_status interpolation(const json_t *f, Cvx__JobSpec *s, const char **param)
+static cvx_status choices(const fields *f, Cvx__JobSpec *s)
 {
-    const json_t *on = json_object_get(f, "enable_frame_interpolation");
-    int64_t exp = 1;
+    static const char *const priorities[] = {"high", "normal", "low"};
+    static const char *const solvers[] = {"ddim", "dpm", "dpmsolver++", "unipc"};
+    int solver = -1;
 
-    CVX_RETURN_IF(whole(f, "frame_interpolation_exp", 1, 3, &exp, param));
-    bool text = json_is_string(on) && strcmp(json_string_value(on), "true") == 0;
-    if (json_is_true(on) || text) {
-        s->interpolate = (int64_t)1 << exp;
-    }
+    CVX_RETURN_IF(choice(f, "priority", priorities, 3, &s->priority));
+    CVX_RETURN_IF(choice(f, "scheduler", solvers, 4, &solver));
+    s->scheduler = solver >= 0 ? (char *)solvers[solver] : s->scheduler;
     return CVX_OK;
 }
 
-static cvx_status fill_texts(Cvx__JobSpec *s, const json_t *f, const char **param)
+/* RIFE's factor, from the peers' names for it. */
+static cvx_status interpolation(const fields *f, Cvx__JobSpec *s)
 {
-    CVX_RETURN_IF(string(f, "prompt", 32000, &s->prompt, param));
+    bool on = s->interpolate > 1;
+    int64_t exp = s->interpolate == 8 ? 3 : s->interpolate == 4 ? 2 : 1;
+
+    CVX_RETURN_IF(whole(f, "frame_interpolation_exp", 1, 3, &exp));
+    CVX_RETURN_IF(truth(f, "enable_frame_interpolation", &on));
+    s->interpolate = on ? (int64_t)1 << exp : 0;
+    return CVX_OK;
+}
+
+/* "4": OpenAI's clients write the seconds as a text. */
+static cvx_status duration(const fields *f, double *out)
+{
+    fields texts = *f;
+
+    texts.form = true;
+    return number(&texts, "seconds", 0.1, 3600, false, out);
+}
+
+static cvx_status fill_texts(Cvx__JobSpec *s, const fields *f)
+{
+    CVX_RETURN_IF(string(f, "prompt", 32000, &s->prompt));
     if (s->prompt[0] == 0) {
-        *param = "prompt";
+        *f->param = "prompt";
         return cvx_fail(CVX_EINVAL, "prompt: what the video shows is needed");
     }
-    CVX_RETURN_IF(string(f, "negative_prompt", 32000, &s->negative_prompt, param));
-    CVX_RETURN_IF(string(f, "model", 100, &s->model, param));
-    return string(f, "scheduler", 40, &s->scheduler, param);
+    CVX_RETURN_IF(string(f, "negative_prompt", 32000, &s->negative_prompt));
+    return string(f, "model", 100, &s->model);
 }
 
 /* "NAME" or "NAME:SCALE": a file of the folder that the operator chose. */
@@ -154,18 +219,17 @@ static cvx_status check_lora(const cvx_server *server, const char *text)
 }
 
 /* One text, or a list of them. */
-static cvx_status loras(const cvx_server *server, const json_t *f, Cvx__JobSpec *s,
-                        const char **param)
+static cvx_status loras(const cvx_server *server, const fields *f, Cvx__JobSpec *s)
 {
-    const json_t *v = json_object_get(f, "lora");
+    const json_t *v = value_of(f, "lora");
     bool list = json_is_array(v);
-    size_t n = list ? json_array_size(v) : v != NULL && !json_is_null(v) ? 1 : 0;
+    size_t n = list ? json_array_size(v) : v != NULL ? 1 : 0;
 
-    if (n == 0) {
+    if (v == NULL) {
         return CVX_OK;
     }
-    *param = "lora";
-    s->lora = n <= LORAS ? calloc(n, sizeof *s->lora) : NULL;
+    s->lora = n <= LORAS ? calloc(n + 1, sizeof *s->lora) : NULL;
+    s->n_lora = 0;
     if (s->lora == NULL) {
         return cvx_fail(CVX_EINVAL, "lora: %zu of them; at most %d can be", n, LORAS);
     }
@@ -174,68 +238,84 @@ static cvx_status loras(const cvx_server *server, const json_t *f, Cvx__JobSpec 
         if (text == NULL) {
             return cvx_fail(CVX_EINVAL, "lora: a text or a list of texts is meant");
         }
+        if (f->form && text[0] == 0) {
+            continue;
+        }
         CVX_RETURN_IF(check_lora(server, text));
         s->lora[s->n_lora++] = (char *)text;
     }
     return CVX_OK;
 }
 
-/* Options of cvx generate that go to the pool as they are; `cvx plan` checks their values. */
+/* Options of cvx generate that go to the pool as they are. */
 static const struct {
     const char *field, *option;
-    bool flag, planned; /* planned: `cvx plan` may be asked, too (a CLIP is the pool's) */
-} more_options[] = {{"use_dynamic_cfg", "use-dynamic-cfg", true, true},
-                    {"max_sequence_length", "max-sequence-length", false, true},
-                    {"window_frames", "window-frames", false, true},
-                    {"window_stride", "window-stride", false, true},
-                    {"free_noise", "free-noise", true, true},
-                    {"enable_tiling", "enable-tiling", true, true},
-                    {"tile_sample_min_height", "tile-sample-min-height", false, true},
-                    {"tile_sample_min_width", "tile-sample-min-width", false, true},
-                    {"best_of", "best-of", false, false},
-                    {"early_stop", "early-stop", false, false}};
+    double min, max; /* both 0: true or false */
+    bool whole;
+    bool planned; /* `cvx plan` may be asked, too (a CLIP is the pool's) */
+} more_options[] = {{"use_dynamic_cfg", "use-dynamic-cfg", 0, 0, false, true},
+                    {"max_sequence_length", "max-sequence-length", 1, 65536, true, true},
+                    {"window_frames", "window-frames", 1, 100000, true, true},
+                    {"window_stride", "window-stride", 4, 100000, true, true},
+                    {"free_noise", "free-noise", 0, 0, false, true},
+                    {"enable_tiling", "enable-tiling", 0, 0, false, true},
+                    {"tile_sample_min_height", "tile-sample-min-height", 16, 8192, true, true},
+                    {"tile_sample_min_width", "tile-sample-min-width", 16, 8192, true, true},
+                    {"best_of", "best-of", 1, 100, true, false},
+                    {"early_stop", "early-stop", 0, 100, false, false}};
 #define MORE_OPTIONS (sizeof more_options / sizeof *more_options)
 
-static cvx_status options(const json_t *f, Cvx__JobSpec *s, const char **param)
+/* One of them into what is set. */
+static cvx_status option(const fields *f, size_t i, json_t *set)
 {
-    json_t *set = json_object();
+    const char *name = more_options[i].field, *key = more_options[i].option;
+    bool flag = more_options[i].max == 0, on = json_is_true(json_object_get(set, key));
+    double x = json_number_value(json_object_get(set, key));
+
+    CVX_RETURN_IF(flag ? truth(f, name, &on)
+                       : number(f, name, more_options[i].min, more_options[i].max,
+                                more_options[i].whole, &x));
+    if (flag ? on : x > 0) {
+        json_object_set_new(set, key,
+                            flag                    ? json_true()
+                            : more_options[i].whole ? json_integer((json_int_t)x)
+                                                    : json_real(x));
+    } else {
+        (void)json_object_del(set, key);
+    }
+    return CVX_OK;
+}
+
+static cvx_status options(const fields *f, Cvx__JobSpec *s)
+{
+    json_t *set = json_loads(s->options, 0, NULL); /* of the job that is remixed */
     cvx_status st = CVX_OK;
 
+    set = set != NULL ? set : json_object();
     for (size_t i = 0; st == CVX_OK && i < MORE_OPTIONS; i++) {
-        const json_t *v = json_object_get(f, more_options[i].field);
-        double x = 0;
-        if (v == NULL || json_is_null(v)) {
-            continue;
-        }
-        if (more_options[i].flag) {
-            const char *text = json_string_value(v);
-            bool on = json_is_true(v) || (text != NULL && strcmp(text, "true") == 0);
-            if (!on && !json_is_false(v) && (text == NULL || strcmp(text, "false") != 0)) {
-                *param = more_options[i].field;
-                st = cvx_fail(CVX_EINVAL, "%s: true or false is meant", *param);
-            } else if (on) {
-                json_object_set_new(set, more_options[i].option, json_true());
-            }
-            continue;
-        }
-        st = number(f, more_options[i].field, 0, 100000, false, &x, param);
-        if (st == CVX_OK && x > 0) {
-            json_object_set_new(set, more_options[i].option,
-                                x == floor(x) ? json_integer((json_int_t)x) : json_real(x));
-        }
+        st = option(f, i, set);
     }
+    if (st == CVX_OK && json_object_get(set, "early-stop") != NULL &&
+        json_integer_value(json_object_get(set, "best-of")) < 2) {
+        *f->param = "early_stop";
+        st = cvx_fail(CVX_EINVAL, "early_stop: best_of of 2 or more is needed for it");
+    }
+    s->options = (char *)protobuf_c_empty_string;
     if (st == CVX_OK && json_object_size(set) > 0) {
-        s->options = json_dumps(set, JSON_COMPACT);
-        st = s->options != NULL ? CVX_OK : cvx_fail(CVX_ENOMEM, "no memory for a job");
+        char *text = json_dumps(set, JSON_COMPACT);
+        s->options = text != NULL ? text : s->options;
+        st = text != NULL ? CVX_OK : cvx_fail(CVX_ENOMEM, "no memory for a job");
     }
     json_decref(set);
     return st;
 }
 
-void cvx_spec_free(Cvx__JobSpec *s)
+void cvx_spec_free(Cvx__JobSpec *s, const Cvx__JobSpec *old)
 {
-    free(s->lora);
-    if (s->options != protobuf_c_empty_string) {
+    if (old == NULL || s->lora != old->lora) {
+        free(s->lora);
+    }
+    if (s->options != protobuf_c_empty_string && (old == NULL || s->options != old->options)) {
         free(s->options);
     }
     s->options = (char *)protobuf_c_empty_string;
@@ -243,111 +323,226 @@ void cvx_spec_free(Cvx__JobSpec *s)
     s->n_lora = 0;
 }
 
-cvx_status cvx_spec_fill(const cvx_server *server, Cvx__JobSpec *s, const json_t *f,
-                         const char **param)
+/* A field that nobody knows is a mistake whoever made it wants to hear of. */
+static cvx_status check_names(const fields *f)
 {
-    double deadline = 0, seconds = 0;
+    static const char *const names[] = {"prompt",
+                                        "negative_prompt",
+                                        "model",
+                                        "scheduler",
+                                        "size",
+                                        "width",
+                                        "height",
+                                        "num_frames",
+                                        "num_inference_steps",
+                                        "seed",
+                                        "guidance_scale",
+                                        "fps",
+                                        "upscale",
+                                        "deadline",
+                                        "seconds",
+                                        "priority",
+                                        "enable_frame_interpolation",
+                                        "frame_interpolation_exp",
+                                        "lora"};
+    const char *key;
+    json_t *v;
 
-    *param = NULL;
-    s->num_inference_steps = 50;
-    s->guidance_scale = 6;
-    s->seed = 42;
-    CVX_RETURN_IF(fill_texts(s, f, param));
-    CVX_RETURN_IF(size(f, s, param));
-    CVX_RETURN_IF(whole(f, "width", 16, 8192, &s->width, param));
-    CVX_RETURN_IF(whole(f, "height", 16, 8192, &s->height, param));
-    CVX_RETURN_IF(whole(f, "num_frames", 1, 100000, &s->num_frames, param));
-    CVX_RETURN_IF(whole(f, "num_inference_steps", 1, 1000, &s->num_inference_steps, param));
-    CVX_RETURN_IF(whole(f, "seed", 0, 9007199254740991.0, &s->seed, param));
-    CVX_RETURN_IF(number(f, "guidance_scale", 1, 20, false, &s->guidance_scale, param));
-    CVX_RETURN_IF(number(f, "fps", 0.1, 240, false, &s->fps, param));
-    CVX_RETURN_IF(number(f, "upscale", 1, 4, false, &s->upscale, param));
-    CVX_RETURN_IF(number(f, "deadline", 1, 1e8, false, &deadline, param));
-    CVX_RETURN_IF(number(f, "seconds", 0.1, 3600, false, &seconds, param));
-    CVX_RETURN_IF(priority(f, s, param));
-    CVX_RETURN_IF(interpolation(f, s, param));
-    CVX_RETURN_IF(loras(server, f, s, param));
-    CVX_RETURN_IF(options(f, s, param));
-    *param = NULL;
-    s->deadline_ms = deadline > 0 ? cvx_now_ms() + (int64_t)(deadline * 1000) : 0;
-    if (seconds > 0 && s->num_frames == 0) { /* the decoder makes 4 k + 1 frames */
-        double frames = seconds * (s->fps > 0 ? s->fps : 8);
-        s->num_frames = 4 * (int64_t)fmax(1, round((frames - 1) / 4)) + 1;
+    json_object_foreach((json_t *)f->json, key, v)
+    {
+        bool known = false;
+        for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+            known |= strcmp(key, names[i]) == 0;
+        }
+        for (size_t i = 0; i < MORE_OPTIONS; i++) {
+            known |= strcmp(key, more_options[i].field) == 0;
+        }
+        if (strcmp(key, "input_reference") == 0) {
+            *f->param = "input_reference";
+            return cvx_fail(CVX_EINVAL, "input_reference: a file in a form is meant");
+        }
+        if (!known) {
+            *f->param = key;
+            return cvx_fail(CVX_EINVAL, "'%.60s' is no field of a job", key);
+        }
     }
     return CVX_OK;
 }
 
-/* Reads what the program says until it ends, or 20 s have gone. lenient: a job that does not fit into this machine is none
- * that cannot be. */
-static cvx_status listen_to(pid_t pid, int fd, bool lenient, char *out, size_t room)
+void cvx_spec_defaults(Cvx__JobSpec *s)
 {
-    double begin = cvx_now();
-    size_t n = 0;
-    int status;
-
-    for (;;) {
-        struct pollfd p = {fd, POLLIN, 0};
-        if (cvx_now() - begin > 20) {
-            kill(pid, SIGKILL);
-        }
-        if (poll(&p, 1, 500) <= 0) {
-            continue;
-        }
-        ssize_t got = read(fd, out + n, room - 1 - n);
-        if (got <= 0) {
-            break;
-        }
-        n += (size_t)got;
-    }
-    out[n] = 0;
-    while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
-    }
-    int code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-    if (code == 0 || (code == EXIT_NOMEM && lenient && strchr(out, '{') != NULL)) {
-        return CVX_OK;
-    }
-    char *line = strstr(out, "\ncvx: "); /* behind a plan that does not fit */
-    memmove(out, line != NULL ? line + 1 : out, strlen(line != NULL ? line + 1 : out) + 1);
-    out[strcspn(out, "\n")] = 0;
-    const char *what = strncmp(out, "cvx: ", 5) == 0 ? out + 5 : out;
-    bool asker = code >= 2 && code <= 6;
-    return cvx_fail(asker ? CVX_EINVAL : CVX_EINTERNAL, "%s",
-                    what[0] != 0 ? what : "cvx plan ended without a word");
+    s->num_inference_steps = 50;
+    s->guidance_scale = 6;
+    s->seed = 42;
+    s->priority = 1;
 }
 
-/* Starts a program, its output and its errors into one pipe. */
-static cvx_status start(char **argv, pid_t *pid, int *fd)
+/* Frames for the seconds that were asked for, where no number of frames was: the decoder makes 4 k + 1. */
+static void fill_frames(Cvx__JobSpec *s, const json_t *json, double seconds)
+{
+    if (seconds > 0 && !json_is_number(json_object_get(json, "num_frames")) &&
+        !json_is_string(json_object_get(json, "num_frames"))) {
+        double frames = seconds * (s->fps > 0 ? s->fps : 8);
+        s->num_frames = 4 * (int64_t)fmax(1, round((frames - 1) / 4)) + 1;
+    }
+}
+
+cvx_status cvx_spec_fill(const cvx_server *server, Cvx__JobSpec *s, const json_t *json, bool form,
+                         const char **param)
+{
+    const fields of = {json, form, param}, *f = &of;
+    double deadline = 0, seconds = 0;
+
+    *param = NULL;
+    CVX_RETURN_IF(check_names(f));
+    CVX_RETURN_IF(fill_texts(s, f));
+    CVX_RETURN_IF(size(f, s));
+    CVX_RETURN_IF(whole(f, "width", 16, 8192, &s->width));
+    CVX_RETURN_IF(whole(f, "height", 16, 8192, &s->height));
+    CVX_RETURN_IF(whole(f, "num_frames", 1, 100000, &s->num_frames));
+    CVX_RETURN_IF(whole(f, "num_inference_steps", 1, 1000, &s->num_inference_steps));
+    CVX_RETURN_IF(whole(f, "seed", 0, 9007199254740991.0, &s->seed));
+    CVX_RETURN_IF(number(f, "guidance_scale", 1, 20, false, &s->guidance_scale));
+    CVX_RETURN_IF(number(f, "fps", 0.1, 240, false, &s->fps));
+    CVX_RETURN_IF(number(f, "upscale", 1, 4, false, &s->upscale));
+    CVX_RETURN_IF(number(f, "deadline", 1, 1e8, false, &deadline));
+    CVX_RETURN_IF(duration(f, &seconds));
+    CVX_RETURN_IF(choices(f, s));
+    CVX_RETURN_IF(interpolation(f, s));
+    CVX_RETURN_IF(loras(server, f, s));
+    CVX_RETURN_IF(options(f, s));
+    *param = NULL;
+    s->deadline_ms = deadline > 0 ? cvx_now_ms() + (int64_t)(deadline * 1000) : 0;
+    fill_frames(s, json, seconds);
+    return CVX_OK;
+}
+
+/* What a program writes, until its end. What does not fit is read all the same, so that it can end. */
+typedef struct said {
+    char out[16384], err[2048];
+    size_t n[2];
+    bool late; /* it was ended */
+} said;
+
+static bool take_piece(said *s, int which, int fd)
+{
+    char *buf = which == 0 ? s->out : s->err, rest[1024];
+    size_t room = (which == 0 ? sizeof s->out : sizeof s->err) - 1 - s->n[which];
+    ssize_t got = read(fd, room > 0 ? buf + s->n[which] : rest, room > 0 ? room : sizeof rest);
+
+    if (got > 0 && room > 0) {
+        s->n[which] += (size_t)got;
+        buf[s->n[which]] = 0;
+    }
+    return got > 0 || (got < 0 && errno == EINTR);
+}
+
+/* Reads both pipes until the program ends, or has had its time. Its exit code; -1: none. */
+static int listen_to(pid_t pid, const int fd[2], said *s)
+{
+    double begin = cvx_now();
+    struct pollfd p[2] = {{fd[0], POLLIN, 0}, {fd[1], POLLIN, 0}};
+    int status;
+
+    while (p[0].fd >= 0 || p[1].fd >= 0) {
+        if (cvx_now() - begin > PLAN_SECONDS) {
+            kill(pid, SIGKILL);
+            s->late = true;
+        }
+        if (poll(p, 2, 500) <= 0) {
+            continue;
+        }
+        for (int i = 0; i < 2; i++) {
+            if (p[i].fd >= 0 && p[i].revents != 0 && !take_piece(s, i, p[i].fd)) {
+                p[i].fd = -1;
+            }
+        }
+    }
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+    }
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+/* Starts a program, its output and its errors into a pipe each. */
+static cvx_status start(char **argv, pid_t *pid, int fd[2])
 {
     posix_spawn_file_actions_t act;
-    int ends[2];
+    int out[2], err[2];
 
-    if (pipe2(ends, O_CLOEXEC) != 0) {
+    if (pipe2(out, O_CLOEXEC) != 0) {
+        return cvx_fail(CVX_EINTERNAL, "no pipe for %s: %s", argv[0], strerror(errno));
+    }
+    if (pipe2(err, O_CLOEXEC) != 0) {
+        close(out[0]);
+        close(out[1]);
         return cvx_fail(CVX_EINTERNAL, "no pipe for %s: %s", argv[0], strerror(errno));
     }
     posix_spawn_file_actions_init(&act);
     posix_spawn_file_actions_addopen(&act, 0, "/dev/null", O_RDONLY, 0);
-    posix_spawn_file_actions_adddup2(&act, ends[1], 1);
-    posix_spawn_file_actions_adddup2(&act, ends[1], 2);
-    int err = posix_spawn(pid, argv[0], &act, NULL, argv, environ);
+    posix_spawn_file_actions_adddup2(&act, out[1], 1);
+    posix_spawn_file_actions_adddup2(&act, err[1], 2);
+    int failed = posix_spawn(pid, argv[0], &act, NULL, argv, environ);
     posix_spawn_file_actions_destroy(&act);
-    close(ends[1]);
-    if (err != 0) {
-        close(ends[0]);
-        return cvx_fail(CVX_EINTERNAL, "cannot start %s: %s", argv[0], strerror(err));
+    close(out[1]);
+    close(err[1]);
+    fd[0] = out[0];
+    fd[1] = err[0];
+    if (failed != 0) {
+        close(out[0]);
+        close(err[0]);
+        return cvx_fail(CVX_EINTERNAL, "cannot start %s: %s", argv[0], strerror(failed));
     }
-    *fd = ends[0];
     return CVX_OK;
+}
+
+/* Runs `cvx plan`, a few at once. lenient: a job that does not fit into this machine is none that cannot be. */
+static cvx_status ask_plan(char **argv, bool lenient, said *s)
+{
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static pthread_cond_t freed = PTHREAD_COND_INITIALIZER;
+    static int running;
+    pid_t pid;
+    int fd[2] = {-1, -1}, code = -1;
+
+    pthread_mutex_lock(&lock);
+    while (running == PLANS_AT_ONCE) {
+        pthread_cond_wait(&freed, &lock);
+    }
+    running++;
+    pthread_mutex_unlock(&lock);
+    cvx_status st = start(argv, &pid, fd);
+    if (st == CVX_OK) {
+        code = listen_to(pid, fd, s);
+        close(fd[0]);
+        close(fd[1]);
+    }
+    pthread_mutex_lock(&lock);
+    running--;
+    pthread_cond_signal(&freed);
+    pthread_mutex_unlock(&lock);
+    CVX_RETURN_IF(st);
+    if (code == 0 || (code == EXIT_NOMEM && lenient && s->out[0] == '{')) {
+        return CVX_OK;
+    }
+    if (s->late) {
+        return cvx_fail(CVX_EINVAL, "too large: `cvx plan` did not end within %g s", PLAN_SECONDS);
+    }
+    const char *line = strstr(s->err, "cvx: "), *note = line; /* the last one is the cause */
+    while (note != NULL && (note = strstr(note + 1, "\ncvx: ")) != NULL) {
+        line = note + 1;
+    }
+    int len = line != NULL ? (int)strcspn(line, "\n") - 5 : 0;
+    bool asker = code >= 2 && code <= 6;
+    return len > 0 ? cvx_fail(asker ? CVX_EINVAL : CVX_EINTERNAL, "%.*s", len, line + 5)
+                   : cvx_fail(CVX_EINTERNAL, "cvx plan ended without a word");
 }
 
 /* What `cvx plan` said, and the spec's sizes from it. */
 static cvx_status take_plan(Cvx__JobSpec *spec, const char *out, json_t **answer)
 {
-    const char *json = strchr(out, '{'); /* behind notes */
     json_t *j = NULL;
 
-    const char *end = strstr(out, "\n}\n"); /* before what else it said */
-    size_t len = json == NULL ? 0 : end != NULL ? (size_t)(end + 2 - json) : strlen(json);
-    CVX_RETURN_IF(cvx_json_parse(&j, json != NULL ? json : "", len, "cvx plan"));
+    CVX_RETURN_IF(cvx_json_parse(&j, out, strlen(out), "cvx plan"));
     spec->num_frames = json_integer_value(json_object_get(j, "num_frames"));
     spec->width = json_integer_value(json_object_get(j, "width"));
     spec->height = json_integer_value(json_object_get(j, "height"));
@@ -370,12 +565,39 @@ static cvx_status take_plan(Cvx__JobSpec *spec, const char *out, json_t **answer
     return CVX_OK;
 }
 
-cvx_status cvx_spec_plan(const cvx_server *s, Cvx__JobSpec *spec, json_t **answer)
+/* The field of a request that a refusal speaks of: the first of their names in it, as options are written or as fields. */
+static const char *blame(const char *message)
 {
-    char n[8][32], out[16384], prompt[32100];
+    static const char *const names[][3] = {{"num_frames", "--num-frames", "num_frames"},
+                                           {"width", "--width", "width "},
+                                           {"height", "--height", "height "},
+                                           {"input_reference", "--image", "picture"},
+                                           {"scheduler", "--scheduler", "scheduler"},
+                                           {"window_frames", "--window-frames", "window_frames"},
+                                           {"window_stride", "--window-stride", "window_stride"},
+                                           {"upscale", "--upscale", "upscale"},
+                                           {"fps", "--fps", "fps"}};
+    const char *best = NULL, *first = NULL;
+
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        for (int k = 1; k < 3; k++) {
+            const char *at = strstr(message, names[i][k]);
+            if (at != NULL && (first == NULL || at < first)) {
+                first = at;
+                best = names[i][0];
+            }
+        }
+    }
+    return best;
+}
+
+cvx_status cvx_spec_plan(const cvx_server *s, Cvx__JobSpec *spec, json_t **answer,
+                         const char **param)
+{
+    char n[8][32], prompt[32100];
     char *argv[60] = {(char *)s->cvx, "plan", "--json", "--model", (char *)s->model, prompt, NULL};
-    int argc = 6, k = 0, fd = -1;
-    pid_t pid;
+    int argc = 6, k = 0;
+    said heard = {.n = {0, 0}};
     const struct {
         const char *flag;
         double value;
@@ -407,15 +629,14 @@ cvx_status cvx_spec_plan(const cvx_server *s, Cvx__JobSpec *spec, json_t **answe
     for (size_t i = 0; i < MORE_OPTIONS; i++) {
         const json_t *v = json_object_get(set, more_options[i].option);
         if (v != NULL && more_options[i].planned) {
-            snprintf(more[i], sizeof more[i], more_options[i].flag ? "--%s" : "--%s=%.10g",
+            snprintf(more[i], sizeof more[i], json_is_true(v) ? "--%s" : "--%s=%.10g",
                      more_options[i].option, json_number_value(v));
             argv[argc++] = more[i];
         }
     }
     json_decref(set);
     snprintf(prompt, sizeof prompt, "--prompt=%s", spec->prompt);
-    CVX_RETURN_IF(start(argv, &pid, &fd));
-    cvx_status st = listen_to(pid, fd, !s->local, out, sizeof out);
-    close(fd);
-    return st == CVX_OK ? take_plan(spec, out, answer) : st;
+    cvx_status st = ask_plan(argv, !s->local, &heard);
+    *param = st != CVX_OK ? blame(cvx_error()) : NULL;
+    return st == CVX_OK ? take_plan(spec, heard.out, answer) : st;
 }

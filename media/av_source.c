@@ -191,6 +191,7 @@ cvx_status cvx_av_image_read(cvx_image *out, const char *path)
     cvx_status st;
 
     CVX_TRY(st, cvx_av_source_open(&s, path), done);
+    s.decoder->max_pixels = CVX_MEDIA_MAX_PIXELS;
     CVX_TRY(st, cvx_av_source_next(&s, &f), done);
     if (f == NULL) {
         st = cvx_fail(CVX_EFORMAT, "%s holds no picture", path);

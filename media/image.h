@@ -11,6 +11,8 @@
 
 /* The longest side, in pixels, of any picture or video that is read or written. */
 #define CVX_MEDIA_MAX_SIDE 16384
+/* The most pixels of a still picture that is read: a small file may claim any number. */
+#define CVX_MEDIA_MAX_PIXELS (1 << 26)
 
 typedef struct cvx_image {
     int64_t w, h;
@@ -22,7 +24,7 @@ typedef struct cvx_image {
  * applied, the colours of transparent pixels are kept and alpha is dropped, gray becomes three equal
  * channels, gamma and colour profiles are ignored. Unlike Pillow, which turns 16-bit gray white, 16
  * bits are cut to their high byte. CVX_EIO, CVX_EFORMAT (corrupt, truncated, not a picture, a side
- * beyond CVX_MEDIA_MAX_SIDE), CVX_ENOMEM. *out is set on success only. */
+ * beyond CVX_MEDIA_MAX_SIDE, more than CVX_MEDIA_MAX_PIXELS; both known before anything is decoded), CVX_ENOMEM. *out is set on success only. */
 cvx_status cvx_image_read(cvx_image *out, const char *path) CVX_CHECK;
 
 /* Frees the pixels and zeroes the struct; a zeroed one is accepted. */

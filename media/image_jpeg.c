@@ -11,9 +11,12 @@
 #include <jerror.h>
 #include <setjmp.h>
 
+#define SCANS_MAX 100
+
 typedef struct jpeg_in {
     struct jpeg_decompress_struct d;
     struct jpeg_error_mgr errors;
+    struct jpeg_progress_mgr progress;
     jmp_buf jump;
     cvx_image img;
     int orientation;
@@ -42,18 +45,35 @@ static void on_output(j_common_ptr c)
     (void)c;
 }
 
+/* A progressive picture is decoded once for each of its scans, of which a small file may hold very many. */
+static void on_progress(j_common_ptr c)
+{
+    jpeg_in *in = c->client_data;
+
+    if (in->d.input_scan_number > SCANS_MAX) {
+        snprintf(in->message, sizeof in->message, "more than %d scans", SCANS_MAX);
+        longjmp(in->jump, 1);
+    }
+}
+
 /* Everything that may leave by longjmp. */
 static void decode(jpeg_in *in, FILE *f)
 {
     struct jpeg_decompress_struct *d = &in->d;
 
     jpeg_create_decompress(d);
+    d->progress = &in->progress;
     jpeg_stdio_src(d, f);
     jpeg_save_markers(d, JPEG_APP0 + 1, 0xffff);
     (void)jpeg_read_header(d, TRUE);
     if (d->image_width > CVX_MEDIA_MAX_SIDE || d->image_height > CVX_MEDIA_MAX_SIDE) {
         snprintf(in->message, sizeof in->message, "%ux%u; sides go from 1 to %d", d->image_width,
                  d->image_height, CVX_MEDIA_MAX_SIDE);
+        longjmp(in->jump, 1);
+    }
+    if ((int64_t)d->image_width * d->image_height > CVX_MEDIA_MAX_PIXELS) {
+        snprintf(in->message, sizeof in->message, "%ux%u: more than %d pixels", d->image_width,
+                 d->image_height, CVX_MEDIA_MAX_PIXELS);
         longjmp(in->jump, 1);
     }
     if (d->jpeg_color_space == JCS_CMYK || d->jpeg_color_space == JCS_YCCK) {
@@ -106,6 +126,7 @@ cvx_status cvx_jpeg_read(cvx_image *out, const char *path, FILE *f, bool *other)
     in->errors.error_exit = on_error;
     in->errors.emit_message = on_message;
     in->errors.output_message = on_output;
+    in->progress.progress_monitor = on_progress;
     if (!try_decode(in, f)) {
         st = cvx_fail(CVX_EFORMAT, "cannot read the JPEG %s: %s", path, in->message);
     }

@@ -9,6 +9,8 @@
 
 #include "base/file.h"
 
+#define CHUNK_MAX ((png_alloc_size_t)8 << 20) /* of a compressed text or profile, unpacked */
+
 /* ---- in ---------------------------------------------------------------------------------- */
 
 typedef struct png_in {
@@ -44,7 +46,12 @@ static void decode_png(png_in *in, FILE *f)
 
     png_init_io(png, f);
     png_set_user_limits(png, CVX_MEDIA_MAX_SIDE, CVX_MEDIA_MAX_SIDE);
+    png_set_chunk_malloc_max(png, CHUNK_MAX);
     png_read_info(png, in->info);
+    if ((int64_t)png_get_image_width(png, in->info) * png_get_image_height(png, in->info) >
+        CVX_MEDIA_MAX_PIXELS) {
+        png_error(png, "more than 67108864 pixels");
+    }
     png_set_strip_16(png);
     png_set_strip_alpha(png);
     png_set_packing(png);

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/log.h"
 #include "base/stop.h"
 
 #define BEAT_SECONDS 2.0
@@ -33,7 +34,7 @@ struct cvx_link {
 static void tell_away(cvx_link *l)
 {
     if (!l->away) {
-        fprintf(stderr, "cvx-rank: %s; the work goes on, and is reported when Redis is back\n",
+        cvx_log(CVX_LOG_WARN, NULL, "%s; the work goes on, and is reported when Redis is back",
                 cvx_error());
     }
     l->away = true;
@@ -145,7 +146,7 @@ void cvx_link_close(cvx_link *l)
     pthread_mutex_unlock(&l->lock);
     pthread_join(l->thread, NULL);
     if (cvx_pool_beat(l->beats, &l->status, true) != CVX_OK) {
-        fprintf(stderr, "cvx-rank: %s; the pool's entry there will run out\n", cvx_error());
+        cvx_log(CVX_LOG_WARN, NULL, "%s; the pool's entry there will run out", cvx_error());
     }
     cvx_redis_close(l->main);
     cvx_redis_close(l->beats);

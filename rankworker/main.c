@@ -179,6 +179,15 @@ static cvx_status stages(cvx_comm *world, int argc, char **argv, bool interpolat
                               world->rank == 0 ? stdout : NULL);
 }
 
+static void complain(const cvx_comm *world)
+{
+    if (cvx_log_opened()) {
+        cvx_log(CVX_LOG_ERROR, NULL, "rank %d: %s", world->rank, cvx_error());
+    } else {
+        fprintf(stderr, "cvx-rank %d: %s\n", world->rank, cvx_error());
+    }
+}
+
 /* Tells a failure once, and gives every rank the exit code of its cause: the launcher passes on any rank's. What can
  * only be one rank's own trouble is told before the others are asked, in case they no longer answer. */
 static cvx_status conclude(cvx_comm *world, cvx_status st)
@@ -187,12 +196,12 @@ static cvx_status conclude(cvx_comm *world, cvx_status st)
     int first = own ? world->rank : CVX_MAX_RANKS, worst = st;
 
     if (own && (world->rank == 0 || st == CVX_EIO || st == CVX_ENOMEM || st == CVX_EINTERNAL)) {
-        fprintf(stderr, "cvx-rank %d: %s\n", world->rank, cvx_error());
+        complain(world);
         told = true;
     }
     bool heard = cvx_comm_least(world, &first) == CVX_OK && cvx_comm_least(world, &worst) == CVX_OK;
     if (own && !told && (!heard || first == world->rank)) {
-        fprintf(stderr, "cvx-rank %d: %s\n", world->rank, cvx_error());
+        complain(world);
     }
     return heard ? (cvx_status)worst : st == CVX_OK ? CVX_EPEER : st;
 }
@@ -313,6 +322,9 @@ static int run_supervisor(const cvx_command *cmd, options *o, int argc, char **a
     }
     if (st == CVX_OK) {
         st = cvx_opts_parse(cmd, o, argc, argv, pos, 0, &n, &help);
+    }
+    if (st == CVX_OK && o->pool.pool) {
+        cvx_log_open(&o->pool.log);
     }
     if (st == CVX_OK && !help) {
         code = cvx_supervise_run(&o->supervise, self, args, &st);

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/log.h"
 #include "base/stop.h"
 #include "model/pipeline/arrange.h"
 #include "model/pipeline/generate.h"
@@ -32,6 +33,7 @@ const cvx_opt cvx_pool_opts[] = {
      0, 0, NULL},
     {"max-jobs", CVX_OPT_INT, offsetof(cvx_pool_options, max_jobs), "N",
      "end after so many jobs (default: stay)", 1, 1e9, NULL},
+    CVX_LOG_OPTS(cvx_pool_options),
     {NULL, 0, 0, NULL, NULL, 0, 0, NULL},
 };
 
@@ -212,14 +214,15 @@ static cvx_status report(pool *p, work *w, cvx_status st, double seconds, const 
     }
     if (st != CVX_OK) {
         snprintf(cause, sizeof cause, "%s", cvx_error());
+        cvx_clean_line(cause); /* the cut may go through a character */
     }
     const char *state = st == CVX_ECANCELLED && cvx_link_late(p->link) ? "failed" : verdict(st);
     cvx_status told = cvx_link_finish(p->link, state, cause, st == CVX_OK ? &result : NULL, now);
     result.n_metrics = 0; /* they are m's */
     cvx_result_free(&result);
     CVX_RETURN_IF(told);
-    fprintf(stderr, "cvx-rank: job %s: %s%s%s\n", w->a->spec->id, now, cause[0] != 0 ? ": " : "",
-            cause);
+    cvx_log(strcmp(now, "failed") == 0 ? CVX_LOG_WARN : CVX_LOG_INFO, w->a->spec->id, "%s%s%s", now,
+            cause[0] != 0 ? ": " : "", cause);
     return CVX_OK;
 }
 
@@ -292,7 +295,7 @@ static cvx_status next_job(pool *p, Cvx__Assignment **out)
         cvx__assignment__free_unpacked(a, NULL);
     }
     if (st != CVX_OK) {
-        fprintf(stderr, "cvx-rank: %s\n", cvx_error());
+        cvx_log(CVX_LOG_ERROR, NULL, "%s", cvx_error());
     }
     cvx_status shared = share(p, &len, &data);
     *out = shared == CVX_OK && len >= 0 ? cvx__assignment__unpack(NULL, (size_t)len, data) : NULL;
@@ -349,6 +352,7 @@ cvx_status cvx_pool_run(const cvx_pool_options *o, const cvx_request *defaults, 
     Cvx__Assignment *a = NULL;
     int64_t jobs = 0;
 
+    cvx_log_open(&o->log);
     if (p == NULL) {
         return cvx_fail(CVX_ENOMEM, "no memory for a pool");
     }
@@ -362,7 +366,7 @@ cvx_status cvx_pool_run(const cvx_pool_options *o, const cvx_request *defaults, 
         st = cvx_comm_broadcast(host, p->lora_dir, sizeof p->lora_dir, 0);
     }
     if (st == CVX_OK && p->link != NULL) {
-        fprintf(stderr, "cvx-rank: pool %s of %d ranks waits for jobs\n", p->name, host->size);
+        cvx_log(CVX_LOG_INFO, NULL, "pool %s of %d ranks waits for jobs", p->name, host->size);
     }
     while (st == CVX_OK && (o->max_jobs == 0 || jobs < o->max_jobs) &&
            (st = next_job(p, &a)) == CVX_OK && a != NULL) {

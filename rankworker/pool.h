@@ -3,7 +3,7 @@
 #ifndef CVX_RANKWORKER_POOL_H
 #define CVX_RANKWORKER_POOL_H
 
-#include "base/opts.h"
+#include "base/log.h"
 #include "model/pipeline/request.h"
 #include "parallel/comm.h"
 
@@ -13,6 +13,7 @@ typedef struct cvx_pool_options {
         *data_dir;     /* NULL: CVX_REDIS, host and process id, what the coordinator says */
     const char *owner; /* without --pool; NULL: "local" */
     int64_t max_jobs;  /* 0: until it is stopped */
+    cvx_log_options log;
 } cvx_pool_options;
 
 extern const cvx_opt cvx_pool_opts[];

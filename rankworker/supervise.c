@@ -15,6 +15,7 @@
 
 #include "base/beat.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "base/progress.h"
 
 #define RANKS_MAX 1024
@@ -90,13 +91,17 @@ static void pause_for(double seconds)
 static void say(const char *fmt, ...) CVX_PRINTF(1, 2);
 static void say(const char *fmt, ...)
 {
+    char text[1000];
     va_list ap;
 
     va_start(ap, fmt);
-    fprintf(stderr, "cvx-rank supervisor: ");
-    vfprintf(stderr, fmt, ap);
-    fprintf(stderr, "\n");
+    vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
+    if (cvx_log_opened()) { /* of a pool */
+        cvx_log(CVX_LOG_WARN, NULL, "supervisor: %s", text);
+    } else {
+        fprintf(stderr, "cvx-rank supervisor: %s\n", text);
+    }
 }
 
 /* --- the processes of a start: all of the launcher's session, since Open MPI gives each rank a group --- */

@@ -88,7 +88,7 @@ def refusals(s):
         ("another id", "GET", "/v1/videos/video_" + "0" * 32 + "/content", None, 404),
         ("a limit", "GET", "/v1/videos?limit=0", None, 400), ("an order", "GET", "/v1/videos?order=up", None, 400),
         ("an after", "GET", "/v1/videos?after=x", None, 400), ("no such path", "GET", "/v1/nothing", None, 404),
-        ("a method", "PUT", "/v1/videos", b"{}", 404),
+        ("a method", "PUT", "/v1/videos", b"{}", 405),
     ]:
         status, e, _ = s.call(method, path, body, {"Content-Type": "application/json"})
         say(f"refused: {name}", status == want and e["error"]["message"], (status, e))
