@@ -248,6 +248,7 @@ static int run_rank(const cvx_command *cmd, options *o, int argc, char **argv)
     cvx_comm *world = NULL;
     cvx_status st = beats != NULL ? cvx_beat_start(beats) : CVX_OK;
 
+    cvx_stop_install(); /* MPI may take long to start */
     if (st == CVX_OK) {
         st = cvx_comm_mpi_open(&world, &argc, &argv);
     }
@@ -257,7 +258,6 @@ static int run_rank(const cvx_command *cmd, options *o, int argc, char **argv)
     }
     cvx_beat_rank(world->rank);
     cvx_fault_rank(world->rank);
-    cvx_stop_install();
     st = conclude(world, run(world, cmd, o, argc, argv));
     cvx_comm_close(world);
     cvx_comm_mpi_finish(cvx_status_exit(st));

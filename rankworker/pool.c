@@ -156,7 +156,8 @@ static const char *verdict(cvx_status st)
     case CVX_EINVAL:
     case CVX_EFORMAT:
     case CVX_EUNSUPPORTED: return "failed";
-    default: /* memory, files, a signal: another try, perhaps elsewhere */ return "queued";
+    case CVX_EREQUEUE: return "returned"; /* this pool is asked to end */
+    default: return "queued"; /* memory, files: another try, perhaps elsewhere */
     }
 }
 
@@ -340,7 +341,7 @@ static cvx_status sign_on(pool *p)
     CVX_RETURN_IF(cvx_link_config(p->link, "lora_dir", p->lora_dir, sizeof p->lora_dir));
     return p->data_dir[0] != 0
                ? CVX_OK
-               : cvx_fail(CVX_EINVAL,
+               : cvx_fail(CVX_EIO,
                           "--pool: no coordinator has told the data folder yet; start it "
                           "first, or give --data-dir DIR");
 }

@@ -12,11 +12,12 @@
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@90
 set -u
-root=$(scontrol show job "${SLURM_JOB_ID:-0}" 2>/dev/null | sed -nE 's/^ +Command=([^ ]+).*/\1/p' | head -n 1)
+from=$(scontrol show job "${SLURM_JOB_ID:-0}" 2>/dev/null | sed -n 's/^ *Command=//p' | head -n 1)
+while [ -n "$from" ] && [ ! -f "$from" ]; do case $from in *' '*) from=${from% *} ;; *) from='' ;; esac done
 # shellcheck source-path=SCRIPTDIR
-. "${CVX_HOME:-$(dirname "${root:-$0}")/..}/slurm/lib.sh"
+. "${CVX_HOME:-$(dirname "${from:-$0}")/..}/slurm/lib.sh" || { echo "cvx: set CVX_HOME to cvx's folder" >&2 && exit 2; }
 
-batch= seeds= output=
+batch='' seeds='' output=''
 rest=()
 while [ $# -gt 0 ]; do
     case $1 in
@@ -32,9 +33,10 @@ done
 cvx_setup
 task=$(((${SLURM_ARRAY_TASK_ID:-0} - ${SLURM_ARRAY_TASK_MIN:-0}) / ${SLURM_ARRAY_TASK_STEP:-1}))
 tasks=${SLURM_ARRAY_TASK_COUNT:-1}
-[ $((task * ${SLURM_ARRAY_TASK_STEP:-1} + ${SLURM_ARRAY_TASK_MIN:-0})) = "${SLURM_ARRAY_TASK_ID:-0}" ] &&
-    [ "$task" -lt "$tasks" ] || die "--array: give a plain range, as in 0-7: a list leaves it open which share is whose"
-part=${CVX_SCRATCH:-${SLURM_SUBMIT_DIR:-.}}/cvx-$SLURM_JOB_ID.jsonl # one name, so that a start after a kill leaves none behind
+if [ $((task * ${SLURM_ARRAY_TASK_STEP:-1} + ${SLURM_ARRAY_TASK_MIN:-0})) != "${SLURM_ARRAY_TASK_ID:-0}" ] || [ "$task" -ge "$tasks" ]; then
+    die "--array: give a plain range, as in 0-7: a list leaves it open which share is whose"
+fi
+part=$scratch/cvx-$SLURM_JOB_ID.jsonl # one name, so that a start after a kill leaves none behind
 trap 'rm -f "$part"' EXIT
 
 if [ -n "$batch" ] && [ -z "$seeds" ]; then
@@ -45,7 +47,7 @@ elif [ -n "$seeds" ] && [ -z "$batch" ]; then
     first=${BASH_REMATCH[1]} last=${BASH_REMATCH[2]}
     [ "$first" -le "$last" ] || die "--seeds $seeds: the first is above the last"
     [[ $output == *%seed* ]] || die "--output $output: must hold %seed, the place of the seed in the name"
-    [[ $output != *[\"\\]* ]] || die "--output $output: without quotes and backslashes, please"
+    [[ $output != *[\"\\[:cntrl:]]* ]] || die "--output $output: without quotes, backslashes and control characters, please"
     for ((s = first + task; s <= last; s += tasks)); do
         printf '{"seed": %d, "output": "%s"}\n' "$s" "${output//%seed/$s}"
     done >"$part"
@@ -57,4 +59,5 @@ if [ ! -s "$part" ]; then
     exit 0
 fi
 say "$(wc -l <"$part") videos for task ${SLURM_ARRAY_TASK_ID:-0} of $tasks"
-cvx_run --batch "$part" ${output:+$([ -n "$seeds" ] || printf -- '--output=%s' "$output")} "${rest[@]}"
+[ -n "$seeds" ] || [ -z "$output" ] || rest+=("--output=$output")
+cvx_run --batch "$part" "${rest[@]}"

@@ -10,38 +10,52 @@
 #SBATCH --output=cvx-bench-%j.log
 #SBATCH --no-requeue
 set -u
-root=$(scontrol show job "${SLURM_JOB_ID:-0}" 2>/dev/null | sed -nE 's/^ +Command=([^ ]+).*/\1/p' | head -n 1)
+from=$(scontrol show job "${SLURM_JOB_ID:-0}" 2>/dev/null | sed -n 's/^ *Command=//p' | head -n 1)
+while [ -n "$from" ] && [ ! -f "$from" ]; do case $from in *' '*) from=${from% *} ;; *) from='' ;; esac done
 # shellcheck source-path=SCRIPTDIR
-. "${CVX_HOME:-$(dirname "${root:-$0}")/..}/slurm/lib.sh"
+. "${CVX_HOME:-$(dirname "${from:-$0}")/..}/slurm/lib.sh" || { echo "cvx: set CVX_HOME to cvx's folder" >&2 && exit 2; }
 
-counts= videos=2 groups=1 results= model=
+counts='' videos=2 groups=1 results='' model=''
 rest=()
 while [ $# -gt 0 ]; do
     case $1 in
-    --ranks) counts=${2:?--ranks needs a list} && shift 2 ;;
-    --videos) videos=${2:?--videos needs a number} && shift 2 ;;
-    --results) results=${2:?--results needs a folder} && shift 2 ;;
-    --data-parallel-degree) groups=${2:?} && shift 2 ;;
-    --model) model=${2:?--model needs a folder} && shift 2 ;;
-    *) rest+=("$1") && shift ;;
+    --ranks | --videos | --results | --model | --data-parallel-degree | --data_parallel_degree)
+        [ $# -gt 1 ] || die "$1 needs a value"
+        set -- "$1=$2" "${@:3}"
+        ;;
     esac
+    case $1 in
+    --ranks=*) counts=${1#*=} ;;
+    --videos=*) videos=${1#*=} ;;
+    --results=*) results=${1#*=} ;;
+    --model=*) model=${1#*=} ;;
+    --data[-_]parallel[-_]degree=*) groups=${1#*=} ;;
+    *) rest+=("$1") ;;
+    esac
+    shift
 done
-[ -n "$model" ] && [ -n "$results" ] || die "usage: sbatch slurm/bench.sh --model DIR --results DIR [flags]"
+if [ -z "$model" ] || [ -z "$results" ]; then die "usage: sbatch slurm/bench.sh --model DIR --results DIR [flags]"; fi
+[[ $videos$groups =~ ^[0-9]+$ && $videos -gt 0 && $groups -gt 0 ]] || die "--videos $videos, --data-parallel-degree $groups: must be numbers from 1 on"
 cvx_setup
-cvx=${CVX:-$(cvx_program "$home" cvx)} || exit 2
+cvx=${CVX:-$(cvx_program cvx)} || exit 2
 if [ -z "$counts" ]; then
-    for ((n = 1; n <= ranks; n *= 2)); do counts+="$n "; done
+    for ((n = groups; n < ranks; n *= 2)); do counts+="$n "; done
+    counts+=$ranks
 fi
+for n in $counts; do
+    [[ $n =~ ^[0-9]+$ && $n -gt 0 ]] || die "--ranks '$counts': must be numbers from 1 on"
+    [ "$n" -le "$ranks" ] || die "--ranks $n: the job has $ranks tasks"
+    [ $((n % groups)) = 0 ] || die "--ranks $n: $groups data-parallel groups do not divide it"
+done
+has_option prompt "${rest[@]}" || rest+=(--prompt "a red circle moving right on a black background")
 mkdir -p "$results" || die "$results: cannot be made"
 work=$(mktemp -d -p "$results" runs-XXXXXX) # seen by every node, as the results are
 trap 'rm -rf "$work"' EXIT
-total=$ranks
 for n in $counts; do
-    [ "$n" -le "$total" ] || die "--ranks $n: the job has $total tasks"
     say "$n ranks: 1 video to warm up, $videos timed"
     mkdir -p "$work/$n"
-    cvx_start "$n" --model "$model" --prompt "a red circle moving right on a black background" "${rest[@]}" \
-        --data-parallel-degree "$groups" --num-videos-per-prompt $(((videos + 1) * groups)) --output "$work/$n/video.mp4" --json --stats >"$work/$n/events.jsonl"
+    cvx_start "$n" --model "$model" "${rest[@]}" --data-parallel-degree "$groups" \
+        --num-videos-per-prompt $(((videos + 1) * groups)) --output "$work/$n/video.mp4" --json --stats >"$work/$n/events.jsonl"
     cvx_wait || die "$n ranks: the run failed (exit $?)"
 done
 "$cvx" plan --model "$model" "${rest[@]}" --json >"$work/plan.json" || die "cvx plan failed"

@@ -11,9 +11,10 @@
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@90
 set -u
-root=$(scontrol show job "${SLURM_JOB_ID:-0}" 2>/dev/null | sed -nE 's/^ +Command=([^ ]+).*/\1/p' | head -n 1)
+from=$(scontrol show job "${SLURM_JOB_ID:-0}" 2>/dev/null | sed -n 's/^ *Command=//p' | head -n 1)
+while [ -n "$from" ] && [ ! -f "$from" ]; do case $from in *' '*) from=${from% *} ;; *) from='' ;; esac done
 # shellcheck source-path=SCRIPTDIR
-. "${CVX_HOME:-$(dirname "${root:-$0}")/..}/slurm/lib.sh"
+. "${CVX_HOME:-$(dirname "${from:-$0}")/..}/slurm/lib.sh" || { echo "cvx: set CVX_HOME to cvx's folder" >&2 && exit 2; }
 [ $# -gt 0 ] || die "usage: sbatch slurm/generate.sh --model DIR --prompt TEXT --output FILE [flags of cvx-rank]"
 cvx_setup
 cvx_run "$@"

@@ -9,7 +9,7 @@ end
 -- The job's fields as a table (numbers where they are), or nil where there is no such job.
 local function load(id)
   local names = {'state', 'owner', 'priority', 'created_ms', 'entry', 'token', 'attempts', 'cancel', 'deadline_ms',
-    'started_ms', 'pool', 'image'}
+    'started_ms', 'pool', 'image', 'returns'}
   local values = call('HMGET', 'cvx:job:' .. id, unpack(names))
   if not values[1] then
     return nil

@@ -1,5 +1,5 @@
--- A job ends. ARGV: id, token, state (completed, failed, cancelled, queued: to be tried again), result or '', cause or '',
--- now_ms, scores or '', most attempts, then pairs of a metric's name and what it grows by. The token decides: a pool that was
+-- A job ends. ARGV: id, token, state (completed, failed, cancelled, queued: to be tried again, returned: by a pool that
+-- ends, which is no try), result or '', cause or '', now_ms, scores or '', most attempts, then pairs of a metric's name and what it grows by. The token decides: a pool that was
 -- thought dead changes nothing. Returns the job's state, or 'lost'.
 local id, token, state, result, cause, now, scores, most = unpack(ARGV)
 local job = load(id)
@@ -9,7 +9,10 @@ end
 if job.cancel == '1' and state ~= 'completed' then
   state = 'cancelled'
 end
-if state == 'queued' and tonumber(job.attempts) >= tonumber(most) then
+if state == 'returned' then
+  state = 'queued'
+  call('HINCRBY', 'cvx:job:' .. id, 'returns', 1)
+elseif state == 'queued' and tonumber(job.attempts) - (tonumber(job.returns) or 0) >= tonumber(most) then
   state = 'failed'
 end
 if result ~= '' then

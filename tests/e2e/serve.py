@@ -1,5 +1,6 @@
 """Drives `cvx serve` as clients do: the HTTP API, its errors, events, ranges, a pool that is killed.
 usage: serve.py CVX WORK_FOLDER; exits with 1 if anything is wrong."""
+import functools
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import urllib.request
 from service import Service, cvx, finish, form, say, work
 
 
+@functools.cache
 def plain_run(steps, prompt):
     """What `cvx generate` makes of the same."""
     path = f"{work}/plain-{steps}.mp4"
@@ -139,6 +141,24 @@ def faults(s):
     say("with the bytes of a calm run", data == plain_run(300, prompt), len(data))
 
 
+def handed_back(s):
+    """A pool that is asked to end, as before a time limit, hands its job back; that is no failed try."""
+    prompt = "a yellow square moving left on a black background"
+    _, v, _ = s.create(prompt=prompt, num_inference_steps=300)
+    for n in range(1, 5):
+        s.wait(v["id"], ("in_progress",))
+        os.kill(s.pool_process(), signal.SIGUSR1)
+        for _ in range(600):
+            now = s.call("GET", f"/v1/videos/{v['id']}")[1]
+            if now["cvx"]["attempts"] > n or now["status"] == "failed":
+                break
+            time.sleep(0.05)
+    done = s.wait(v["id"])
+    say("a job outlives four pools that end", done["status"] == "completed" and done["cvx"]["attempts"] == 5, done)
+    data = s.call("GET", f"/v1/videos/{v['id']}/content", raw=True)[1]
+    say("and has the bytes of a calm run", data == plain_run(300, prompt), len(data))
+
+
 def redis_dies(s):
     _, v, _ = s.create(num_inference_steps=250)
     s.wait(v["id"], ("in_progress",))
@@ -182,6 +202,6 @@ def restart(s):
 
 service = Service(f"{work}/data", "--clip-model", "models/shapes-clip")
 say("ready", service.url is not None)
-for part in lifecycle, forms_and_keys, refusals, events, faults, redis_dies, standalone, restart:
+for part in lifecycle, forms_and_keys, refusals, events, faults, handed_back, redis_dies, standalone, restart:
     part(service)
 finish()

@@ -7,43 +7,7 @@ full=${CVX_CHECK_FULL:-0}
 set -- "$cvx"
 . tests/e2e/lib.sh
 . tests/slurm/lab.sh
-missing=$(lab_missing)
-if [ -n "$missing" ]; then
-    echo "SKIP  slurm: $missing"
-    exit 0
-fi
-# folders with short names: munge's socket path has an upper bound
-lab=$tmp/lab
-trap 'lab_down "$lab"; rm -rf "$tmp"' EXIT
-expect "a cluster of two nodes" lab_up "$lab" 2 4
-export CVX_RANK=$rank CVX_HOME=$PWD CVX_SCRATCH=$tmp
-unset OMP_NUM_THREADS
-cd "$tmp"
-model=(--model "$CVX_HOME/models/shapes" --prompt "$prompt" --quiet --manifest none)
-
-submit() { # SBATCH-FLAGS... SCRIPT ARGS...
-    sbatch --parsable --output="$tmp/%j.log" "$@"
-}
-state() { scontrol show job "$1" 2>/dev/null | sed -nE 's/^ +JobState=([A-Z_]+).*/\1/p' | head -n 1; }
-# until_state JOB STATES: waits; a job that hangs ends after five minutes
-until_state() {
-    local i
-    for ((i = 0; i < 1500; i++)); do
-        [[ $(state "$1") =~ ^($2)$ ]] && return 0
-        sleep 0.2
-    done
-    echo "job $1 is $(state "$1"), not $2"
-    return 1
-}
-over="COMPLETED|FAILED|CANCELLED|TIMEOUT|NODE_FAIL"
-done_as() { # NAME JOB: completed
-    until_state "$2" "$over" || true
-    equal "$1: state" COMPLETED "$(state "$2")"
-    [ "$(state "$2")" = COMPLETED ] || tail -n 5 "$tmp/$2.log"
-}
-same() { # NAME A B
-    if cmp -s "$2" "$3"; then ok "$1: same bytes"; else wrong "$1: other bytes"; fi
-}
+lab_test 2 4
 
 "$cvx" generate "${model[@]}" --num-inference-steps 4 --output one.safetensors
 j=$(submit -N 2 -n 4 "$CVX_HOME/slurm/generate.sh" "${model[@]}" --num-inference-steps 4 --output "$tmp/srun.safetensors")
@@ -111,11 +75,7 @@ expect "to be cancelled: runs" started "$j"
 scancel "$j"
 until_state "$j" "$over" || true
 equal "cancelled: state" CANCELLED "$(state "$j")"
-for ((i = 0; i < 100; i++)); do
-    pgrep -f "$tmp/cancelled.safetensors" >/dev/null || break
-    sleep 0.1
-done
-equal "cancelled: no process is left" "" "$(pgrep -f "$tmp/cancelled.safetensors" || true)"
+none_left cancelled "$tmp/cancelled.safetensors"
 equal "cancelled: no file" "" "$(compgen -G "$tmp/cancelled*" || true)"
 
 j=$(submit "$CVX_HOME/slurm/generate.sh" "${model[@]}" --num-frames 48 --output "$tmp/no.mp4")

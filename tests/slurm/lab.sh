@@ -47,6 +47,7 @@ JobAcctGatherType=jobacct_gather/none
 JobCompType=jobcomp/none
 MpiDefault=none
 SwitchType=switch/none
+GresTypes=gpu
 MailProg=/bin/true
 ReturnToService=2
 KillWait=5
@@ -54,7 +55,7 @@ JobRequeue=1
 PropagateResourceLimits=NONE
 C
     for ((i = 1; i <= nodes; i++)); do
-        echo "NodeName=node$i NodeAddr=127.0.0.1 Port=$((port + i)) CPUs=$cpus RealMemory=1024"
+        echo "NodeName=node$i NodeAddr=127.0.0.1 Port=$((port + i)) CPUs=$cpus RealMemory=1024 Gres=gpu:h100:2"
     done
     echo "PartitionName=test Nodes=node[1-$nodes] Default=YES MaxTime=INFINITE State=UP"
 }
@@ -68,6 +69,8 @@ lab_up() {
     munged --force --key-file="$dir/munge.key" --socket="$dir/munge.sock" --pid-file="$dir/munged.pid" \
         --log-file="$dir/munged.log" --seed-file="$dir/munge.seed" --num-threads=2 || return 1
     lab_conf "$dir" "$nodes" "$cpus" "$port" >"$SLURM_CONF"
+    echo "NodeName=node[1-$nodes] Name=gpu Type=h100 File=$dir/gpu[0-1]" >"$dir/gres.conf"
+    touch "$dir"/gpu{0,1} # counted, not used
     slurmctld -i || return 1
     for ((i = 1; i <= nodes; i++)); do
         mkdir -p "$dir/spool/node$i" "$dir/tmp/node$i"
@@ -95,4 +98,56 @@ lab_down() {
         ! alive "$f" || kill -9 "$(cat "$f")" 2>/dev/null || true
     done
     pkill -9 -f "slurmstepd.*$dir" 2>/dev/null || true
+}
+
+# --- jobs; $tmp is the test's folder ---
+
+submit() { # SBATCH-FLAGS... SCRIPT ARGS...: the job's number
+    sbatch --parsable --output="$tmp/%j.log" "$@"
+}
+state() { scontrol show job "$1" 2>/dev/null | sed -nE 's/^ +JobState=([A-Z_]+).*/\1/p' | head -n 1; }
+# until_state JOB STATES: waits; a job that hangs ends after five minutes
+until_state() {
+    local i
+    for ((i = 0; i < 1500; i++)); do
+        [[ $(state "$1") =~ ^($2)$ ]] && return 0
+        sleep 0.2
+    done
+    echo "job $1 is $(state "$1"), not $2"
+    return 1
+}
+over="COMPLETED|FAILED|CANCELLED|TIMEOUT|NODE_FAIL"
+done_as() { # NAME JOB: completed
+    until_state "$2" "$over" || true
+    equal "$1: state" COMPLETED "$(state "$2")"
+    [ "$(state "$2")" = COMPLETED ] || tail -n 5 "$tmp/$2.log"
+}
+same() { # NAME A B
+    if cmp -s "$2" "$3"; then ok "$1: same bytes"; else wrong "$1: other bytes"; fi
+}
+# none_left NAME PATTERN: no process whose arguments hold it
+none_left() {
+    local i
+    for ((i = 0; i < 100; i++)); do
+        pgrep -f "$2" >/dev/null || break
+        sleep 0.1
+    done
+    equal "$1: no process is left" "" "$(pgrep -a -f "$2" || true)"
+}
+# lab_test NODES CPUS: a cluster for the test that sources this, in $tmp, its settings exported; SKIP where there can be none.
+lab_test() {
+    local missing
+    missing=$(lab_missing)
+    if [ -n "$missing" ]; then
+        echo "SKIP  slurm: $missing"
+        exit 0
+    fi
+    trap 'lab_down "$tmp/lab"; rm -rf "$tmp"' EXIT
+    expect "a cluster of $1 nodes" lab_up "$tmp/lab" "$1" "$2"
+    export CVX_RANK=$rank CVX_HOME=$PWD CVX_SCRATCH=$tmp
+    unset OMP_NUM_THREADS
+    cd "$tmp"
+    # for the tests
+    # shellcheck disable=SC2034
+    model=(--model "$CVX_HOME/models/shapes" --prompt "$prompt" --quiet --manifest none)
 }

@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# What the Slurm scripts read from an allocation, and that they do with a folder of spaces, a submission from elsewhere and
+# settings of many kinds. The ranks are a script that tells its arguments.
+set -euo pipefail
+rank=$1
+set -- "$2"
+. tests/e2e/lib.sh
+. tests/slurm/lab.sh
+lab_test 2 4
+cat >"$tmp/rank" <<'R'
+#!/bin/sh
+echo "ran on $(hostname): $* [$OMPI_MCA_mpi_yield_when_idle$CVX_SECRET]"
+R
+chmod +x "$tmp/rank"
+export CVX_RANK=$tmp/rank
+
+# told NAME RANKS THREADS NODES SBATCH-FLAGS...: so many lines, each with the threads, from so many nodes
+told() {
+    local name=$1 ranks=$2 threads=$3 on=$4 job
+    shift 4
+    job=$(submit "$@" "$CVX_HOME/slurm/generate.sh" --prompt "two  words")
+    done_as "$name" "$job"
+    equal "$name: ranks" "$ranks" "$(grep -c "^ran on .*--prompt two  words .*--threads $threads \[1\]$" "$tmp/$job.log")"
+    equal "$name: nodes" "$on" "$(sed -n 's/^ran on \([^:]*\):.*/\1/p' "$tmp/$job.log" | sort -u | wc -l)"
+}
+for launcher in srun mpirun; do
+    export CVX_LAUNCHER=$launcher
+    told "$launcher, three tasks of two CPUs" 3 2 2 -n 3 -c 2
+    told "$launcher, tasks a node" 4 1 2 -N 2 --ntasks-per-node=2
+    told "$launcher, GPUs a node" 4 1 2 -N 2 --gpus-per-node=2
+    told "$launcher, three GPUs" 3 1 2 -N 2 --gpus=h100:3 --cpus-per-task=1
+    told "$launcher, a GPU a task" 4 1 2 -n 4 --gpus-per-task=1
+    told "$launcher, nothing asked" 1 1 1
+done
+unset CVX_LAUNCHER
+told "a whole node, with its GPUs" 2 2 1 -N 1 --exclusive
+told "an environment that is not handed on" 2 1 2 -N 2 -n 2 --export="CVX_RANK=$CVX_RANK,CVX_HOME=$CVX_HOME,PATH=$PATH"
+
+# a copy of the tree in a folder of spaces, submitted from another one; no CVX_HOME
+mkdir -p "$tmp/a copy/slurm" "$tmp/a copy/bin" "$tmp/else where"
+cp "$CVX_HOME"/slurm/*.sh "$tmp/a copy/slurm"
+cp "$tmp/rank" "$tmp/a copy/bin/cvx-rank"
+cd "$tmp/else where"
+j=$(env -u CVX_HOME -u CVX_RANK -u CVX_SCRATCH sbatch --parsable -n 2 "$tmp/a copy/slurm/generate.sh" --output "an output.mp4")
+done_as "a folder of spaces" "$j"
+equal "a folder of spaces: its ranks, its log, its checkpoints" 2 \
+    "$(grep -c "^ran on .*--output an output.mp4 --checkpoint-dir $PWD/cvx-$j.checkpoints" "cvx-$j.log")"
+cp "$CVX_HOME/slurm/generate.sh" mine.sh
+j=$(unset CVX_HOME && submit mine.sh --output x.mp4)
+until_state "$j" "$over" || true
+equal "a copy alone: state" FAILED "$(state "$j")"
+if grep -q "set CVX_HOME" "$tmp/$j.log"; then ok "a copy alone: says what it needs"; else wrong "a copy alone: $(cat "$tmp/$j.log")"; fi
+j=$(submit mine.sh --output x.mp4)
+done_as "a copy alone, with CVX_HOME" "$j"
+
+# an array with spaces in its names; the defaults of its lines
+printf '%s\n\n%s\n%s' '{"prompt": "a"}' '{"prompt": "b"}' '{"prompt": "c"}' >"some lines.jsonl"
+cat >"$tmp/rank" <<'R'
+#!/bin/sh
+while [ $# -gt 0 ]; do
+    case $1 in --batch) cat "$2" ;; --output=*) echo "output: $1" ;; esac
+    shift
+done
+R
+j=$(submit --array=1-2 "$CVX_HOME/slurm/array.sh" --batch "some lines.jsonl" --output "a name.mp4")
+for t in 1 2; do done_as "lines of an array, task $t" "${j}_$t"; done
+equal "lines of an array: each once" '{"prompt": "a"} {"prompt": "b"} {"prompt": "c"}' \
+    "$(cat "$tmp"/*.log | grep '^{"prompt"' | sort | paste -sd ' ')"
+equal "lines of an array: the default output" 2 "$(cat "$tmp"/*.log | grep -c '^output: --output=a name.mp4$')"
+j=$(submit --array=1,2,4 "$CVX_HOME/slurm/array.sh" --seeds 1-2 --output 'x-%seed.mp4')
+until_state "${j}_4" "$over" || true
+equal "an array that is no range" FAILED "$(state "${j}_4")"
+j=$(CVX_RANK=$tmp/none submit "$CVX_HOME/slurm/generate.sh" --output x.mp4)
+until_state "$j" "$over" || true
+equal "no such program" FAILED "$(state "$j")"
+cd "$CVX_HOME"
+finish
