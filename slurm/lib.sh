@@ -141,8 +141,11 @@ cvx_start() {
         env -u SLURM_NTASKS_PER_NODE srun --mpi=pmix --nodes="$on" --ntasks="$n" --cpus-per-task="$cpus" --overcommit \
             --kill-on-bad-exit=1 "$rank" "$@" &
     else
-        # what the job asked of GPUs would be asked of mpirun's own steps, one task a node
-        env -u SLURM_GPUS -u SLURM_GPUS_PER_NODE -u SLURM_GPUS_PER_TASK mpirun -n "$n" ${CVX_REDIS:+-x CVX_REDIS} "$rank" "$@" &
+        # mpirun's own steps, one task a node, would ask for all GPUs of the job
+        local gpus=()
+        [ -z "${SLURM_GPUS:-}" ] || gpus=(--mca plm_slurm_args "--gpus-per-node=${SLURM_GPUS_ON_NODE:-0}")
+        env -u SLURM_GPUS -u SLURM_GPUS_PER_NODE -u SLURM_GPUS_PER_TASK \
+            mpirun "${gpus[@]}" -n "$n" ${CVX_REDIS:+-x CVX_REDIS} "$rank" "$@" &
     fi
     step=$!
     [ -z "$signalled" ] || kill -USR1 "$step" 2>/dev/null || true # it came while nothing ran yet

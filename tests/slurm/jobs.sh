@@ -34,6 +34,7 @@ equal "array of lines: all made" 3 "$(find . -name 'l[012].safetensors' | wc -l)
 # stopped in the middle: as many steps as last some seconds on any machine
 long=(--num-inference-steps 150 --checkpoint-every 10)
 "$cvx" generate "${model[@]}" --num-inference-steps 150 --output undisturbed.safetensors
+# shellcheck disable=SC2317
 started() { # JOB: its denoising has begun
     local i
     for ((i = 0; i < 300; i++)); do
@@ -58,6 +59,19 @@ disturbed() { # NAME COMMAND...: the job's number is put in place of JOB
 }
 disturbed "requeued" scontrol requeue JOB
 disturbed "the time limit's signal" scancel --batch --signal=USR1 JOB
+
+# of an array only the task that the signal was for: the array's number is one task's own, too
+j=$(submit --array=0-1 "$CVX_HOME/slurm/array.sh" --seeds 42-43 "${model[@]}" "${long[@]}" --output "$tmp/array-%seed.safetensors")
+for t in 0 1; do expect "array, task $t: runs" started "$j-$t"; done
+t=0
+[[ $(scontrol show job "${j}_1") != "JobId=$j "* ]] || t=1
+expect "array, task $t: the time limit's signal" scancel --batch --signal=USR1 "${j}_$t"
+for i in 0 1; do
+    done_as "array, task $i, task $t signalled" "${j}_$i"
+    equal "array, task $i: restarts" "$((i == t))" "$(scontrol show job "${j}_$i" | sed -n 's/.*Restarts=\([0-9]*\).*/\1/p')"
+done
+same "array after a signal" undisturbed.safetensors array-42.safetensors
+
 if [ "$full" = 1 ]; then
     CVX_LAUNCHER=mpirun disturbed "requeued, mpirun" scontrol requeue JOB
     CVX_LAUNCHER=mpirun disturbed "the time limit's signal, mpirun" scancel --batch --signal=USR1 JOB

@@ -102,6 +102,7 @@ lab_down() {
 
 # --- jobs; $tmp is the test's folder ---
 
+# shellcheck disable=SC2154
 submit() { # SBATCH-FLAGS... SCRIPT ARGS...: the job's number
     sbatch --parsable --output="$tmp/%j.log" "$@"
 }
@@ -135,6 +136,7 @@ none_left() {
     equal "$1: no process is left" "" "$(pgrep -a -f "$2" || true)"
 }
 # lab_test NODES CPUS: a cluster for the test that sources this, in $tmp, its settings exported; SKIP where there can be none.
+# shellcheck disable=SC2154,SC2164
 lab_test() {
     local missing
     missing=$(lab_missing)

@@ -45,6 +45,7 @@ create() { # the id of a new job
         -d "{\"prompt\": \"$prompt\", \"num_inference_steps\": $steps}" | python3 -c 'import json, sys; print(json.load(sys.stdin)["id"])'
 }
 # until_video ID EXPRESSION: waits until it is true, at most three minutes
+# shellcheck disable=SC2317
 until_video() {
     local i
     for ((i = 0; i < 900; i++)); do
@@ -61,7 +62,7 @@ video_done() { # NAME ID TRIES
     curl -s "$url/v1/videos/$2/content" -o got.mp4
     same "$1" calm.mp4 got.mp4
 }
-pool() { CVX_REDIS_FILE=$tmp/redis.url submit -N 2 -n 2 "$@" "$CVX_HOME/slurm/pool.sh" --model "$CVX_HOME/models/shapes"; }
+pool() { CVX_REDIS_FILE=$tmp/redis.url submit -N 2 -n 2 "$CVX_HOME/slurm/pool.sh" --model "$CVX_HOME/models/shapes"; }
 # disturbed NAME TRIES COMMAND...: a video while the pool $job is disturbed
 disturbed() {
     local name=$1 tries=$2 id

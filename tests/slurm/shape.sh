@@ -28,10 +28,12 @@ for launcher in srun mpirun; do
     told "$launcher, three tasks of two CPUs" 3 2 2 -n 3 -c 2
     told "$launcher, tasks a node" 4 1 2 -N 2 --ntasks-per-node=2
     told "$launcher, GPUs a node" 4 1 2 -N 2 --gpus-per-node=2
-    told "$launcher, three GPUs" 3 1 2 -N 2 --gpus=h100:3 --cpus-per-task=1
+    told "$launcher, four GPUs" 4 1 2 -N 2 --gpus=4
     told "$launcher, a GPU a task" 4 1 2 -n 4 --gpus-per-task=1
     told "$launcher, nothing asked" 1 1 1
 done
+export CVX_LAUNCHER=srun # mpirun's own steps want as many GPUs of each node
+told "three GPUs" 3 1 2 -N 2 --gpus=h100:3 --cpus-per-task=1
 unset CVX_LAUNCHER
 told "a whole node, with its GPUs" 2 2 1 -N 1 --exclusive
 told "an environment that is not handed on" 2 1 2 -N 2 -n 2 --export="CVX_RANK=$CVX_RANK,CVX_HOME=$CVX_HOME,PATH=$PATH"
