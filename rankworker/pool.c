@@ -157,7 +157,7 @@ static const char *verdict(cvx_status st)
     case CVX_EFORMAT:
     case CVX_EUNSUPPORTED: return "failed";
     case CVX_EREQUEUE: return "returned"; /* this pool is asked to end */
-    default: return "queued"; /* memory, files: another try, perhaps elsewhere */
+    default: return "queued";             /* memory, files: another try, perhaps elsewhere */
     }
 }
 
@@ -341,9 +341,8 @@ static cvx_status sign_on(pool *p)
     CVX_RETURN_IF(cvx_link_config(p->link, "lora_dir", p->lora_dir, sizeof p->lora_dir));
     return p->data_dir[0] != 0
                ? CVX_OK
-               : cvx_fail(CVX_EIO,
-                          "--pool: no coordinator has told the data folder yet; start it "
-                          "first, or give --data-dir DIR");
+               : cvx_fail(CVX_EIO, "--pool: no coordinator has told the data folder yet; start it "
+                                   "first, or give --data-dir DIR");
 }
 
 cvx_status cvx_pool_run(const cvx_pool_options *o, const cvx_request *defaults, cvx_comm *host,
