@@ -584,6 +584,7 @@ static cvx_status check_conv2d(const cvx_conv2d_args *a)
               vector(a->slope, 0, y->dim[3]) && (a->stride == 1 || a->stride == 2) &&
               conv_fits(&same) &&
               (w->layout == (a->up2 ? CVX_PACKED_CONV_UP2 : CVX_PACKED_CONV) ||
+               (w->layout == CVX_PACKED_PICTURE && a->stride == 1 && !a->up2) ||
                (w->layout == CVX_PLAIN && cvx_is_dense(w) && !split)) &&
               (!split || y->dim[3] % 32 == 0);
 

@@ -211,7 +211,9 @@ typedef struct cvx_blend_args {
  *   v = conv + b; v = act(v); v = v·scale (0: 1) + residual; y = outer + outer_scale·v, absent operands left out,
  * act(v) = v where v > 0, elsewhere v·slope[channel] (PReLU; leaky ReLU by equal slopes; NULL: none). act_last: act
  * comes after the residual instead. y may also have the dtype that cvx_conv_input() names for a next convolution
- * (then cout is a multiple of 32 and w packed); residual and outer are f32, and either may be y itself. */
+ * (then cout is a multiple of 32 and w packed); residual and outer are f32, and either may be y itself.
+ * w as PACKED_PICTURE (stride 1, no up2) may be summed by tiles of 4 x 4 pixels: the bits of a pixel then depend on its
+ * tile's 6 x 6 pixels of x, so that rows computed by themselves have the bits of the whole only as whole tiles of both. */
 typedef struct cvx_conv2d_args {
     const cvx_tensor *y, *x, *w, *b, *slope, *residual, *outer;
     double scale, outer_scale;

@@ -24,14 +24,15 @@ typedef enum cvx_dtype {
 typedef enum cvx_device { CVX_HOST = 0, CVX_CUDA } cvx_device;
 
 /* PLAIN: strides hold. PACKED: `data` is in a backend's private weight layout made by op `pack`;
- * dim[] still says the logical shape. PACKED_CONV_UP2: for conv3d with up2 set. PACKED_LINEAR_F8: as
- * PACKED_LINEAR, in 8-bit floats (ops.h, op pack). */
+ * dim[] still says the logical shape. PACKED_CONV_UP2: for conv3d with up2 set. PACKED_PICTURE: for conv2d with 3 x 3
+ * taps and stride 1, see there. PACKED_LINEAR_F8: as PACKED_LINEAR, in 8-bit floats (ops.h, op pack). */
 typedef enum cvx_layout {
     CVX_PLAIN = 0,
     CVX_PACKED_LINEAR,
     CVX_PACKED_CONV,
     CVX_PACKED_CONV_UP2,
     CVX_PACKED_LINEAR_F8,
+    CVX_PACKED_PICTURE,
 } cvx_layout;
 
 typedef struct cvx_tensor {

@@ -46,10 +46,9 @@ cvx_status cvx_picture_weight(const cvx_load *l, cvx_tensor *out, const char *na
 }
 
 cvx_status cvx_conv_place(const cvx_load *l, cvx_conv *out, int64_t cout, int64_t cin,
-                          cvx_dtype dtype, bool up2)
+                          cvx_dtype dtype, cvx_layout layout)
 {
-    cvx_conv c = {.w = CVX_VIEW(NULL, dtype, cout, cin, 1, 3, 3), .up2 = up2};
-    cvx_layout layout = up2 ? CVX_PACKED_CONV_UP2 : CVX_PACKED_CONV;
+    cvx_conv c = {.w = CVX_VIEW(NULL, dtype, cout, cin, 1, 3, 3)};
 
     CVX_RETURN_IF(cvx_arena_alloc(l->arena, &c.w.data, cvx_packed_bytes(l->ctx, &c.w, layout)));
     CVX_RETURN_IF(CVX_ALLOC(l->arena, &c.b, CVX_F32, cout));
@@ -80,7 +79,7 @@ static cvx_status copy_bias(const cvx_load *l, const cvx_conv *c, const char *na
 }
 
 cvx_status cvx_conv_load(const cvx_load *l, cvx_conv *out, const char *name, int64_t cout,
-                         int64_t cin, bool up2)
+                         int64_t cin, cvx_layout layout)
 {
     char key[160];
     cvx_tensor w;
@@ -91,7 +90,7 @@ cvx_status cvx_conv_load(const cvx_load *l, cvx_conv *out, const char *name, int
     if (!fixed) { /* packed from the map in its own dtype */
         CVX_RETURN_IF(CVX_WEIGHT(l->weights, &w, key, cout, cin, 3, 3));
     }
-    CVX_RETURN_IF(cvx_conv_place(l, out, cout, cin, fixed ? CVX_F32 : w.dtype, up2));
+    CVX_RETURN_IF(cvx_conv_place(l, out, cout, cin, fixed ? CVX_F32 : w.dtype, layout));
     CVX_RETURN_IF(copy_bias(l, out, name, cout));
     size_t mark = cvx_arena_mark(l->arena);
     if (fixed) {
@@ -171,7 +170,7 @@ cvx_status cvx_conv_run(cvx_ctx *ctx, const cvx_conv *c, const cvx_tensor *y, co
     a.b = &c->b;
     a.slope = c->slope.ndim > 0 ? &c->slope : NULL;
     a.stride = stride;
-    a.up2 = c->up2;
+    a.up2 = c->w.layout == CVX_PACKED_CONV_UP2;
     return cvx_op_conv2d(ctx, &a);
 }
 

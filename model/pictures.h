@@ -9,7 +9,6 @@ typedef struct cvx_conv {
     cvx_tensor w, b;  /* w [cout, cin, 1, k, k] packed, b [cout] */
     cvx_tensor slope; /* [cout] for values below 0; ndim 0: no activation */
     cvx_dtype input;  /* dtype of input that is read fastest */
-    bool up2;
 } cvx_conv;
 
 /* A plain f32 copy of "NAME" with these dims in l->arena: F32, F16 and BF16 widened; I16 as fixed-point fractions
@@ -17,13 +16,14 @@ typedef struct cvx_conv {
 cvx_status cvx_picture_weight(const cvx_load *l, cvx_tensor *out, const char *name, int ndim,
                               const int64_t *dim) CVX_CHECK;
 
-/* NAME.weight [cout, cin, 3, 3] and NAME.bias [cout], packed; no activation. up2: for conv2d with up2. */
+/* NAME.weight [cout, cin, 3, 3] and NAME.bias [cout], packed as `layout`: PACKED_PICTURE, for stride 2 PACKED_CONV, for
+ * conv2d with up2 PACKED_CONV_UP2; no activation. */
 cvx_status cvx_conv_load(const cvx_load *l, cvx_conv *out, const char *name, int64_t cout,
-                         int64_t cin, bool up2) CVX_CHECK;
+                         int64_t cin, cvx_layout layout) CVX_CHECK;
 /* In two steps, for weights that are computed: place holds room for a packed weight [cout, cin, 1, 3, 3] made from
  * `dtype`, and the bias f32 (to be filled by the caller); put packs the plain dense weight into it. */
 cvx_status cvx_conv_place(const cvx_load *l, cvx_conv *out, int64_t cout, int64_t cin,
-                          cvx_dtype dtype, bool up2) CVX_CHECK;
+                          cvx_dtype dtype, cvx_layout layout) CVX_CHECK;
 cvx_status cvx_conv_put(const cvx_load *l, cvx_conv *c, const cvx_tensor *plain) CVX_CHECK;
 /* Slopes: "NAME" [cout] (PReLU), or the same number for every channel. */
 cvx_status cvx_conv_prelu(const cvx_load *l, cvx_conv *c, const char *name) CVX_CHECK;

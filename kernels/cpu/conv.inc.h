@@ -250,6 +250,11 @@ INLINE void put_block(char *y, const vf v[2], int64_t n, int64_t size)
     }
 #endif
     (void)size;
+    if (n == NR) {
+        vstore((float *)(void *)y, v[0]);
+        vstore((float *)(void *)y + VW, v[1]);
+        return;
+    }
     vstore(t, v[0]);
     vstore(t + VW, v[1]);
     memcpy(y, t, (size_t)n * sizeof *t);
@@ -334,9 +339,15 @@ static void conv_with(cvx_ctx *ctx, const conv_call *a, float *scratch);
 #include "kernels/cpu/conv_noamx.inc.h"
 #endif
 
-static size_t cpu_packed_conv_bytes(const cvx_ctx *ctx, const cvx_tensor *w, bool up2)
+static conv_job make_conv_job(const cvx_ctx *ctx, const conv_call *a, int p);
+#include "kernels/cpu/winograd.inc.h"
+
+static size_t cpu_packed_conv_bytes(const cvx_ctx *ctx, const cvx_tensor *w, cvx_layout layout)
 {
-    size_t block = amx_takes(w) ? amx_block_bytes(ctx, w, up2) : f32_block_bytes(w, up2);
+    bool up2 = layout == CVX_PACKED_CONV_UP2;
+    size_t block = amx_takes(w)                                    ? amx_block_bytes(ctx, w, up2)
+                   : layout == CVX_PACKED_PICTURE && wino_takes(w) ? wino_block_bytes(w)
+                                                                   : f32_block_bytes(w, up2);
 
     return block * (size_t)((up2 ? 4 : 1) * conv_blocks(w->dim[0]));
 }
@@ -345,8 +356,9 @@ static cvx_status cpu_pack_conv(cvx_ctx *ctx, const cvx_pack_args *a)
 {
     const cvx_tensor *w = a->src;
     bool up2 = a->dst->layout == CVX_PACKED_CONV_UP2, amx = amx_takes(w);
+    bool wino = a->dst->layout == CVX_PACKED_PICTURE && wino_takes(w), fold = amx || wino;
     int64_t blocks = conv_blocks(w->dim[0]), all = blocks * (up2 ? 4 : 1);
-    int64_t size = (int64_t)cpu_packed_conv_bytes(ctx, w, up2) / all;
+    int64_t size = (int64_t)cpu_packed_conv_bytes(ctx, w, a->dst->layout) / all;
     int64_t rows = NR * w->dim[1] * w->dim[2] * w->dim[3] * w->dim[4];
     int64_t room = rows + (int64_t)(f32_block_bytes(w, up2) / sizeof(float));
     void *scratch;
@@ -356,10 +368,12 @@ static cvx_status cpu_pack_conv(cvx_ctx *ctx, const cvx_pack_args *a)
     for (int64_t i = 0; i < all; i++) {
         float *r = (float *)scratch + omp_get_thread_num() * room;
         char *to = (char *)a->dst->data + i * size;
-        float *block = amx ? r + rows : (float *)(void *)to;
+        float *block = fold ? r + rows : (float *)(void *)to;
         unfold_block(block, r, w, i % blocks, (int)(i / blocks), up2);
         if (amx) {
             amx_fold_block(to, block, ctx, w, up2);
+        } else if (wino) {
+            wino_fold_block((float *)(void *)to, block, w->dim[1]);
         }
     }
     return CVX_OK;
@@ -463,7 +477,7 @@ static conv_job make_conv_job(const cvx_ctx *ctx, const conv_call *a, int p)
         j.after.os[0] = os[0], j.after.os[1] = os[1] * half, j.after.os[2] = os[2] * half;
     }
     j.bias = a->b != NULL ? a->b->data : NULL;
-    j.row_bytes = (int64_t)cpu_packed_conv_bytes(ctx, a->w, a->up2) /
+    j.row_bytes = (int64_t)cpu_packed_conv_bytes(ctx, a->w, a->w->layout) /
                   (blocks * (a->up2 ? 4 : 1) * j.kt * j.kh);
     j.w_packed = (const char *)a->w->data + p * blocks * j.kt * j.kh * j.row_bytes;
     if (amx_takes(a->w)) {
@@ -495,6 +509,9 @@ static cvx_status call_conv(cvx_ctx *ctx, const conv_call *a)
 
     if (amx_takes(a->w) && a->x->dtype == CVX_F32) {
         return amx_conv_f32(ctx, a);
+    }
+    if (a->w->layout == CVX_PACKED_PICTURE && wino_takes(a->w)) {
+        return wino_conv(ctx, a);
     }
     CVX_RETURN_IF(cvx_cpu_scratch(ctx, &scratch, conv_scratch(ctx, a)));
     conv_with(ctx, a, scratch);

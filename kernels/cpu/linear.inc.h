@@ -26,7 +26,7 @@ typedef struct linear_job {
 static size_t cpu_packed_bytes(const cvx_ctx *ctx, const cvx_tensor *src, cvx_layout layout)
 {
     if (layout != CVX_PACKED_LINEAR) {
-        return cpu_packed_conv_bytes(ctx, src, layout == CVX_PACKED_CONV_UP2);
+        return cpu_packed_conv_bytes(ctx, src, layout);
     }
     int64_t panels = cvx_round_up(src->dim[0], NR) / NR;
     return (size_t)panels * gemm_panel_bytes(ctx, src->dtype, src->dim[1]);

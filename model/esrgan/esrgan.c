@@ -27,7 +27,7 @@ static cvx_status load_srvgg(cvx_esrgan *m, const cvx_load *l)
     for (int64_t i = 0; i < m->n; i++) {
         snprintf(name, sizeof name, "body.%d", (int)(2 * i));
         CVX_RETURN_IF(cvx_conv_load(l, &m->body[i], name, i < m->n - 1 ? feat : out,
-                                    i > 0 ? feat : 3, false));
+                                    i > 0 ? feat : 3, CVX_PACKED_PICTURE));
         if (i < m->n - 1) {
             snprintf(name, sizeof name, "body.%d.weight", (int)(2 * i + 1));
             CVX_RETURN_IF(cvx_conv_prelu(l, &m->body[i], name));
@@ -44,7 +44,7 @@ static cvx_status load_dense(const cvx_load *l, dense d, int64_t i, const cvx_es
         bool adds = k < DENSE - 1;
         snprintf(name, sizeof name, "body.%d.rdb%d.conv%d", (int)(i / 3), (int)(i % 3) + 1, k + 1);
         CVX_RETURN_IF(cvx_conv_load(l, &d[k], name, adds ? cfg->grow : cfg->feat,
-                                    cfg->feat + k * cfg->grow, false));
+                                    cfg->feat + k * cfg->grow, CVX_PACKED_PICTURE));
         if (adds) {
             CVX_RETURN_IF(cvx_conv_leaky(l, &d[k], 0.2f));
         }
@@ -56,18 +56,18 @@ static cvx_status load_rrdb(cvx_esrgan *m, const cvx_load *l)
 {
     int64_t f = m->cfg.feat;
 
-    CVX_RETURN_IF(cvx_conv_load(l, &m->first, "conv_first", f, 3, false));
+    CVX_RETURN_IF(cvx_conv_load(l, &m->first, "conv_first", f, 3, CVX_PACKED_PICTURE));
     for (int64_t i = 0; i < m->n; i++) {
         CVX_RETURN_IF(load_dense(l, m->dense[i], i, &m->cfg));
     }
-    CVX_RETURN_IF(cvx_conv_load(l, &m->trunk, "conv_body", f, f, false));
-    CVX_RETURN_IF(cvx_conv_load(l, &m->up[0], "conv_up1", f, f, true));
+    CVX_RETURN_IF(cvx_conv_load(l, &m->trunk, "conv_body", f, f, CVX_PACKED_PICTURE));
+    CVX_RETURN_IF(cvx_conv_load(l, &m->up[0], "conv_up1", f, f, CVX_PACKED_CONV_UP2));
     CVX_RETURN_IF(cvx_conv_leaky(l, &m->up[0], 0.2f));
-    CVX_RETURN_IF(cvx_conv_load(l, &m->up[1], "conv_up2", f, f, true));
+    CVX_RETURN_IF(cvx_conv_load(l, &m->up[1], "conv_up2", f, f, CVX_PACKED_CONV_UP2));
     CVX_RETURN_IF(cvx_conv_leaky(l, &m->up[1], 0.2f));
-    CVX_RETURN_IF(cvx_conv_load(l, &m->hr, "conv_hr", f, f, false));
+    CVX_RETURN_IF(cvx_conv_load(l, &m->hr, "conv_hr", f, f, CVX_PACKED_PICTURE));
     CVX_RETURN_IF(cvx_conv_leaky(l, &m->hr, 0.2f));
-    return cvx_conv_load(l, &m->last, "conv_last", 3, f, false);
+    return cvx_conv_load(l, &m->last, "conv_last", 3, f, CVX_PACKED_PICTURE);
 }
 
 cvx_status cvx_esrgan_open(cvx_esrgan **out, const cvx_load *l, const cvx_esrgan_config *cfg)
@@ -259,7 +259,7 @@ static cvx_status level_alloc(cvx_esrgan *m, cvx_arena *step, level *out, cvx_dt
 static cvx_status fill_level(cvx_esrgan *m, const cvx_conv *c, const level *to, const level *from)
 {
     int64_t a = to->first > 0 ? to->first : 0, end = to->first + to->t.dim[1];
-    int64_t b = end < to->rows ? end : to->rows, f = c->up2 ? 2 : 1;
+    int64_t b = end < to->rows ? end : to->rows, f = c->w.layout == CVX_PACKED_CONV_UP2 ? 2 : 1;
     cvx_tensor y = cvx_slice(&to->t, 1, a - to->first, b - a);
     cvx_tensor x = cvx_slice(&from->t, 1, a / f - 1 - from->first, (b - a) / f + 2);
 

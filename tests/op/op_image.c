@@ -24,6 +24,7 @@ static const conv_case convs[] = {
     {1, 8, 40, 64, 128, 2, false, true, false, false, false, 0, CVX_BF16},
     {1, 8, 36, 64, 64, 1, true, true, true, false, true, 0.5, CVX_F16},
     {1, 3, 5, 7, 5, 1, false, true, true, false, true, -1.5, CVX_F32},
+    {2, 13, 70, 192, 80, 1, false, true, true, false, true, 0.2, CVX_F32},
 };
 #define CONVS ((int)(sizeof convs / sizeof *convs))
 
@@ -110,13 +111,13 @@ static double conv_bound(const conv_case *c)
 }
 
 static void expect(cvx_ctx *ctx, const conv_case *c, int i, const test_buf *y, const test_buf *want,
-                   const char *what)
+                   const char *what, double times)
 {
-    double diff = test_diff(&y->t, &want->t);
+    double diff = test_diff(&y->t, &want->t), bound = times * conv_bound(c);
 
-    if (!(diff <= conv_bound(c))) {
+    if (!(diff <= bound)) {
         fail_msg("%s conv2d case %d (%s): error %g, bound %g", ctx->ops->name, i, what, diff,
-                 conv_bound(c));
+                 bound);
     }
 }
 
@@ -139,9 +140,10 @@ static void split_output(cvx_ctx *ctx, const conv_case *c, const conv_data *d,
 }
 
 /* Rows r .. of the output alone have the bits they have in the whole. */
-static void band(cvx_ctx *ctx, const conv_case *c, const conv_data *d, const test_buf *all)
+static void band(cvx_ctx *ctx, const conv_case *c, const conv_data *d, const test_buf *all,
+                 int64_t r)
 {
-    int64_t r = 2, n = c->h - 2;
+    int64_t n = c->h - r;
     conv_case part = *c;
     conv_data e = *d;
     test_buf y = TEST_NEW(0, c->t, n, c->w, c->cout);
@@ -157,6 +159,36 @@ static void band(cvx_ctx *ctx, const conv_case *c, const conv_data *d, const tes
     free_buf(&y);
 }
 
+/* The weight packed for whole pictures. Winograd's sums: with the points of winograd.inc.h an output's rounding has, by
+ * row of A^T, the norm sqrt(sum over j of (A_ij |G_j| |B_j|)^2) <= 4.63 on either axis, where a plain sum of three taps has
+ * sqrt(3): 21.4 / 3 < 7.2 times as much. The bits do not depend on threads, and whole tiles from row 4 on have them alone. */
+static void as_picture(cvx_ctx *ctx, const conv_case *c, int i, const conv_data *d,
+                       const test_buf *want)
+{
+    test_buf y = TEST_NEW(2, c->t, c->h, c->w, c->cout);
+    test_buf z = TEST_NEW(2, c->t, c->h, c->w, c->cout);
+    cvx_ctx *one =
+        test_open(strcmp(ctx->ops->name, "ref") == 0 ? "ref" : "cpu",
+                  strcmp(ctx->ops->name, "ref") == 0 ? NULL : ctx->ops->name + 4, 1, CVX_F32);
+    conv_data e = *d;
+
+    e.packed.layout = CVX_PACKED_PICTURE;
+    e.packed.data = aligned(cvx_packed_bytes(ctx, &d->w, e.packed.layout));
+    TEST_OK(cvx_op_pack(ctx, &(cvx_pack_args){.dst = &e.packed, .src = &d->w}));
+    call(ctx, c, &e, &y.t, &d->x.t, &e.packed);
+    expect(ctx, c, i, &y, want, "picture", 7.2);
+    call(one, c, &e, &z.t, &d->x.t, &e.packed);
+    assert_true(test_same(&y.t, &z.t));
+    e.split = d->x.t;
+    if (c->h > 4) {
+        band(ctx, c, &e, &y, 4);
+    }
+    free(e.packed.data);
+    cvx_ctx_close(one);
+    free_buf(&y);
+    free_buf(&z);
+}
+
 static void conv_level(cvx_ctx *ctx, cvx_ctx *ref)
 {
     for (int i = 0; i < CONVS; i++) {
@@ -167,16 +199,19 @@ static void conv_level(cvx_ctx *ctx, cvx_ctx *ref)
 
         call(ref, c, &d, &want.t, &d.x.t, &d.w);
         call(ctx, c, &d, &y.t, &d.x.t, &d.w);
-        expect(ctx, c, i, &y, &want, "plain");
+        expect(ctx, c, i, &y, &want, "plain", 1);
         call(ctx, c, &d, &y.t, &d.x.t, &d.packed);
-        expect(ctx, c, i, &y, &want, "packed");
+        expect(ctx, c, i, &y, &want, "packed", 1);
         call(ctx, c, &d, &y.t, &d.split, &d.packed);
-        expect(ctx, c, i, &y, &want, "split");
+        expect(ctx, c, i, &y, &want, "split", 1);
         if (d.mem[2] != NULL && c->cout % 32 == 0) {
             split_output(ctx, c, &d, &y);
         }
         if (c->h % 2 == 0 || !c->up2) {
-            band(ctx, c, &d, &y);
+            band(ctx, c, &d, &y, 2);
+        }
+        if (c->stride == 1 && !c->up2) {
+            as_picture(ctx, c, i, &d, &want);
         }
         free_buf(&want);
         free_buf(&y);
