@@ -151,12 +151,51 @@ static bool fill(call *c, Cvx__JobSpec *spec)
     return st == CVX_OK;
 }
 
+/* The file of the video that the body's `extend` names, a completed one of the asker's: into path, and into the spec. False:
+ * there is none, and that is the answer. */
+static bool find_clip(call *c, Cvx__JobSpec *spec, char path[CVX_PATH_MAX])
+{
+    const json_t *field = json_object_get(c->q->fields, "extend");
+    const char *id = json_string_value(field);
+    cvx_job_view v;
+    bool found = false;
+
+    if (field == NULL || json_is_null(field) || (c->q->form && id != NULL && id[0] == 0)) {
+        return true;
+    }
+    cvx_redis *r = borrow(c);
+    if (r == NULL) {
+        return false;
+    }
+    cvx_status st = id != NULL && cvx_job_id_valid(id) ? cvx_jobs_get(r, id, &v, &found) : CVX_OK;
+    cvx_server_release(c->s, r);
+    if (st != CVX_OK) {
+        cvx_answer_status(c->a, st, "extend");
+        return false;
+    }
+    path[0] = 0;
+    if (found && strcmp(v.owner, c->q->owner) == 0 && v.result != NULL) {
+        snprintf(path, CVX_PATH_MAX, "%s", v.result->video);
+    }
+    if (found) {
+        cvx_job_view_free(&v);
+    }
+    if (path[0] == 0) {
+        cvx_answer_error(c->a, 400, "extend", "extend: no completed video '%.60s'",
+                         id != NULL ? id : "");
+        return false;
+    }
+    spec->extend = path;
+    return true;
+}
+
 static void create(call *c)
 {
     Cvx__JobSpec spec = CVX__JOB_SPEC__INIT;
+    char clip[CVX_PATH_MAX];
 
     cvx_spec_defaults(&spec);
-    if (fill(c, &spec)) {
+    if (fill(c, &spec) && find_clip(c, &spec, clip)) {
         submit(c, &spec);
     }
     cvx_spec_free(&spec, NULL);
@@ -180,7 +219,8 @@ static void remix(call *c)
     spec.prompt = (char *)protobuf_c_empty_string;
     spec.remixed_from = v.id;
     spec.deadline_ms = 0;
-    if (fill(c, &spec)) {
+    char clip[CVX_PATH_MAX];
+    if (fill(c, &spec) && find_clip(c, &spec, clip)) {
         submit(c, &spec);
     }
     cvx_spec_free(&spec, v.spec);
@@ -192,8 +232,10 @@ static void plan(call *c)
     Cvx__JobSpec spec = CVX__JOB_SPEC__INIT;
     const char *param = NULL;
 
+    char clip[CVX_PATH_MAX];
+
     cvx_spec_defaults(&spec);
-    if (fill(c, &spec)) {
+    if (fill(c, &spec) && find_clip(c, &spec, clip)) {
         spec.image = c->q->image != NULL ? (char *)c->q->image : spec.image;
         cvx_status st = cvx_spec_plan(c->s, &spec, &c->a->json, &param);
         if (st != CVX_OK) {

@@ -17,6 +17,7 @@
 #include "coordinator/server.h"
 
 #define LORAS 8
+#define TIMELINE 32 /* prompts */
 #define PLANS_AT_ONCE 4
 #define PLAN_SECONDS 20.0
 #define EXIT_NOMEM 5 /* cvx_status_exit(CVX_ENOMEM) */
@@ -261,6 +262,8 @@ static const struct {
                     {"enable_tiling", "enable-tiling", 0, 0, false, true},
                     {"tile_sample_min_height", "tile-sample-min-height", 16, 8192, true, true},
                     {"tile_sample_min_width", "tile-sample-min-width", 16, 8192, true, true},
+                    {"extend_overlap", "extend-overlap", 1, 100000, true, true},
+                    {"extend_only", "extend-only", 0, 0, false, true},
                     {"best_of", "best-of", 1, 100, true, false},
                     {"early_stop", "early-stop", 0, 100, false, false}};
 #define MORE_OPTIONS (sizeof more_options / sizeof *more_options)
@@ -286,6 +289,31 @@ static cvx_status option(const fields *f, size_t i, json_t *set)
     return CVX_OK;
 }
 
+/* Prompts that take turns, each "FRAME: text", into what is set; `prompt` then names the video alone. */
+static cvx_status timeline(const fields *f, json_t *set)
+{
+    const json_t *v = value_of(f, "timeline"), *one;
+    size_t i, n = json_array_size(v), bytes = 0;
+
+    (void)json_object_del(set, "prompt"); /* that of a job that is remixed goes with its prompt */
+    if (v == NULL) {
+        return CVX_OK;
+    }
+    json_array_foreach(v, i, one)
+    {
+        bytes += json_is_string(one) ? json_string_length(one) : 32001;
+    }
+    if (!json_is_array(v) || n < 2 || n > TIMELINE || bytes > 32000) {
+        return cvx_fail(
+            CVX_EINVAL,
+            "timeline: a list of 2 to %d texts \"FRAME: what the video shows from there "
+            "on\" is meant, of 32,000 bytes in all",
+            TIMELINE);
+    }
+    json_object_set(set, "prompt", (json_t *)v);
+    return CVX_OK;
+}
+
 static cvx_status options(const fields *f, Cvx__JobSpec *s)
 {
     json_t *set = json_loads(s->options, 0, NULL); /* of the job that is remixed */
@@ -295,6 +323,7 @@ static cvx_status options(const fields *f, Cvx__JobSpec *s)
     for (size_t i = 0; st == CVX_OK && i < MORE_OPTIONS; i++) {
         st = option(f, i, set);
     }
+    st = st == CVX_OK ? timeline(f, set) : st;
     if (st == CVX_OK && json_object_get(set, "early-stop") != NULL &&
         json_integer_value(json_object_get(set, "best-of")) < 2) {
         *f->param = "early_stop";
@@ -344,7 +373,9 @@ static cvx_status check_names(const fields *f)
                                         "priority",
                                         "enable_frame_interpolation",
                                         "frame_interpolation_exp",
-                                        "lora"};
+                                        "lora",
+                                        "timeline",
+                                        "extend"};
     const char *key;
     json_t *v;
 
@@ -575,6 +606,9 @@ static const char *blame(const char *message)
                                            {"scheduler", "--scheduler", "scheduler"},
                                            {"window_frames", "--window-frames", "window_frames"},
                                            {"window_stride", "--window-stride", "window_stride"},
+                                           {"timeline", "--prompt", "several prompts"},
+                                           {"extend_overlap", "--extend-overlap", "overlap"},
+                                           {"extend", "--extend", "extend"},
                                            {"upscale", "--upscale", "upscale"},
                                            {"fps", "--fps", "fps"}};
     const char *best = NULL, *first = NULL;
@@ -595,7 +629,8 @@ cvx_status cvx_spec_plan(const cvx_server *s, Cvx__JobSpec *spec, json_t **answe
                          const char **param)
 {
     char n[8][32], prompt[32100];
-    char *argv[60] = {(char *)s->cvx, "plan", "--json", "--model", (char *)s->model, prompt, NULL};
+    char *argv[60 + 2 * TIMELINE] = {(char *)s->cvx,   "plan", "--json", "--model",
+                                     (char *)s->model, prompt, NULL};
     int argc = 6, k = 0;
     said heard = {.n = {0, 0}};
     const struct {
@@ -609,7 +644,9 @@ cvx_status cvx_spec_plan(const cvx_server *s, Cvx__JobSpec *spec, json_t **answe
                    {"--fps", spec->fps},
                    {"--upscale", spec->upscale > 1 ? spec->upscale : 0},
                    {"--interpolate", (double)spec->interpolate}};
-    const char *texts[][2] = {{"--scheduler", spec->scheduler}, {"--image", spec->image}};
+    const char *texts[][2] = {{"--scheduler", spec->scheduler},
+                              {"--image", spec->image},
+                              {"--extend", spec->extend}};
 
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
         if (numbers[i].value > 0) {
@@ -618,7 +655,7 @@ cvx_status cvx_spec_plan(const cvx_server *s, Cvx__JobSpec *spec, json_t **answe
             argv[argc++] = n[k++];
         }
     }
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 3; i++) {
         if (texts[i][1][0] != 0) {
             argv[argc++] = (char *)texts[i][0];
             argv[argc++] = (char *)texts[i][1];
@@ -634,9 +671,21 @@ cvx_status cvx_spec_plan(const cvx_server *s, Cvx__JobSpec *spec, json_t **answe
             argv[argc++] = more[i];
         }
     }
-    json_decref(set);
     snprintf(prompt, sizeof prompt, "--prompt=%s", spec->prompt);
+    const json_t *turns = json_object_get(set, "prompt"), *one;
+    size_t turn;
+    json_array_foreach(turns, turn, one)
+    { /* argv[5] is the first */
+        char *text = (char *)json_string_value(one);
+        if (turn == 0) {
+            snprintf(prompt, sizeof prompt, "--prompt=%s", text);
+        } else {
+            argv[argc++] = "--prompt";
+            argv[argc++] = text;
+        }
+    }
     cvx_status st = ask_plan(argv, !s->local, &heard);
+    json_decref(set);
     *param = st != CVX_OK ? blame(cvx_error()) : NULL;
     return st == CVX_OK ? take_plan(spec, heard.out, answer) : st;
 }

@@ -93,6 +93,13 @@ int cvx_prompts_at(const cvx_prompts *p, int64_t frame)
     return k;
 }
 
+void cvx_prompts_stretch(cvx_prompts *p, int64_t times)
+{
+    for (int i = 0; i < p->n; i++) {
+        p->first[i] *= times;
+    }
+}
+
 const char *cvx_prompts_title(const cvx_opt_list *given, char *out, size_t size)
 {
     size_t at = 0;

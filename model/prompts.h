@@ -18,6 +18,9 @@ cvx_status cvx_prompts_parse(cvx_prompts *out, const cvx_opt_list *given) CVX_CH
 /* The index of the prompt that holds at this frame. */
 int cvx_prompts_at(const cvx_prompts *p, int64_t frame);
 
+/* For a video with `times` frames for each: where each holds from. */
+void cvx_prompts_stretch(cvx_prompts *p, int64_t times);
+
 /* As they were given, joined by " | ", cut to `size` at a whole character: titles. Returns out. */
 const char *cvx_prompts_title(const cvx_opt_list *given, char *out, size_t size);
 

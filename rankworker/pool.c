@@ -92,6 +92,7 @@ static cvx_status fill_request(work *w, const pool *p)
     r->guidance_scale = s->guidance_scale > 0 ? s->guidance_scale : r->guidance_scale;
     r->scheduler = s->scheduler[0] != 0 ? s->scheduler : r->scheduler;
     r->image = s->image[0] != 0 ? s->image : NULL;
+    r->extend = s->extend[0] != 0 ? s->extend : NULL;
     r->interpolate = s->interpolate > 0 ? s->interpolate : r->interpolate;
     r->upscale = s->upscale > 0 ? s->upscale : r->upscale;
     for (size_t i = 0; i < s->n_lora && i < LORAS && r->lora.n < CVX_OPT_LIST_MAX; i++) {
@@ -102,6 +103,9 @@ static cvx_status fill_request(work *w, const pool *p)
         return CVX_OK;
     }
     CVX_RETURN_IF(cvx_json_parse(&w->options, s->options, strlen(s->options), "options"));
+    if (json_object_get(w->options, "prompt") != NULL) { /* a timeline */
+        r->prompt = (cvx_opt_list){0};
+    }
     CVX_RETURN_IF(cvx_request_from_json(r, w->options, "options"));
     r->clip_model = r->best_of > 1 ? p->defaults->clip_model : NULL;
     return CVX_OK;
@@ -197,7 +201,7 @@ static cvx_status score(pool *p, work *w, Cvx__Result *result)
     return p->defaults->clip_model == NULL
                ? CVX_OK
                : cvx_result_score(result, cvx_generator_ctx(p->generator), p->defaults->clip_model,
-                                  w->a->spec->prompt, w->video, &progress);
+                                  &w->r.prompt, w->r.interpolate, w->video, &progress);
 }
 
 /* Tells how the job ended; on the first rank. */
@@ -227,22 +231,19 @@ static cvx_status report(pool *p, work *w, cvx_status st, double seconds, const 
     return CVX_OK;
 }
 
-/* A job, on every rank. A failure of the job is reported and is none of the pool; what is returned is. */
-static cvx_status run_job(pool *p, Cvx__Assignment *a)
+static cvx_status run_work(pool *p, work *w)
 {
-    work w = {.a = a};
     double begin = cvx_now();
-    cvx_status st = cvx_comm_agree(p->host, prepare(&w, p));
+    cvx_status st = cvx_comm_agree(p->host, prepare(w, p));
     if (p->link != NULL) {
-        cvx_link_begin(p->link, a, w.mesh);
+        cvx_link_begin(p->link, w->a, w->mesh);
     }
     if (st == CVX_OK) {
-        st = open_models(p, &w);
+        st = open_models(p, w);
     }
     if (st == CVX_OK) {
-        st = cvx_generator_run(p->generator, &w.r, false);
+        st = cvx_generator_run(p->generator, &w->r, false);
     }
-    json_decref(w.options);
     cvx_stats_sum sum = {0};
     int worst =
         st; /* where the ranks cannot talk any more, the pool ends, and its supervisor starts another */
@@ -254,10 +255,20 @@ static cvx_status run_job(pool *p, Cvx__Assignment *a)
     }
     cvx_status told = CVX_OK;
     if (p->link != NULL) {
-        told = report(p, &w, st != CVX_OK ? st : (cvx_status)worst, cvx_now() - begin, &sum);
+        told = report(p, w, st != CVX_OK ? st : (cvx_status)worst, cvx_now() - begin, &sum);
     }
     p->told = sum;
     return cvx_comm_agree(p->host, told);
+}
+
+/* A job, on every rank. A failure of the job is reported and is none of the pool; what is returned is. */
+static cvx_status run_job(pool *p, Cvx__Assignment *a)
+{
+    work w = {.a = a};
+    cvx_status st = run_work(p, &w);
+
+    json_decref(w.options);
+    return st;
 }
 
 /* Gives the first rank's message to all; the others sleep between their looks. len < 0: the pool ends. */

@@ -59,10 +59,13 @@ static double run_seconds(const json_t *manifest)
 }
 
 /* Where the run was scored, the frames of its file are: as a pool does it. */
-static cvx_status score(cvx_record *r, Cvx__Result *result, const cvx_finished *f,
-                        const char *prompt)
+static cvx_status score(cvx_record *r, Cvx__Result *result, const cvx_finished *f)
 {
-    const char *clip = string(json_object_get(f->manifest, "request"), "clip-model");
+    const json_t *request = json_object_get(f->manifest, "request");
+    const json_t *prompt = json_object_get(request, "prompt"), *one;
+    cvx_opt_list prompts = {.item = {string(request, "prompt")}, .n = 1};
+    size_t i;
+    const char *clip = string(request, "clip-model");
     cvx_progress quiet = {0};
 
     if (json_object_get(f->manifest, "scores") == NULL) {
@@ -71,7 +74,13 @@ static cvx_status score(cvx_record *r, Cvx__Result *result, const cvx_finished *
     if (r->ctx == NULL) {
         CVX_RETURN_IF(cvx_ctx_open(&r->ctx, &r->options));
     }
-    return cvx_result_score(result, r->ctx, clip, prompt, f->path, &quiet);
+    json_array_foreach(prompt, i, one)
+    { /* a timeline */
+        prompts.item[i] = json_string_value(one);
+        prompts.n = (int)i + 1;
+    }
+    return cvx_result_score(result, r->ctx, clip, &prompts, (int64_t)number(request, "interpolate"),
+                            f->path, &quiet);
 }
 
 static cvx_status record(cvx_record *r, const cvx_finished *f)
@@ -96,7 +105,7 @@ static cvx_status record(cvx_record *r, const cvx_finished *f)
         degrees.n[i] = n > 0 ? (int)n : 1;
     }
     cvx_degrees_describe(&degrees, mesh, sizeof mesh);
-    CVX_RETURN_IF(score(r, &result, f, spec.prompt));
+    CVX_RETURN_IF(score(r, &result, f));
     result.video = realpath(f->path, path) != NULL ? path : (char *)f->path;
     result.mesh = mesh;
     result.num_frames = f->frames;

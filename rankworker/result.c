@@ -65,14 +65,15 @@ static cvx_status pictures(Cvx__Result *out, const char *folder, const char *vid
     return st;
 }
 
-cvx_status cvx_result_score(Cvx__Result *out, cvx_ctx *ctx, const char *clip, const char *prompt,
-                            const char *video, cvx_progress *progress)
+cvx_status cvx_result_score(Cvx__Result *out, cvx_ctx *ctx, const char *clip,
+                            const cvx_opt_list *prompt, int64_t times, const char *video,
+                            cvx_progress *progress)
 {
-    const cvx_opt_list list = {.item = {prompt}, .n = 1};
     cvx_clip_scores scores = {0};
     cvx_prompts prompts;
 
-    CVX_RETURN_IF(cvx_prompts_parse(&prompts, &list));
+    CVX_RETURN_IF(cvx_prompts_parse(&prompts, prompt));
+    cvx_prompts_stretch(&prompts, times > 0 ? times : 1);
     CVX_RETURN_IF(cvx_clip_score_video(&scores, ctx, clip, &prompts, video, progress));
     json_t *j = cvx_clip_scores_json(&scores);
     cvx_clip_scores_free(&scores);
