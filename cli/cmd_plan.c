@@ -48,8 +48,8 @@ static void print_table(const cvx_checkpoint *c, const cvx_job *j, const cvx_ctx
         (double)p->needed_bytes / MIB, (double)p->available_bytes / MIB, total);
 }
 
-static void print_json(const cvx_job *j, const cvx_ctx *ctx, const cvx_plan *p,
-                       const double rate[CVX_OP_COUNT], bool fits)
+static void print_json(const cvx_checkpoint *c, const cvx_job *j, const cvx_ctx *ctx,
+                       const cvx_plan *p, const double rate[CVX_OP_COUNT], bool fits)
 {
     json_t *stages = json_array();
     double total = 0;
@@ -79,6 +79,7 @@ static void print_json(const cvx_job *j, const cvx_ctx *ctx, const cvx_plan *p,
                   (json_int_t)p->peak_bytes, "needed_bytes", (json_int_t)p->needed_bytes,
                   "available_bytes", (json_int_t)p->available_bytes, "seconds", total, "fits",
                   fits);
+    json_object_set_new(out, "image_to_video", json_boolean(c->image_to_video));
     json_dumpf(out, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
     printf("\n");
     json_decref(out);
@@ -231,7 +232,7 @@ static cvx_status plan(cvx_request *r)
     CVX_TRY(st, cvx_plan_rates(ctx, rate), done);
     st = cvx_plan_admit(&p, ctx, &c, &j);
     if (r->json) {
-        print_json(&j, ctx, &p, rate, st == CVX_OK);
+        print_json(&c, &j, ctx, &p, rate, st == CVX_OK);
     } else {
         print_table(&c, &j, ctx, &p, rate);
     }

@@ -81,8 +81,10 @@ static const cvx_opt opts[] = {
 /* Options that are no fields of a job. */
 static bool is_local(const char *name)
 {
-    static const char *const local[] = {"idempotency-key", "batch", "output",       "watch", "json",
-                                        "quiet",           "image", "api-key-file", "server"};
+    static const char *const local[] = {"idempotency-key", "batch",        "output",
+                                        "watch",           "json",         "quiet",
+                                        "image",           "api-key-file", "server",
+                                        "cacert"};
     for (size_t i = 0; i < sizeof local / sizeof *local; i++) {
         if (strcmp(local[i], name) == 0) {
             return true;

@@ -53,6 +53,11 @@ cvx_status cvx_client_open(cvx_client **out, const cvx_client_options *opt)
     if (st == CVX_OK) {
         st = read_key(c, opt->api_key_file);
     }
+    const char *cacert = opt->cacert != NULL ? opt->cacert : getenv("CVX_CACERT");
+    if (st == CVX_OK && cacert != NULL && !cvx_is_file(cacert)) {
+        st = cvx_fail(CVX_EIO, "--cacert %.200s: no such file", cacert);
+    }
+    snprintf(c->cacert, sizeof c->cacert, "%s", cacert != NULL ? cacert : "");
     curl_global_init(CURL_GLOBAL_DEFAULT);
     c->curl = curl_easy_init();
     if (st == CVX_OK && c->curl == NULL) {
@@ -136,6 +141,9 @@ void cvx_wire_prepare(cvx_client *c, cvx_exchange *x, const char *path, struct c
     curl_easy_setopt(c->curl, CURLOPT_USERAGENT, "cvx/" CVX_VERSION);
     curl_easy_setopt(c->curl, CURLOPT_WRITEFUNCTION, take);
     curl_easy_setopt(c->curl, CURLOPT_WRITEDATA, x);
+    if (c->cacert[0] != 0) {
+        curl_easy_setopt(c->curl, CURLOPT_CAINFO, c->cacert);
+    }
     if (c->key[0] != 0) {
         *headers = curl_slist_append(*headers, c->key);
     }
@@ -198,12 +206,14 @@ static CURLcode once_over(cvx_client *c, cvx_exchange *x, const char *method, co
     return code;
 }
 
-/* Whether to ask again, after a pause; a server that nobody has met yet is not waited for. */
+/* Whether to ask again, after a pause; a server that nobody has met yet, or that nobody vouches for, is not waited for. */
 static bool again(const cvx_exchange *x, CURLcode code, bool safe, double begin)
 {
     bool busy = code == CURLE_OK && (x->status == 503 || x->status == 429) && x->wait > 0;
-    bool broken = code != CURLE_OK && code != CURLE_COULDNT_CONNECT &&
-                  code != CURLE_COULDNT_RESOLVE_HOST && safe;
+    bool refused = code == CURLE_COULDNT_CONNECT || code == CURLE_COULDNT_RESOLVE_HOST ||
+                   code == CURLE_PEER_FAILED_VERIFICATION || code == CURLE_SSL_CACERT_BADFILE ||
+                   code == CURLE_SSL_CONNECT_ERROR;
+    bool broken = code != CURLE_OK && !refused && safe;
 
     if (!(busy || broken) || cvx_now() - begin > CVX_CLIENT_PATIENCE) {
         return false;

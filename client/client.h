@@ -13,21 +13,31 @@ typedef struct cvx_client_options {
     const char *
         server; /* http://HOST:PORT; NULL: CVX_SERVER of the environment, or http://127.0.0.1:8080 */
     const char *api_key_file; /* holds the key; NULL: CVX_API_KEY of the environment, or none */
+    const char *
+        cacert; /* PEM file of who may vouch for an https server; NULL: CVX_CACERT of the environment, or the system's */
 } cvx_client_options;
 
 /* Options for a command's table, of an object that has a cvx_client_options `client`. */
-#define CVX_CLIENT_OPTS(type)                                                                      \
-    {"server",                                                                                     \
-     CVX_OPT_STR,                                                                                  \
-     offsetof(type, client.server),                                                                \
-     "URL",                                                                                        \
-     "the coordinator (default: CVX_SERVER of the environment, or http://127.0.0.1:8080)",         \
-     0,                                                                                            \
-     0,                                                                                            \
-     NULL},                                                                                        \
-    {                                                                                              \
-        "api-key-file", CVX_OPT_STR, offsetof(type, client.api_key_file), "FILE",                  \
-            "a file with the API key (default: CVX_API_KEY of the environment)", 0, 0, NULL        \
+#define CVX_CLIENT_OPTS(type)                                                                          \
+    {"server",                                                                                         \
+     CVX_OPT_STR,                                                                                      \
+     offsetof(type, client.server),                                                                    \
+     "URL",                                                                                            \
+     "the coordinator (default: CVX_SERVER of the environment, or http://127.0.0.1:8080)",             \
+     0,                                                                                                \
+     0,                                                                                                \
+     NULL},                                                                                            \
+        {"cacert",                                                                                     \
+         CVX_OPT_STR,                                                                                  \
+         offsetof(type, client.cacert),                                                                \
+         "FILE",                                                                                       \
+         "PEM certificates that an https server is trusted by (default: CVX_CACERT, or the system's)", \
+         0,                                                                                            \
+         0,                                                                                            \
+         NULL},                                                                                        \
+    {                                                                                                  \
+        "api-key-file", CVX_OPT_STR, offsetof(type, client.api_key_file), "FILE",                      \
+            "a file with the API key (default: CVX_API_KEY of the environment)", 0, 0, NULL            \
     }
 
 /* Nothing is sent yet. CVX_EINVAL, CVX_EIO (key file). Caller closes. */

@@ -4,6 +4,7 @@
 
 #include <curl/curl.h>
 
+#include "base/file.h"
 #include "client/client.h"
 
 #define CVX_CLIENT_PATIENCE 60.0 /* s for a server that is away */
@@ -11,6 +12,7 @@
 struct cvx_client {
     CURL *curl;
     char server[512], key[1024]; /* key: the whole header, or "" */
+    char cacert[CVX_PATH_MAX];   /* "": the system's */
 };
 
 /* What comes back of one request. */

@@ -92,13 +92,13 @@ static json_t *longer(const json_t *old, const char *data, size_t n)
     return text;
 }
 
-/* A piece of a text field. "NAME[]", as some clients write lists, and `lora` may come several times. */
+/* A piece of a text field; the first may be empty, and told again. "NAME[]", as some clients write lists, and the lists themselves may come several times. */
 static void take_text(cvx_body *b, const char *key, const char *data, size_t n, bool first)
 {
     char name[80];
     size_t len = strlen(key);
     bool marked = len > 2 && strcmp(key + len - 2, "[]") == 0;
-    bool list = marked || strcmp(key, "lora") == 0;
+    bool list = marked || strcmp(key, "lora") == 0 || strcmp(key, "timeline") == 0;
 
     snprintf(name, sizeof name, "%.*s", (int)(len - (marked ? 2 : 0)), key);
     json_t *old = json_object_get(b->fields, name);
@@ -107,7 +107,7 @@ static void take_text(cvx_body *b, const char *key, const char *data, size_t n, 
         refuse(b, 400, NULL, "the form has more than %d fields", FIELDS_MAX);
         return;
     }
-    if (first && old != NULL && !list) {
+    if (first && json_string_length(old) > 0) {
         refuse(b, 400, NULL, "%.60s: given twice", name);
         return;
     }

@@ -574,6 +574,11 @@ static cvx_status take_plan(Cvx__JobSpec *spec, const char *out, json_t **answer
     json_t *j = NULL;
 
     CVX_RETURN_IF(cvx_json_parse(&j, out, strlen(out), "cvx plan"));
+    if (answer == NULL && spec->image[0] == 0 &&
+        json_is_true(json_object_get(j, "image_to_video"))) {
+        json_decref(j);
+        return cvx_fail(CVX_EINVAL, "input_reference: this model begins with a picture");
+    }
     spec->num_frames = json_integer_value(json_object_get(j, "num_frames"));
     spec->width = json_integer_value(json_object_get(j, "width"));
     spec->height = json_integer_value(json_object_get(j, "height"));
@@ -596,13 +601,27 @@ static cvx_status take_plan(Cvx__JobSpec *spec, const char *out, json_t **answer
     return CVX_OK;
 }
 
+/* Puts one text in another's place, wherever it stands and there is room. */
+static void rename_in(char *text, size_t size, const char *from, const char *to)
+{
+    size_t n = strlen(from), m = strlen(to);
+
+    for (char *at = text; n > 0 && (at = strstr(at, from)) != NULL; at += m) {
+        if (strlen(text) - n + m >= size) {
+            return;
+        }
+        memmove(at + m, at + n, strlen(at + n) + 1);
+        memcpy(at, to, m);
+    }
+}
+
 /* The field of a request that a refusal speaks of: the first of their names in it, as options are written or as fields. */
 static const char *blame(const char *message)
 {
     static const char *const names[][3] = {{"num_frames", "--num-frames", "num_frames"},
                                            {"width", "--width", "width "},
                                            {"height", "--height", "height "},
-                                           {"input_reference", "--image", "picture"},
+                                           {"input_reference", "--image", "input_reference"},
                                            {"scheduler", "--scheduler", "scheduler"},
                                            {"window_frames", "--window-frames", "window_frames"},
                                            {"window_stride", "--window-stride", "window_stride"},
@@ -686,6 +705,15 @@ cvx_status cvx_spec_plan(const cvx_server *s, Cvx__JobSpec *spec, json_t **answe
     }
     cvx_status st = ask_plan(argv, !s->local, &heard);
     json_decref(set);
-    *param = st != CVX_OK ? blame(cvx_error()) : NULL;
-    return st == CVX_OK ? take_plan(spec, heard.out, answer) : st;
+    if (st == CVX_OK) {
+        st = take_plan(spec, heard.out, answer);
+        *param = st != CVX_OK ? "input_reference" : NULL;
+        return st;
+    }
+    snprintf(prompt, sizeof prompt, "%.1000s", cvx_error()); /* folders are nobody's concern */
+    rename_in(prompt, sizeof prompt, spec->image, "input_reference");
+    rename_in(prompt, sizeof prompt, spec->extend, "extend");
+    rename_in(prompt, sizeof prompt, s->model, s->model_name);
+    *param = blame(prompt);
+    return cvx_fail(st, "%s", prompt);
 }

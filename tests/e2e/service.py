@@ -1,5 +1,6 @@
 """The service as a child process, for the tests that drive it. Their arguments: CVX WORK_FOLDER. They print `ok NAME` or
 `WRONG NAME: what` a line."""
+import atexit
 import json
 import os
 import signal
@@ -22,14 +23,15 @@ def say(name, good, what=""):
 class Service:
     """The service as a child process, on a port of its own choice."""
 
-    def __init__(self, data, *more):
+    def __init__(self, data, *more, model="models/shapes", stderr=None):
         begun = time.time()
         self.data = data
         self.process = subprocess.Popen(
-            [cvx, "serve", "--model", "models/shapes", "--data-dir", data, "--port", "0", *more],
-            stdout=subprocess.PIPE, text=True)
+            [cvx, "serve", "--model", model, "--data-dir", data, "--port", "0", *more],
+            stdout=subprocess.PIPE, stderr=stderr, text=True)
+        atexit.register(self.process.terminate)  # also where the test breaks off
         line = self.process.stdout.readline()
-        self.url = line.split()[1] if line.startswith("cvx: http://") else None
+        self.url = line.split()[1] if line.startswith("cvx: http") else None
         self.wait_ready()
         self.seconds = time.time() - begun
 
