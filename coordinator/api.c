@@ -9,6 +9,7 @@ extern const unsigned char cvx_page[], cvx_openapi[];
 
 #define LIST_MAX 100
 #define POLL_MS 1000
+#define RUNNING_MAX 4096
 
 /* A request being answered. */
 typedef struct call {
@@ -412,22 +413,52 @@ static void events(call *c)
     }
 }
 
+/* The jobs that run, by the name of their pool: a pool that is split has several. */
+static cvx_status running(cvx_redis *r, json_t *by_pool)
+{
+    char(*id)[CVX_ID_MAX] = calloc(RUNNING_MAX, sizeof *id), pool[128];
+    int64_t n = 0;
+    cvx_status st = id != NULL ? cvx_jobs_running(r, RUNNING_MAX, id, &n)
+                               : cvx_fail(CVX_ENOMEM, "no memory for the running jobs");
+
+    for (int64_t i = 0; i < n && st == CVX_OK; i++) {
+        st = cvx_jobs_pool(r, id[i], pool);
+        json_t *list = json_object_get(by_pool, pool);
+        if (list == NULL) {
+            json_object_set_new(by_pool, pool, list = json_array());
+        }
+        json_array_append_new(list, json_string(id[i]));
+    }
+    free(id);
+    return st;
+}
+
+static json_t *pool_json(const Cvx__PoolStatus *p, json_t *jobs)
+{
+    return json_pack("{s:s, s:s, s:i, s:s, s:s, s:s?, s:s, s:I, s:f, s:i, s:I, s:f, s:O}", "id",
+                     p->name, "state", p->state, "ranks", (int)p->size, "host", p->host, "device",
+                     p->device, "job", p->job[0] != 0 ? p->job : NULL, "mesh", p->mesh, "completed",
+                     (json_int_t)p->completed, "age_seconds",
+                     (double)(cvx_now_ms() - p->seen_ms) * 1e-3, "groups", (int)p->groups,
+                     "memory_bytes", (json_int_t)p->rank_bytes * p->size, "rank_tflops", p->tflops,
+                     "jobs", jobs);
+}
+
 static void pools(call *c)
 {
     Cvx__PoolStatus *p[CVX_MAX_POOLS];
     int n;
     cvx_status st = cvx_pools_list(c->r, p, CVX_MAX_POOLS, &n);
-    json_t *data = json_array();
+    json_t *data = json_array(), *by_pool = json_object(), *none = json_array();
 
+    st = st == CVX_OK ? running(c->r, by_pool) : st;
     for (int i = 0; i < n; i++) {
-        json_array_append_new(
-            data, json_pack("{s:s, s:s, s:i, s:s, s:s, s:s?, s:s, s:I, s:f}", "id", p[i]->name,
-                            "state", p[i]->state, "ranks", (int)p[i]->size, "host", p[i]->host,
-                            "device", p[i]->device, "job", p[i]->job[0] != 0 ? p[i]->job : NULL,
-                            "mesh", p[i]->mesh, "completed", (json_int_t)p[i]->completed,
-                            "age_seconds", (double)(cvx_now_ms() - p[i]->seen_ms) * 1e-3));
+        json_t *jobs = json_object_get(by_pool, p[i]->name);
+        json_array_append_new(data, pool_json(p[i], jobs != NULL ? jobs : none));
         cvx__pool_status__free_unpacked(p[i], NULL);
     }
+    json_decref(by_pool);
+    json_decref(none);
     if (st != CVX_OK) {
         json_decref(data);
         cvx_answer_status(c->a, st, NULL);

@@ -15,6 +15,7 @@
 #include "coordinator/local.h"
 
 #define TICK_US 100000
+#define REAP_SECONDS 1.0
 #define SWEEP_SECONDS 10.0
 #define PEM_MAX ((size_t)1 << 20)
 #define PER_ADDRESS 256
@@ -96,21 +97,28 @@ static cvx_status tell_pools(cvx_server *s)
     return st;
 }
 
-/* One round of the scheduler: as many jobs in the queue as there are idle pools, and one more so that none waits for us. */
+/* One round of the scheduler: as many jobs in the queue as there are idle pools, and one more so that none waits for us (a pool that
+ * is split, or has room for several, asks for more itself). */
 static cvx_status schedule(cvx_server *s, bool reap, bool sweep)
 {
     Cvx__PoolStatus *p[CVX_MAX_POOLS];
     cvx_redis *r;
     int n = 0, idle = 0;
+    int64_t most = 0;
 
     CVX_RETURN_IF(cvx_server_redis(s, &r));
     cvx_status st = cvx_pools_list(r, p, CVX_MAX_POOLS, &n);
     for (int i = 0; i < n; i++) {
+        int64_t bytes = p[i]->rank_bytes > 0 ? p[i]->rank_bytes * p[i]->size : INT64_MAX;
         idle += strcmp(p[i]->state, "idle") == 0;
+        most = bytes > most ? bytes : most;
         cvx__pool_status__free_unpacked(p[i], NULL);
     }
+    if (st == CVX_OK && reap) {
+        st = cvx_jobs_reap(r);
+    }
     if (st == CVX_OK) {
-        st = cvx_jobs_tend(r, idle + 1, reap);
+        st = cvx_jobs_dispatch(r, idle + 1, most);
     }
     if (st == CVX_OK && sweep) {
         st = cvx_keep_sweep(s, r);
@@ -123,7 +131,7 @@ static cvx_status schedule(cvx_server *s, bool reap, bool sweep)
  * ran while no coordinator did, have renewed theirs then. */
 static void run(cvx_server *s, cvx_local *local)
 {
-    double since = cvx_now(), swept = 0;
+    double since = cvx_now(), swept = 0, reaped = 0;
     bool away = false;
 
     while (!cvx_stop_asked()) {
@@ -131,8 +139,10 @@ static void run(cvx_server *s, cvx_local *local)
             cvx_local_tend(local);
         }
         bool sweep = cvx_now() - swept > SWEEP_SECONDS;
+        bool reap = cvx_now() - reaped > REAP_SECONDS && cvx_now() - since > CVX_LEASE_MS * 1e-3;
         swept = sweep ? cvx_now() : swept;
-        cvx_status st = schedule(s, cvx_now() - since > CVX_LEASE_MS * 1e-3, sweep);
+        reaped = reap ? cvx_now() : reaped;
+        cvx_status st = schedule(s, reap, sweep);
         if (st != CVX_OK) {
             if (!away) {
                 cvx_log(CVX_LOG_WARN, NULL, "%s; trying on", cvx_error());

@@ -54,6 +54,19 @@ static json_t *seconds_or_null(int64_t ms)
     return ms > 0 ? json_integer(ms / 1000) : json_null();
 }
 
+/* What went wrong so far, one text a try; the last one is also why it waits or has failed. */
+static json_t *causes(const cvx_job_view *v)
+{
+    json_t *list = json_array();
+
+    for (const char *line = v->causes; *line != 0;) {
+        size_t n = strcspn(line, "\n");
+        json_array_append_new(list, json_stringn(line, n));
+        line += n + (line[n] != 0);
+    }
+    return list;
+}
+
 /* What is ours in the object. */
 static json_t *extension(const cvx_job_view *v)
 {
@@ -64,6 +77,8 @@ static json_t *extension(const cvx_job_view *v)
     json_object_del(j, "progress");
     json_object_set_new(j, "pool", json_string(v->pool));
     json_object_set_new(j, "attempts", json_integer(v->attempts));
+    json_object_set_new(j, "cause", v->cause[0] != 0 ? json_string(v->cause) : json_null());
+    json_object_set_new(j, "causes", causes(v));
     json_object_set_new(j, "priority", json_string(priorities[s->priority % 3]));
     json_object_set_new(j, "seed", json_integer(s->seed));
     json_object_set_new(j, "num_frames", json_integer(r != NULL ? r->num_frames : s->num_frames));

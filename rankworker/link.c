@@ -23,8 +23,12 @@ struct cvx_link {
     Cvx__PoolStatus status;
     Cvx__Progress progress;
     char preview[CVX_PATH_MAX]; /* progress.preview, once there is one */
+    char mesh[96];              /* of the job's ranks */
     const Cvx__Assignment *job; /* NULL: idle */
     bool news, quit, away;
+    bool first;        /* speaks for the pool, not for one of its groups only */
+    int64_t pool_size; /* bytes that the pool's ranks may use; 0: any */
+    char holder[33];
     atomic_int lease;
     double first_step,
         last_step; /* when the first and the last denoising step that were told ended; s */
@@ -45,7 +49,7 @@ static void beat(cvx_link *l)
 {
     Cvx__PoolStatus status = l->status;
     Cvx__Progress progress = l->progress;
-    char id[CVX_ID_MAX] = "", preview[CVX_PATH_MAX];
+    char id[CVX_ID_MAX] = "", preview[CVX_PATH_MAX], mesh[sizeof l->mesh];
     int64_t token = 0;
     bool news = l->news;
     cvx_lease lease = CVX_LEASE_HELD;
@@ -58,12 +62,16 @@ static void beat(cvx_link *l)
         snprintf(preview, sizeof preview, "%s", l->preview);
         progress.preview = preview;
     }
+    snprintf(mesh, sizeof mesh, "%s", l->job != NULL ? l->mesh : "");
     l->news = false;
     pthread_mutex_unlock(&l->lock);
     status.job = id;
-    status.state = id[0] != 0 ? "busy" : cvx_stop_asked() ? "draining" : "idle";
+    status.mesh = progress.mesh = mesh;
+    status.state = cvx_stop_asked()                  ? "draining"
+                   : status.groups > 0 || id[0] != 0 ? "busy"
+                                                     : "idle";
     status.seen_ms = cvx_now_ms();
-    cvx_status st = cvx_pool_beat(l->beats, &status, false);
+    cvx_status st = l->first ? cvx_pool_beat(l->beats, &status, false) : CVX_OK;
     if (st == CVX_OK && id[0] != 0) {
         st = cvx_lease_renew(l->beats, id, token, news ? &progress : NULL, &lease);
     }
@@ -104,7 +112,16 @@ static void *beat_thread(void *payload)
     return NULL;
 }
 
-cvx_status cvx_link_open(cvx_link **out, const char *url, const Cvx__PoolStatus *status)
+/* Nobody else's: who claims with it is told the same again. */
+static void make_holder(cvx_link *l)
+{
+    char id[CVX_ID_MAX];
+
+    cvx_job_id(id);
+    snprintf(l->holder, sizeof l->holder, "%.32s", id + strlen("video_"));
+}
+
+cvx_status cvx_link_open(cvx_link **out, const char *url, const Cvx__PoolStatus *status, bool first)
 {
     cvx_link *l = calloc(1, sizeof *l);
 
@@ -112,6 +129,9 @@ cvx_status cvx_link_open(cvx_link **out, const char *url, const Cvx__PoolStatus 
         return cvx_fail(CVX_ENOMEM, "no memory for the link to Redis");
     }
     l->status = *status;
+    l->first = first;
+    l->pool_size = status->rank_bytes * status->size;
+    make_holder(l);
     cvx__progress__init(&l->progress);
     pthread_mutex_init(&l->lock, NULL);
     pthread_cond_init(&l->wake, NULL);
@@ -145,7 +165,7 @@ void cvx_link_close(cvx_link *l)
     pthread_cond_signal(&l->wake);
     pthread_mutex_unlock(&l->lock);
     pthread_join(l->thread, NULL);
-    if (cvx_pool_beat(l->beats, &l->status, true) != CVX_OK) {
+    if (l->first && cvx_pool_beat(l->beats, &l->status, true) != CVX_OK) {
         cvx_log(CVX_LOG_WARN, NULL, "%s; the pool's entry there will run out", cvx_error());
     }
     cvx_redis_close(l->main);
@@ -155,29 +175,73 @@ void cvx_link_close(cvx_link *l)
     free(l);
 }
 
-cvx_status cvx_link_take(cvx_link *l, int wait_ms, Cvx__Assignment **out)
+/* Redis is away: told once. */
+static void note_away(cvx_link *l)
 {
-    cvx_status st = cvx_jobs_take(l->main, l->status.name, wait_ms, out);
+    pthread_mutex_lock(&l->lock);
+    tell_away(l);
+    pthread_mutex_unlock(&l->lock);
+}
+
+cvx_status cvx_link_next(cvx_link *l, int wait_ms, cvx_entry *out, bool *found)
+{
+    cvx_status st = cvx_jobs_next(l->main, l->status.name, wait_ms, out, found);
 
     if (st == CVX_EIO) {
-        pthread_mutex_lock(&l->lock);
-        tell_away(l);
-        pthread_mutex_unlock(&l->lock);
+        note_away(l);
         usleep((unsigned)wait_ms * 1000);
         return CVX_OK;
     }
     return st;
 }
 
-void cvx_link_begin(cvx_link *l, const Cvx__Assignment *a, const char *mesh)
+cvx_status cvx_link_more(cvx_link *l, int n, int64_t most)
+{
+    cvx_status st = cvx_jobs_dispatch(l->main, n, most);
+
+    if (st == CVX_EIO) {
+        note_away(l);
+        return CVX_OK;
+    }
+    return st;
+}
+
+cvx_status cvx_link_claim(cvx_link *l, const cvx_entry *e, Cvx__Assignment **out)
+{
+    cvx_status st;
+
+    while ((st = cvx_jobs_claim(l->main, e, l->status.name, l->holder, l->pool_size, out)) ==
+               CVX_EIO &&
+           !cvx_stop_asked()) {
+        note_away(l);
+        usleep(500000);
+    }
+    return st == CVX_EIO ? CVX_OK : st;
+}
+
+cvx_status cvx_link_give_back(cvx_link *l, const cvx_entry *e)
+{
+    cvx_status st = cvx_jobs_give_back(l->main, e);
+
+    return st == CVX_EIO ? CVX_OK : st; /* it goes back by itself */
+}
+
+void cvx_link_mesh(cvx_link *l, const char *mesh)
+{
+    pthread_mutex_lock(&l->lock);
+    snprintf(l->mesh, sizeof l->mesh, "%s", mesh);
+    pthread_mutex_unlock(&l->lock);
+}
+
+void cvx_link_begin(cvx_link *l, const Cvx__Assignment *a)
 {
     pthread_mutex_lock(&l->lock);
     l->job = a;
-    l->status.mesh = (char *)mesh;
+    l->mesh[0] = 0;
     cvx__progress__init(&l->progress);
     l->progress.version = 1;
     l->progress.stage = "load";
-    l->progress.mesh = (char *)mesh;
+    l->progress.eta_seconds = a->plan != NULL ? a->plan->seconds : 0;
     l->steps = 0;
     l->news = true;
     atomic_store(&l->lease, CVX_LEASE_HELD);
@@ -241,6 +305,11 @@ cvx_status cvx_link_event(void *payload, const cvx_event *e)
         pthread_cond_signal(&l->wake);
         pthread_mutex_unlock(&l->lock);
     }
+    /* other ranks hear of an end only behind a step that all of them take; at a stage's begin, and while the prompt is encoded, they
+     * would be left waiting */
+    if (e->kind != CVX_EVENT_STEP || strcmp(e->stage, "encode") == 0) {
+        return CVX_OK;
+    }
     if (cvx_link_late(l)) {
         return cvx_fail(CVX_ECANCELLED, "the deadline has passed");
     }
@@ -263,10 +332,21 @@ double cvx_link_step_seconds(const cvx_link *l)
     return l->steps > 1 ? (l->last_step - l->first_step) / (double)(l->steps - 1) : 0;
 }
 
-void cvx_link_peak(cvx_link *l, int64_t bytes)
+void cvx_link_round(cvx_link *l, int groups)
 {
     pthread_mutex_lock(&l->lock);
-    l->status.peak_bytes = bytes;
+    l->status.groups = groups;
+    l->news = true;
+    pthread_cond_signal(&l->wake);
+    pthread_mutex_unlock(&l->lock);
+}
+
+void cvx_link_learn(cvx_link *l, int64_t completed, int64_t peak, double tflops)
+{
+    pthread_mutex_lock(&l->lock);
+    l->status.completed += completed;
+    l->status.peak_bytes = peak > l->status.peak_bytes ? peak : l->status.peak_bytes;
+    l->status.tflops = tflops;
     pthread_mutex_unlock(&l->lock);
 }
 
@@ -282,8 +362,6 @@ cvx_status cvx_link_finish(cvx_link *l, const char *state, const char *cause,
     }
     pthread_mutex_lock(&l->lock);
     l->job = NULL;
-    l->status.mesh = "";
-    l->status.completed += st == CVX_OK && strcmp(now, "completed") == 0;
     l->news = true;
     pthread_cond_signal(&l->wake);
     pthread_mutex_unlock(&l->lock);

@@ -84,7 +84,7 @@ cvx_status cvx_place_find(cvx_place *out, cvx_comm *world)
         p.sharers += i == node->rank || overlap(&own, &all[i]);
     }
     p.threads = p.cores / p.sharers > 1 ? p.cores / p.sharers : 1;
-    cvx_comm_mpi_crowded(p.sharers > p.cores);
+    (void)cvx_comm_mpi_crowded(p.sharers > p.cores);
     *out = p;
 done:
     free(bytes);

@@ -1,5 +1,6 @@
 #include "rankworker/pool.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,13 +8,11 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/progress.h"
 #include "base/stop.h"
 #include "model/pipeline/arrange.h"
-#include "model/pipeline/generate.h"
 #include "parallel/mpi/comm_mpi.h"
-#include "rankworker/link.h"
-#include "rankworker/result.h"
-#include "rankworker/stats.h"
+#include "rankworker/group.h"
 
 const cvx_opt cvx_pool_opts[] = {
     {"", CVX_OPT_FLAG, 0, NULL, "Pool", 0, 0, NULL},
@@ -33,286 +32,378 @@ const cvx_opt cvx_pool_opts[] = {
      0, 0, NULL},
     {"max-jobs", CVX_OPT_INT, offsetof(cvx_pool_options, max_jobs), "N",
      "end after so many jobs (default: stay)", 1, 1e9, NULL},
+    {"pool-memory", CVX_OPT_DOUBLE, offsetof(cvx_pool_options, memory), "GIB",
+     "what jobs on this pool may need together (default: what its machines or GPUs have)", 0, 1e9,
+     NULL},
+    {"group-seconds", CVX_OPT_DOUBLE, offsetof(cvx_pool_options, group_seconds), "S",
+     "when several jobs wait, one gets a rank for every S seconds that it would take a single rank (default: 60)",
+     1e-3, 1e9, NULL},
     CVX_LOG_OPTS(cvx_pool_options),
     {NULL, 0, 0, NULL, NULL, 0, 0, NULL},
 };
 
-#define LORAS 8 /* as the coordinator allows */
+#define GROUP_SECONDS 60.0
+/* So long a split pool goes on before its groups meet again; then what was learnt and asked for counts for all. */
+#define ROUND_SECONDS 60.0
+#define MOST_GROUPS 64
+
+/* What the pool does next: one job on all its ranks, or one for each of several groups. */
+typedef struct round_plan {
+    int groups;    /* 0: the pool ends */
+    double tflops; /* of a rank; 0: not known */
+    int64_t rank_bytes;
+    cvx_entry entry[MOST_GROUPS]; /* of the groups, in their order */
+} round_plan;
 
 typedef struct pool {
     const cvx_pool_options *o;
     const cvx_request *defaults;
     cvx_comm *host, *world;
     int node_ranks;
-    cvx_link *link; /* on the first rank */
-    char name[128], data_dir[CVX_PATH_MAX], lora_dir[CVX_PATH_MAX];
-    cvx_mesh *mesh; /* kept, with the generator on it, while jobs want the same */
-    cvx_generator *generator;
-    cvx_stats_sum told; /* what the mesh had sent when the last job ended */
+    cvx_link *link; /* on the first rank: the pool's */
+    char name[128], hostname[64], data_dir[CVX_PATH_MAX], lora_dir[CVX_PATH_MAX];
+    int64_t rank_bytes; /* 0: any */
+    double tflops;      /* of a rank; 0: no job has shown it yet */
+    int groups;         /* that it is split into */
+    cvx_link *own;      /* on the first rank of a group that is not the pool's first */
+    cvx_group group;    /* this rank's; its communicators are the pool's where there is one group */
 } pool;
 
-/* One job on its way. */
-typedef struct work {
-    Cvx__Assignment *a;
-    cvx_request r;
-    json_t *options; /* further ones of the request */
-    char lora[LORAS][CVX_PATH_MAX];
-    char folder[CVX_PATH_MAX], video[CVX_PATH_MAX], checkpoint[CVX_PATH_MAX], mesh[96];
-} work;
-
-static void close_models(pool *p)
+/* What the ranks may use, of a plan as the coordinator makes it (f32, nothing offloaded); 0: any, the pool will see. */
+static int64_t rank_bytes(const pool *p)
 {
-    cvx_generator_close(p->generator);
-    cvx_mesh_close(p->mesh);
-    p->generator = NULL;
-    p->mesh = NULL;
-    p->told = (cvx_stats_sum){0};
+    const cvx_request *r = p->defaults;
+    cvx_cluster c;
+    cvx_ctx *ctx = NULL;
+
+    if (p->o->memory > 0) {
+        return (int64_t)(p->o->memory * (double)(1 << 30) / p->host->size);
+    }
+    if (strcmp(r->offload, "none") != 0 || strcmp(r->quantize, "none") != 0 ||
+        cvx_request_ctx(&ctx, r) != CVX_OK) {
+        return 0;
+    }
+    cvx_status st = cvx_cluster_here(&c, ctx, p->host->size, p->node_ranks, 0);
+    cvx_ctx_close(ctx);
+    return st == CVX_OK ? (int64_t)(c.memory * (strcmp(r->dtype, "bf16") == 0 ? 2 : 1)) : 0;
 }
 
-/* Only what the user gave replaces what the pool was started with. */
-static cvx_status fill_request(work *w, const pool *p)
+static cvx_status open_link(pool *p, cvx_link **out, bool first)
 {
-    const Cvx__JobSpec *s = w->a->spec;
-    cvx_request *r = &w->r;
+    Cvx__PoolStatus s = CVX__POOL_STATUS__INIT;
 
-    *r = *p->defaults;
-    r->prompt = (cvx_opt_list){.item = {s->prompt}, .n = 1};
-    r->output = w->video;
-    r->checkpoint_dir = w->checkpoint;
-    r->clip_model = NULL; /* the delivered file is scored */
-    r->preview_dir = strcmp(r->offload, "none") == 0 ? w->folder : NULL;
-    r->negative_prompt = s->negative_prompt;
-    r->seed = s->seed;
-    r->num_frames = s->num_frames > 0 ? s->num_frames : r->num_frames;
-    r->width = s->width > 0 ? s->width : r->width;
-    r->height = s->height > 0 ? s->height : r->height;
-    r->fps = s->fps > 0 ? s->fps : r->fps;
-    r->num_inference_steps =
-        s->num_inference_steps > 0 ? s->num_inference_steps : r->num_inference_steps;
-    r->guidance_scale = s->guidance_scale > 0 ? s->guidance_scale : r->guidance_scale;
-    r->scheduler = s->scheduler[0] != 0 ? s->scheduler : r->scheduler;
-    r->image = s->image[0] != 0 ? s->image : NULL;
-    r->extend = s->extend[0] != 0 ? s->extend : NULL;
-    r->interpolate = s->interpolate > 0 ? s->interpolate : r->interpolate;
-    r->upscale = s->upscale > 0 ? s->upscale : r->upscale;
-    for (size_t i = 0; i < s->n_lora && i < LORAS && r->lora.n < CVX_OPT_LIST_MAX; i++) {
-        snprintf(w->lora[i], sizeof w->lora[i], "%.3800s/%.280s", p->lora_dir, s->lora[i]);
-        r->lora.item[r->lora.n++] = w->lora[i];
+    s.version = 1;
+    s.name = p->name;
+    s.host = p->hostname;
+    s.device = (char *)p->defaults->backend;
+    s.size = p->host->size;
+    s.rank_bytes = p->rank_bytes;
+    return cvx_link_open(out, p->o->redis != NULL ? p->o->redis : getenv("CVX_REDIS"), &s, first);
+}
+
+/* How many ranks a job is worth when others wait: it shall fit, and a long one gets more. One that took a pool with it has the
+ * whole pool, so that nobody else's job is lost with it again. */
+static int worth(const pool *p, const cvx_entry *e, double tflops, int64_t bytes)
+{
+    double grain = p->o->group_seconds > 0 ? p->o->group_seconds : GROUP_SECONDS;
+    int size = p->host->size;
+    double rate = tflops > 0 ? tflops : e->seconds > 0 ? e->tflop / e->seconds : 0;
+    if (e->deaths > 0 || !(rate > 0) || !(e->tflop > 0)) {
+        return size;
     }
-    if (s->options[0] == 0) {
+    double time = ceil(e->tflop / rate / grain);
+    double room = bytes > 0 ? ceil((double)e->bytes / (double)bytes) : 1;
+    double n = fmax(1, fmax(time, room));
+    return n < size ? (int)n : size;
+}
+
+/* Whether jobs may run on fewer ranks than all: not where the user has said how the ranks are arranged. */
+static bool may_split(const pool *p)
+{
+    cvx_degrees d = cvx_request_degrees(p->defaults);
+    bool free_degrees = p->defaults->ranks == 0 && p->host->size > 1;
+
+    for (int i = 0; i < CVX_MESH_DIMS; i++) {
+        free_degrees = free_degrees && d.n[i] <= 1;
+    }
+    return free_degrees;
+}
+
+/* The most groups of equal size, at most n, of `least` ranks or more. */
+static int groups_for(int size, int n, int least)
+{
+    int g = n < MOST_GROUPS ? n : MOST_GROUPS;
+
+    while (g > 1 && (size % g != 0 || size / g < least)) {
+        g--;
+    }
+    return g;
+}
+
+/* Reads further small jobs beside the first one, and decides how many groups there will be. What no group is for goes back. */
+static cvx_status fill_round(pool *p, round_plan *r, int64_t left)
+{
+    int size = p->host->size, n = 1, most = (int)(left < size ? left : size);
+    int ranks = worth(p, &r->entry[0], p->tflops, p->rank_bytes);
+    bool found = true;
+
+    most = most < MOST_GROUPS ? most : MOST_GROUPS;
+    r->groups = 1;
+    if (!may_split(p) || ranks > size / 2 || most < 2) {
         return CVX_OK;
     }
-    CVX_RETURN_IF(cvx_json_parse(&w->options, s->options, strlen(s->options), "options"));
-    if (json_object_get(w->options, "prompt") != NULL) { /* a timeline */
-        r->prompt = (cvx_opt_list){0};
+    /* the first one is still in the queue, and counts; so do those that other groups have read just now */
+    CVX_RETURN_IF(
+        cvx_link_more(p->link, most, p->rank_bytes > 0 ? p->rank_bytes * size : INT64_MAX));
+    while (n < most) {
+        CVX_RETURN_IF(cvx_link_next(p->link, 0, &r->entry[n], &found));
+        if (!found) {
+            break;
+        }
+        int w = worth(p, &r->entry[n], p->tflops, p->rank_bytes);
+        if (w > size / 2) {
+            CVX_RETURN_IF(cvx_link_give_back(p->link, &r->entry[n]));
+            break;
+        }
+        ranks = w > ranks ? w : ranks;
+        n++;
     }
-    CVX_RETURN_IF(cvx_request_from_json(r, w->options, "options"));
-    r->clip_model = r->best_of > 1 ? p->defaults->clip_model : NULL;
-    return CVX_OK;
-}
-
-/* The job's folder: a token's own, so that a pool thought dead writes where nobody looks; checkpoints, which are the same whoever
- * writes them, lie beside it. */
-static cvx_status prepare(work *w, const pool *p)
-{
-    int n = snprintf(w->folder, sizeof w->folder, "%.4000s/jobs/%.38s/%lld", p->data_dir,
-                     w->a->spec->id, (long long)w->a->token);
-
-    if (n >= CVX_PATH_MAX - 20) {
-        return cvx_fail(CVX_EINVAL, "--data-dir: path too long: %.200s...", p->data_dir);
-    }
-    snprintf(w->video, sizeof w->video, "%.4080s/video.mp4", w->folder);
-    snprintf(w->checkpoint, sizeof w->checkpoint, "%.4000s/jobs/%.38s/checkpoint", p->data_dir,
-             w->a->spec->id);
-    CVX_RETURN_IF(fill_request(w, p));
-    if (p->host->rank == 0) {
-        CVX_RETURN_IF(cvx_mkdirs(w->folder));
-        return cvx_mkdirs(w->checkpoint);
+    r->groups = groups_for(size, n, ranks);
+    for (int i = n - 1; i >= r->groups; i--) {
+        CVX_RETURN_IF(cvx_link_give_back(p->link, &r->entry[i]));
     }
     return CVX_OK;
 }
 
-/* The mesh and the generator for a request: the ones at hand if they are the right ones. */
-static cvx_status open_models(pool *p, work *w)
+/* Waits for a job and plans the round; on the first rank. left: jobs that it may still run. */
+static cvx_status plan_round(pool *p, round_plan *r, int64_t left)
 {
-    cvx_mesh *mesh = NULL;
+    bool found = false;
 
-    CVX_RETURN_IF(cvx_arrange_world(&mesh, &w->r, p->world, p->node_ranks, NULL));
-    cvx_degrees_describe(&mesh->degrees, w->mesh, sizeof w->mesh);
-    if (p->mesh != NULL && memcmp(&p->mesh->degrees, &mesh->degrees, sizeof mesh->degrees) == 0) {
-        cvx_mesh_close(mesh);
-        return CVX_OK;
+    r->groups = 0;
+    while (!found && left > 0 && !cvx_stop_asked()) {
+        CVX_RETURN_IF(cvx_link_next(p->link, 500, &r->entry[0], &found));
     }
-    close_models(p);
-    p->mesh = mesh;
-    return cvx_generator_open(
-        &p->generator, &(cvx_generator_options){.mesh = mesh,
-                                                .event = p->link != NULL ? cvx_link_event : NULL,
-                                                .payload = p->link});
+    r->tflops = p->tflops;
+    r->rank_bytes = p->rank_bytes;
+    return found ? fill_round(p, r, left) : CVX_OK;
 }
 
-/* What the end of a job means: whether it is tried again is decided by what went wrong. */
-static const char *verdict(cvx_status st)
+/* Gives the first rank's plan to all; the others sleep between their looks. */
+static cvx_status share(const pool *p, round_plan *r)
 {
-    switch (st) {
-    case CVX_OK: return "completed";
-    case CVX_ECANCELLED: return "cancelled";
-    case CVX_EINVAL:
-    case CVX_EFORMAT:
-    case CVX_EUNSUPPORTED: return "failed";
-    case CVX_EREQUEUE: return "returned"; /* this pool is asked to end */
-    default: return "queued";             /* memory, files: another try, perhaps elsewhere */
-    }
-}
+    bool before = cvx_comm_mpi_crowded(true);
+    cvx_status st = cvx_comm_broadcast(p->host, r, sizeof *r, 0);
 
-/* What the counters of /metrics grow by. */
-typedef struct metrics {
-    Cvx__Metric of[CVX_COMM_KINDS + 1], *list[CVX_COMM_KINDS + 1];
-    char name[CVX_COMM_KINDS][40];
-} metrics;
-
-static void fill_metrics(Cvx__Result *r, metrics *m, const cvx_stats_sum *now,
-                         const cvx_stats_sum *before, double step)
-{
-    size_t n = 0;
-
-    for (int k = 0; k < CVX_COMM_KINDS; k++) {
-        snprintf(m->name[k], sizeof m->name[k], "sent:%s", cvx_stats_kinds[k]);
-        m->of[n] = (Cvx__Metric)CVX__METRIC__INIT;
-        m->of[n].name = m->name[k];
-        m->of[n++].value = (double)(now->sent[k] - before->sent[k]);
-    }
-    if (step > 0) {
-        m->of[n] = (Cvx__Metric)CVX__METRIC__INIT;
-        m->of[n].name = "step";
-        m->of[n++].value = step;
-    }
-    for (size_t i = 0; i < n; i++) {
-        m->list[i] = &m->of[i];
-    }
-    r->metrics = m->list;
-    r->n_metrics = n;
-}
-
-static cvx_status score(pool *p, work *w, Cvx__Result *result)
-{
-    cvx_progress progress = {.fn = cvx_link_event, .payload = p->link};
-
-    return p->defaults->clip_model == NULL
-               ? CVX_OK
-               : cvx_result_score(result, cvx_generator_ctx(p->generator), p->defaults->clip_model,
-                                  &w->r.prompt, w->r.interpolate, w->video, &progress);
-}
-
-/* Tells how the job ended; on the first rank. */
-static cvx_status report(pool *p, work *w, cvx_status st, double seconds, const cvx_stats_sum *sum)
-{
-    Cvx__Result result = CVX__RESULT__INIT;
-    metrics m;
-    char now[16], cause[512] = "";
-
-    if (st == CVX_OK) {
-        st = cvx_result_make(&result, w->folder, w->video, w->mesh, seconds);
-        st = st == CVX_OK ? score(p, w, &result) : st;
-        fill_metrics(&result, &m, sum, &p->told, cvx_link_step_seconds(p->link));
-        cvx_link_peak(p->link, sum->peak);
-    }
-    if (st != CVX_OK) {
-        snprintf(cause, sizeof cause, "%s", cvx_error());
-        cvx_clean_line(cause); /* the cut may go through a character */
-    }
-    const char *state = st == CVX_ECANCELLED && cvx_link_late(p->link) ? "failed" : verdict(st);
-    cvx_status told = cvx_link_finish(p->link, state, cause, st == CVX_OK ? &result : NULL, now);
-    result.n_metrics = 0; /* they are m's */
-    cvx_result_free(&result);
-    CVX_RETURN_IF(told);
-    cvx_log(strcmp(now, "failed") == 0 ? CVX_LOG_WARN : CVX_LOG_INFO, w->a->spec->id, "%s%s%s", now,
-            cause[0] != 0 ? ": " : "", cause);
-    return CVX_OK;
-}
-
-static cvx_status run_work(pool *p, work *w)
-{
-    double begin = cvx_now();
-    cvx_status st = cvx_comm_agree(p->host, prepare(w, p));
-    if (p->link != NULL) {
-        cvx_link_begin(p->link, w->a, w->mesh);
-    }
-    if (st == CVX_OK) {
-        st = open_models(p, w);
-    }
-    if (st == CVX_OK) {
-        st = cvx_generator_run(p->generator, &w->r, false);
-    }
-    cvx_stats_sum sum = {0};
-    int worst =
-        st; /* where the ranks cannot talk any more, the pool ends, and its supervisor starts another */
-    CVX_RETURN_IF(cvx_comm_least(p->host, &worst));
-    if (worst == CVX_OK) {
-        CVX_RETURN_IF(cvx_stats_add_up(&sum, p->mesh, p->host));
-    } else {
-        close_models(p);
-    }
-    cvx_status told = CVX_OK;
-    if (p->link != NULL) {
-        told = report(p, w, st != CVX_OK ? st : (cvx_status)worst, cvx_now() - begin, &sum);
-    }
-    p->told = sum;
-    return cvx_comm_agree(p->host, told);
-}
-
-/* A job, on every rank. A failure of the job is reported and is none of the pool; what is returned is. */
-static cvx_status run_job(pool *p, Cvx__Assignment *a)
-{
-    work w = {.a = a};
-    cvx_status st = run_work(p, &w);
-
-    json_decref(w.options);
+    (void)cvx_comm_mpi_crowded(before);
     return st;
 }
 
-/* Gives the first rank's message to all; the others sleep between their looks. len < 0: the pool ends. */
-static cvx_status share(pool *p, int64_t *len, uint8_t **data)
+/* Closes the groups that there are. */
+static void join(pool *p)
 {
-    cvx_comm_mpi_crowded(true);
-    cvx_status st = cvx_comm_broadcast(p->host, len, sizeof *len, 0);
-    cvx_comm_mpi_crowded(false);
-    CVX_RETURN_IF(st);
-    if (*len < 0) {
-        return CVX_OK;
+    cvx_group_close(&p->group);
+    if (p->group.world != p->group.host && p->group.world != p->world) {
+        cvx_comm_close(p->group.world);
     }
-    if (p->host->rank != 0) {
-        *data = malloc((size_t)*len + 1);
-        CVX_ASSERT(*data != NULL); /* a rank without a few hundred bytes cannot go on */
+    if (p->group.host != p->host) {
+        cvx_comm_close(p->group.host);
     }
-    return cvx_comm_broadcast(p->host, *data, *len, 0);
+    p->group.host = p->host;
+    p->group.world = p->world;
+    p->group.link = p->link;
+    p->groups = 1;
 }
 
-/* The next job, the same on every rank; NULL: the pool ends. Caller frees. */
-static cvx_status next_job(pool *p, Cvx__Assignment **out)
+/* Makes n groups of consecutive ranks, unless there are that many. Collective. */
+static cvx_status split(pool *p, int n)
+{
+    int colour = p->host->rank / (p->host->size / n);
+
+    if (n == p->groups) {
+        return CVX_OK;
+    }
+    join(p);
+    if (n == 1) {
+        return CVX_OK;
+    }
+    CVX_RETURN_IF(cvx_comm_split(p->host, colour, 0, &p->group.host));
+    p->group.world = p->group.host;
+    p->groups = n;
+    if (p->world != p->host) {
+        CVX_RETURN_IF(cvx_comm_split(p->world, colour, 0, &p->group.world));
+    }
+    cvx_status st = CVX_OK;
+    if (p->group.host->rank == 0 && p->host->rank > 0 && p->own == NULL) {
+        st = open_link(p, &p->own, false);
+    }
+    p->group.link = p->group.host->rank > 0 ? NULL : p->host->rank == 0 ? p->link : p->own;
+    return cvx_comm_agree(p->host, st);
+}
+
+/* What the job takes on these ranks, as far as it is known before. */
+static void plan_assignment(Cvx__Assignment *a, const round_plan *r, int ranks)
+{
+    const Cvx__Plan *whole = a->spec->plan;
+    Cvx__Plan *plan = whole != NULL ? malloc(sizeof *plan) : NULL;
+
+    if (plan != NULL) {
+        cvx__plan__init(plan);
+        plan->version = 1;
+        plan->ranks = ranks;
+        plan->tflop = whole->tflop;
+        plan->bytes = whole->bytes;
+        plan->seconds = r->tflops > 0 ? whole->tflop / (r->tflops * ranks) : whole->seconds / ranks;
+        a->plan = plan;
+    }
+}
+
+/* The next job of this group, on its first rank: its own of the round, then further ones that wait and are no larger, until it is
+ * time to meet the other groups again. */
+static cvx_status choose(const pool *p, const round_plan *r, const cvx_entry *own, double until,
+                         Cvx__Assignment **out)
+{
+    const cvx_group *g = &p->group;
+    cvx_entry e;
+    bool found = own != NULL;
+
+    *out = NULL;
+    if (own != NULL) {
+        e = *own;
+        CVX_RETURN_IF(cvx_link_claim(g->link, &e, out));
+    }
+    while (*out == NULL && r->groups > 1 && p->o->max_jobs == 0 && !cvx_stop_asked() &&
+           cvx_now() < until) {
+        CVX_RETURN_IF(cvx_link_more(g->link, r->groups,
+                                    r->rank_bytes > 0 ? r->rank_bytes * p->host->size : INT64_MAX));
+        CVX_RETURN_IF(cvx_link_next(g->link, 0, &e, &found));
+        if (!found) {
+            break;
+        }
+        if (worth(p, &e, r->tflops, r->rank_bytes) > g->host->size) {
+            return cvx_link_give_back(g->link, &e);
+        }
+        CVX_RETURN_IF(cvx_link_claim(g->link, &e, out));
+    }
+    if (*out != NULL) {
+        plan_assignment(*out, r, g->host->size);
+    }
+    return CVX_OK;
+}
+
+/* The first rank's assignment for all of the group; NULL: there is none. Caller frees. */
+static cvx_status hand_out(cvx_comm *c, Cvx__Assignment **a)
 {
     int64_t len = -1;
     uint8_t *data = NULL;
-    Cvx__Assignment *a = NULL;
-    cvx_status st = CVX_OK;
 
-    while (p->link != NULL && a == NULL && st == CVX_OK && !cvx_stop_asked()) {
-        st = cvx_link_take(p->link, 500, &a);
-    }
-    if (a != NULL) {
-        len = (int64_t)cvx__assignment__get_packed_size(a);
+    if (*a != NULL) {
+        len = (int64_t)cvx__assignment__get_packed_size(*a);
         data = malloc((size_t)len + 1);
-        CVX_ASSERT(data != NULL);
-        cvx__assignment__pack(a, data);
-        cvx__assignment__free_unpacked(a, NULL);
+        CVX_ASSERT(data != NULL); /* a rank without a few hundred bytes cannot go on */
+        cvx__assignment__pack(*a, data);
     }
-    if (st != CVX_OK) {
-        cvx_log(CVX_LOG_ERROR, NULL, "%s", cvx_error());
+    cvx_status st = cvx_comm_broadcast(c, &len, sizeof len, 0);
+    if (st == CVX_OK && len >= 0) {
+        if (data == NULL) {
+            data = malloc((size_t)len + 1);
+            CVX_ASSERT(data != NULL);
+        }
+        st = cvx_comm_broadcast(c, data, len, 0);
     }
-    cvx_status shared = share(p, &len, &data);
-    *out = shared == CVX_OK && len >= 0 ? cvx__assignment__unpack(NULL, (size_t)len, data) : NULL;
+    if (st == CVX_OK && len >= 0 && *a == NULL) {
+        *a = cvx__assignment__unpack(NULL, (size_t)len, data);
+        CVX_ASSERT(*a != NULL);
+    }
     free(data);
-    return st != CVX_OK ? st : shared;
+    return st;
+}
+
+/* The group's jobs of this round. */
+static cvx_status run_group(pool *p, const round_plan *r)
+{
+    cvx_group *g = &p->group;
+    const cvx_entry *own = &r->entry[p->host->rank / (p->host->size / r->groups)];
+    double until = cvx_now() + ROUND_SECONDS;
+
+    for (;;) {
+        Cvx__Assignment *a = NULL;
+        cvx_status st = g->link != NULL ? choose(p, r, own, until, &a) : CVX_OK;
+        CVX_RETURN_IF(cvx_comm_agree(g->host, st));
+        CVX_RETURN_IF(hand_out(g->host, &a));
+        if (a == NULL) {
+            return CVX_OK;
+        }
+        st = cvx_group_run(g, a);
+        cvx__assignment__free_unpacked(a, NULL);
+        CVX_RETURN_IF(st);
+        own = NULL;
+    }
+}
+
+/* What the groups have seen, to the first rank. */
+static cvx_status gather(pool *p, int64_t *jobs)
+{
+    cvx_group_news own = p->group.news, *all = calloc((size_t)p->host->size, sizeof *all);
+    int64_t bytes[CVX_MAX_RANKS], at[CVX_MAX_RANKS], completed = 0, peak = 0;
+    double sum = 0;
+    int n = 0;
+
+    CVX_ASSERT(all != NULL);
+    for (int i = 0; i < p->host->size; i++) {
+        bytes[i] = sizeof own;
+        at[i] = i * (int64_t)sizeof own;
+    }
+    cvx_status st = cvx_comm_allgatherv(p->host, &own, sizeof own, all, bytes, at);
+    for (int i = 0; i < p->host->size && st == CVX_OK; i++) {
+        *jobs += all[i].jobs;
+        completed += all[i].completed;
+        peak = all[i].peak > peak ? all[i].peak : peak;
+        sum += all[i].tflops;
+        n += all[i].tflops > 0;
+    }
+    free(all);
+    if (n > 0) { /* a first job opens models: the next ones count more */
+        p->tflops = p->tflops > 0 ? 0.5 * p->tflops + 0.5 * sum / n : sum / n;
+    }
+    p->group.news = (cvx_group_news){0};
+    if (p->link != NULL) {
+        cvx_link_learn(p->link, completed, peak, p->tflops);
+    }
+    return st;
+}
+
+/* One round: planned by the first rank, run by all. *more: whether another one follows. */
+static cvx_status run_round(pool *p, int64_t *jobs, bool *more)
+{
+    round_plan r = {0};
+    int64_t left = p->o->max_jobs > 0 ? p->o->max_jobs - *jobs : INT64_MAX;
+    cvx_status planned = p->link != NULL ? plan_round(p, &r, left) : CVX_OK;
+
+    if (planned != CVX_OK) {
+        cvx_log(CVX_LOG_ERROR, NULL, "%s", cvx_error());
+        r.groups = 0;
+    }
+    CVX_RETURN_IF(share(p, &r));
+    *more = r.groups > 0;
+    if (!*more) {
+        return cvx_comm_agree(p->host, planned);
+    }
+    if (p->link != NULL) {
+        cvx_link_round(p->link, r.groups);
+    }
+    CVX_RETURN_IF(split(p, r.groups));
+    cvx_status st = run_group(p, &r);
+    bool stop = cvx_stop_asked(), before = cvx_comm_mpi_crowded(true);
+    st = cvx_comm_agree_wish(p->host, st, &stop); /* whoever is done first sleeps */
+    (void)cvx_comm_mpi_crowded(before);
+    CVX_RETURN_IF(st);
+    *more = !stop;
+    CVX_RETURN_IF(gather(p, jobs));
+    if (p->link != NULL) {
+        cvx_link_round(p->link, 0);
+    }
+    return CVX_OK;
 }
 
 /* The first rank's link, and the data folder for all. */
@@ -338,13 +429,9 @@ static cvx_status sign_on(pool *p)
         return cvx_fail(CVX_EINVAL, "--pool-name '%.60s': letters, digits and ._- are meant",
                         p->name);
     }
-    Cvx__PoolStatus s = CVX__POOL_STATUS__INIT;
-    s.version = 1;
-    s.name = p->name;
-    s.host = strdup(host); /* for as long as the program runs */
-    s.device = (char *)p->defaults->backend;
-    s.size = p->host->size;
-    CVX_RETURN_IF(cvx_link_open(&p->link, url, &s));
+    snprintf(p->hostname, sizeof p->hostname, "%s", host);
+    p->rank_bytes = rank_bytes(p);
+    CVX_RETURN_IF(open_link(p, &p->link, true));
     snprintf(p->data_dir, sizeof p->data_dir, "%s", p->o->data_dir != NULL ? p->o->data_dir : "");
     if (p->data_dir[0] == 0) {
         CVX_RETURN_IF(cvx_link_config(p->link, "data_dir", p->data_dir, sizeof p->data_dir));
@@ -360,33 +447,48 @@ cvx_status cvx_pool_run(const cvx_pool_options *o, const cvx_request *defaults, 
                         cvx_comm *world, int node_ranks)
 {
     pool *p = calloc(1, sizeof *p);
-    Cvx__Assignment *a = NULL;
     int64_t jobs = 0;
+    bool more = true;
 
     cvx_log_open(&o->log);
     if (p == NULL) {
         return cvx_fail(CVX_ENOMEM, "no memory for a pool");
     }
-    *p = (pool){
-        .o = o, .defaults = defaults, .host = host, .world = world, .node_ranks = node_ranks};
+    *p = (pool){.o = o,
+                .defaults = defaults,
+                .host = host,
+                .world = world,
+                .node_ranks = node_ranks,
+                .groups = 1};
     cvx_status st = cvx_comm_agree(host, sign_on(p));
+    if (st ==
+        CVX_OK) { /* what the first rank knows of itself, the groups' first ones need for their links */
+        st = cvx_comm_broadcast(host, p->name, sizeof p->name, 0);
+    }
     if (st == CVX_OK) {
         st = cvx_comm_broadcast(host, p->data_dir, sizeof p->data_dir, 0);
     }
     if (st == CVX_OK) {
         st = cvx_comm_broadcast(host, p->lora_dir, sizeof p->lora_dir, 0);
     }
+    if (st == CVX_OK) {
+        st = cvx_comm_broadcast(host, &p->rank_bytes, sizeof p->rank_bytes, 0);
+    }
     if (st == CVX_OK && p->link != NULL) {
         cvx_log(CVX_LOG_INFO, NULL, "pool %s of %d ranks waits for jobs", p->name, host->size);
     }
-    while (st == CVX_OK && (o->max_jobs == 0 || jobs < o->max_jobs) &&
-           (st = next_job(p, &a)) == CVX_OK && a != NULL) {
-        st = run_job(p, a);
-        cvx__assignment__free_unpacked(a, NULL);
-        a = NULL;
-        jobs++;
+    p->group = (cvx_group){.defaults = defaults,
+                           .data_dir = p->data_dir,
+                           .lora_dir = p->lora_dir,
+                           .host = host,
+                           .world = world,
+                           .node_ranks = node_ranks,
+                           .link = p->link};
+    while (st == CVX_OK && more) {
+        st = run_round(p, &jobs, &more);
     }
-    close_models(p);
+    join(p);
+    cvx_link_close(p->own);
     cvx_link_close(p->link);
     free(p);
     return st;

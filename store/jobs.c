@@ -78,15 +78,21 @@ cvx_status cvx_jobs_create(cvx_redis *r, const Cvx__JobSpec *spec, const char *o
     redisReply *reply;
     number priority = whole_text(spec->priority), at = whole_text(spec->created_ms);
     number deadline = whole_text(spec->deadline_ms), waiting = whole_text(limits->waiting);
-    number minute = whole_text(limits->per_minute);
+    number minute = whole_text(limits->per_minute), bytes = whole_text(0);
+    char cost[32] = "1";
 
+    if (spec->plan != NULL) {
+        bytes = whole_text(spec->plan->bytes);
+        snprintf(cost, sizeof cost, "%.9g", spec->plan->tflop > 1e-3 ? spec->plan->tflop : 1e-3);
+    }
     CVX_RETURN_IF(cvx_pack(&p, &spec->base));
     const cvx_script_arg args[] = {CVX_TEXT(spec->id),      {p.data, p.len},
                                    CVX_TEXT(spec->owner),   CVX_TEXT(priority.text),
                                    CVX_TEXT(at.text),       CVX_TEXT(once),
                                    CVX_TEXT(deadline.text), CVX_TEXT(spec->image),
-                                   CVX_TEXT(waiting.text),  CVX_TEXT(minute.text)};
-    cvx_status st = cvx_script_run(r, &reply, "create", args, 10);
+                                   CVX_TEXT(waiting.text),  CVX_TEXT(minute.text),
+                                   CVX_TEXT(bytes.text),    CVX_TEXT(cost)};
+    cvx_status st = cvx_script_run(r, &reply, "create", args, 12);
     cvx_packed_free(&p);
     CVX_RETURN_IF(st);
     created(reply, limits, id, retry_after);
@@ -131,6 +137,7 @@ enum {
     POOL,
     OWNER,
     CAUSE,
+    CAUSES,
     CREATED,
     STARTED,
     COMPLETED,
@@ -157,6 +164,7 @@ static cvx_status view(cvx_job_view *v, redisReply **e)
     snprintf(v->pool, sizeof v->pool, "%s", text(e[POOL]));
     snprintf(v->owner, sizeof v->owner, "%s", text(e[OWNER]));
     v->cause = strdup(text(e[CAUSE]));
+    v->causes = strdup(text(e[CAUSES]));
     v->created_ms = whole(e[CREATED]);
     v->started_ms = whole(e[STARTED]);
     v->completed_ms = whole(e[COMPLETED]);
@@ -165,7 +173,7 @@ static cvx_status view(cvx_job_view *v, redisReply **e)
     v->spec = CVX_UNPACK(cvx__job_spec, e[SPEC]);
     v->progress = CVX_UNPACK(cvx__progress, e[PROGRESS]);
     v->result = CVX_UNPACK(cvx__result, e[RESULT]);
-    if (v->cause == NULL) {
+    if (v->cause == NULL || v->causes == NULL) {
         return cvx_fail(CVX_ENOMEM, "no memory for job %s", v->id);
     }
     return v->spec != NULL ? CVX_OK
@@ -189,10 +197,11 @@ cvx_status cvx_jobs_get(cvx_redis *r, const char *id, cvx_job_view *out, bool *f
     *found = false;
     *out = (cvx_job_view){0};
     snprintf(out->id, sizeof out->id, "%s", id);
-    CVX_RETURN_IF(cvx_redis_command(r, &reply,
-                                    "HMGET cvx:job:%s spec state pool owner cause created_ms "
-                                    "started_ms completed_ms attempts token progress result",
-                                    id));
+    CVX_RETURN_IF(
+        cvx_redis_command(r, &reply,
+                          "HMGET cvx:job:%s spec state pool owner cause causes created_ms "
+                          "started_ms completed_ms attempts token progress result",
+                          id));
     if (reply->type != REDIS_REPLY_ARRAY || reply->elements != FIELDS) {
         freeReplyObject(reply);
         return cvx_fail(CVX_EFORMAT, "Redis: cvx:job:%s is no job", id);
@@ -217,6 +226,7 @@ cvx_status cvx_jobs_get(cvx_redis *r, const char *id, cvx_job_view *out, bool *f
 void cvx_job_view_free(cvx_job_view *v)
 {
     free(v->cause);
+    free(v->causes);
     cvx__job_spec__free_unpacked(v->spec, NULL);
     cvx__progress__free_unpacked(v->progress, NULL);
     cvx__result__free_unpacked(v->result, NULL);
@@ -306,6 +316,28 @@ cvx_status cvx_jobs_ended(cvx_redis *r, int64_t before_ms, int64_t max, char (*i
     CVX_RETURN_IF(cvx_redis_command(r, &reply, "ZRANGE cvx:done -inf (%lld BYSCORE LIMIT 0 %lld",
                                     (long long)before_ms, (long long)max));
     *n = ids_of(reply, max, ids);
+    freeReplyObject(reply);
+    return CVX_OK;
+}
+
+cvx_status cvx_jobs_running(cvx_redis *r, int64_t max, char (*ids)[CVX_ID_MAX], int64_t *n)
+{
+    redisReply *reply;
+
+    *n = 0;
+    CVX_RETURN_IF(cvx_redis_command(r, &reply, "ZRANGE cvx:running 0 %lld", (long long)max - 1));
+    *n = ids_of(reply, max, ids);
+    freeReplyObject(reply);
+    return CVX_OK;
+}
+
+cvx_status cvx_jobs_pool(cvx_redis *r, const char *id, char pool[128])
+{
+    redisReply *reply;
+
+    pool[0] = 0;
+    CVX_RETURN_IF(cvx_redis_command(r, &reply, "HGET cvx:job:%s pool", id));
+    snprintf(pool, 128, "%s", text(reply));
     freeReplyObject(reply);
     return CVX_OK;
 }

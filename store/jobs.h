@@ -40,7 +40,8 @@ cvx_status cvx_jobs_record(cvx_redis *r, const Cvx__JobSpec *spec,
 typedef struct cvx_job_view {
     char id[CVX_ID_MAX];
     char state[16], pool[128], owner[64];
-    char *cause; /* why it failed, or was tried again; "" */
+    char *cause;  /* why it failed, was tried again or cannot begin; "" */
+    char *causes; /* of all its tries, a line each; "" */
     int64_t created_ms, started_ms, completed_ms, attempts, token;
     Cvx__JobSpec *spec;
     Cvx__Progress *progress;  /* NULL: none yet */
@@ -58,6 +59,11 @@ cvx_status cvx_jobs_list(cvx_redis *r, const char *owner, const char *state, con
                          bool ascending, int64_t max, char (*ids)[CVX_ID_MAX],
                          int64_t *n) CVX_CHECK;
 /* state: of 16 bytes, the job's state then; "" where there is none. */
+/* Ids of the jobs that run, those that began first first, at most `max`. */
+cvx_status cvx_jobs_running(cvx_redis *r, int64_t max, char (*ids)[CVX_ID_MAX],
+                            int64_t *n) CVX_CHECK;
+/* The name of the pool that a job runs or ran on last; "" if none. */
+cvx_status cvx_jobs_pool(cvx_redis *r, const char *id, char pool[128]) CVX_CHECK;
 cvx_status cvx_jobs_cancel(cvx_redis *r, const char *id, char state[16]) CVX_CHECK;
 /* Forgets a job that has ended (else *removed is false). image: the file it began with, where no other job does and it may go too;
  * else "". */
@@ -71,16 +77,30 @@ cvx_status cvx_jobs_ended(cvx_redis *r, int64_t before_ms, int64_t max, char (*i
 
 /* Makes the queue where there is none. */
 cvx_status cvx_jobs_queue(cvx_redis *r) CVX_CHECK;
-/* Waits up to wait_ms for a job and takes it: *out is NULL where none came. Caller frees with
+
+/* An entry of the queue, and what its reader must know of the job before it takes it. */
+typedef struct cvx_entry {
+    char id[CVX_ID_MAX], at[40];
+    double tflop, seconds; /* of the spec's plan; 0: it has none */
+    int64_t bytes, deaths;
+} cvx_entry;
+
+/* Reads the next entry, waiting up to wait_ms (0: not at all); *found: whether there was one. It is then the caller's to claim or to
+ * give back; what is neither, as after a crash, goes back by itself after CVX_LEASE_MS. */
+cvx_status cvx_jobs_next(cvx_redis *r, const char *pool, int wait_ms, cvx_entry *out,
+                         bool *found) CVX_CHECK;
+/* Takes the job: *out is NULL where it is no longer to be done, or needs more than `bytes` (0: any). holder: a random text of the
+ * caller's; the same call again, after an answer was lost, gives the same assignment. Caller frees with
  * cvx__assignment__free_unpacked. */
-cvx_status cvx_jobs_take(cvx_redis *r, const char *pool, int wait_ms,
-                         Cvx__Assignment **out) CVX_CHECK;
+cvx_status cvx_jobs_claim(cvx_redis *r, const cvx_entry *e, const char *pool, const char *holder,
+                          int64_t bytes, Cvx__Assignment **out) CVX_CHECK;
+cvx_status cvx_jobs_give_back(cvx_redis *r, const cvx_entry *e) CVX_CHECK;
 typedef enum cvx_lease { CVX_LEASE_HELD, CVX_LEASE_CANCEL, CVX_LEASE_LOST } cvx_lease;
 /* Keeps the lease; progress may be NULL. */
 cvx_status cvx_lease_renew(cvx_redis *r, const char *id, int64_t token,
                            const Cvx__Progress *progress, cvx_lease *out) CVX_CHECK;
-/* Ends the job: state "completed", "failed", "cancelled", or "queued" for another try. result, scores may be NULL. now: the state
- * it has then, "lost" where the token was an old one. */
+/* Ends the job: state "completed", "failed", "cancelled", or "queued" for another try ("returned": by a pool that ends; one
+ * that is not counted). result, scores may be NULL. now: the state it has then, "lost" where the token was an old one. */
 cvx_status cvx_lease_finish(cvx_redis *r, const char *id, int64_t token, const char *state,
                             const char *cause, const Cvx__Result *result, char now[16]) CVX_CHECK;
 /* Tells that the pool lives; forgotten after CVX_LEASE_MS. gone: forgotten now. */
@@ -91,8 +111,10 @@ cvx_status cvx_pool_beat(cvx_redis *r, const Cvx__PoolStatus *status, bool gone)
 #define CVX_MAX_POOLS 256
 /* The pools that live, at most `max`; each is freed with cvx__pool_status__free_unpacked. */
 cvx_status cvx_pools_list(cvx_redis *r, Cvx__PoolStatus **out, int max, int *n) CVX_CHECK;
-/* One round: with `reap` leases that have run out and jobs read but never claimed; then what waits into the queue, which may hold
- * `depth` more than run. */
-cvx_status cvx_jobs_tend(cvx_redis *r, int depth, bool reap) CVX_CHECK;
+/* One round: leases that have run out, jobs read but never claimed, names of pools that are long gone. */
+cvx_status cvx_jobs_reap(cvx_redis *r) CVX_CHECK;
+/* What waits into the queue, which may hold `depth` more than run. most: bytes of the largest pool; jobs that need more are put
+ * aside until there is one (0: no pool is there, all wait). Also by pools that have room for more. */
+cvx_status cvx_jobs_dispatch(cvx_redis *r, int depth, int64_t most) CVX_CHECK;
 
 #endif

@@ -35,17 +35,71 @@ static bool entry_of(const redisReply *reply, const char **entry, const char **j
     return true;
 }
 
-static cvx_status claim(cvx_redis *r, const char *pool, const char *entry, const char *job,
-                        Cvx__Assignment **out)
+/* What the entry's job needs. */
+static cvx_status peek(cvx_redis *r, cvx_entry *e)
 {
-    char lease[16], now[24];
     redisReply *reply;
 
+    CVX_RETURN_IF(cvx_redis_command(r, &reply, "HMGET cvx:job:%s spec deaths", e->id));
+    if (reply->type == REDIS_REPLY_ARRAY && reply->elements == 2) {
+        Cvx__JobSpec *spec = CVX_UNPACK(cvx__job_spec, reply->element[0]);
+        if (spec != NULL && spec->plan != NULL) {
+            e->tflop = spec->plan->tflop;
+            e->seconds = spec->plan->seconds;
+            e->bytes = spec->plan->bytes;
+        }
+        if (reply->element[1]->type == REDIS_REPLY_STRING) {
+            e->deaths = strtoll(reply->element[1]->str, NULL, 10);
+        }
+        cvx__job_spec__free_unpacked(spec, NULL);
+    }
+    freeReplyObject(reply);
+    return CVX_OK;
+}
+
+cvx_status cvx_jobs_next(cvx_redis *r, const char *pool, int wait_ms, cvx_entry *out, bool *found)
+{
+    redisReply *reply;
+    const char *entry, *job;
+
+    *found = false;
+    cvx_redis_timeout(r, 5 + wait_ms * 1e-3);
+    cvx_status st =
+        wait_ms > 0
+            ? cvx_redis_command(r, &reply,
+                                "XREADGROUP GROUP pools %s COUNT 1 BLOCK %d STREAMS cvx:queue >",
+                                pool, wait_ms)
+            : cvx_redis_command(r, &reply, "XREADGROUP GROUP pools %s COUNT 1 STREAMS cvx:queue >",
+                                pool);
+    if (st != CVX_OK) {
+        /* Redis has lost its files: the queue is made anew */
+        return strstr(cvx_error(), "NOGROUP") != NULL ? cvx_jobs_queue(r) : st;
+    }
+    if (entry_of(reply, &entry, &job)) {
+        *out = (cvx_entry){0};
+        snprintf(out->at, sizeof out->at, "%s", entry);
+        snprintf(out->id, sizeof out->id, "%s", job);
+        st = peek(r, out);
+        *found = st == CVX_OK;
+    }
+    freeReplyObject(reply);
+    return st;
+}
+
+cvx_status cvx_jobs_claim(cvx_redis *r, const cvx_entry *e, const char *pool, const char *holder,
+                          int64_t bytes, Cvx__Assignment **out)
+{
+    char lease[16], now[24], room[24];
+    redisReply *reply;
+
+    *out = NULL;
     snprintf(lease, sizeof lease, "%d", CVX_LEASE_MS);
     snprintf(now, sizeof now, "%lld", (long long)cvx_now_ms());
-    const cvx_script_arg args[] = {CVX_TEXT(job), CVX_TEXT(entry), CVX_TEXT(pool), CVX_TEXT(lease),
-                                   CVX_TEXT(now)};
-    CVX_RETURN_IF(cvx_script_run(r, &reply, "claim", args, 5));
+    snprintf(room, sizeof room, "%lld", (long long)bytes);
+    const cvx_script_arg args[] = {CVX_TEXT(e->id),  CVX_TEXT(e->at), CVX_TEXT(pool),
+                                   CVX_TEXT(holder), CVX_TEXT(lease), CVX_TEXT(now),
+                                   CVX_TEXT(room)};
+    CVX_RETURN_IF(cvx_script_run(r, &reply, "claim", args, 7));
     if (reply->type == REDIS_REPLY_ARRAY && reply->elements == 3) {
         Cvx__Assignment *a = malloc(sizeof *a);
         if (a != NULL) {
@@ -58,7 +112,7 @@ static cvx_status claim(cvx_redis *r, const char *pool, const char *entry, const
         if (a == NULL || a->spec == NULL || a->pool == NULL) {
             freeReplyObject(reply);
             free(a);
-            return cvx_fail(CVX_EFORMAT, "Redis: cvx:job:%s holds no job", job);
+            return cvx_fail(CVX_EFORMAT, "Redis: cvx:job:%s holds no job", e->id);
         }
         *out = a;
     }
@@ -66,26 +120,20 @@ static cvx_status claim(cvx_redis *r, const char *pool, const char *entry, const
     return CVX_OK;
 }
 
-cvx_status cvx_jobs_take(cvx_redis *r, const char *pool, int wait_ms, Cvx__Assignment **out)
+/* A job of the queue that nobody claims goes back to those that wait. */
+static cvx_status unread(cvx_redis *r, const char *at, const char *id)
 {
     redisReply *reply;
-    const char *entry, *job;
-    cvx_status st = CVX_OK;
+    const cvx_script_arg args[] = {CVX_TEXT(at), CVX_TEXT(id)};
 
-    *out = NULL;
-    cvx_redis_timeout(r, 5 + wait_ms * 1e-3);
-    st = cvx_redis_command(r, &reply,
-                           "XREADGROUP GROUP pools %s COUNT 1 BLOCK %d STREAMS cvx:queue >", pool,
-                           wait_ms);
-    if (st != CVX_OK) {
-        /* Redis has lost its files: the queue is made anew */
-        return strstr(cvx_error(), "NOGROUP") != NULL ? cvx_jobs_queue(r) : st;
-    }
-    if (entry_of(reply, &entry, &job)) {
-        st = claim(r, pool, entry, job, out);
-    }
+    CVX_RETURN_IF(cvx_script_run(r, &reply, "unread", args, 2));
     freeReplyObject(reply);
-    return st;
+    return CVX_OK;
+}
+
+cvx_status cvx_jobs_give_back(cvx_redis *r, const cvx_entry *e)
+{
+    return unread(r, e->at, e->id);
 }
 
 cvx_status cvx_lease_renew(cvx_redis *r, const char *id, int64_t token,
@@ -237,52 +285,64 @@ static cvx_status reap(cvx_redis *r)
 /* Entries that a pool has read and not claimed for as long as a lease lasts. */
 static cvx_status reap_unread(cvx_redis *r)
 {
-    redisReply *list, *entry, *reply;
+    redisReply *list, *entry;
 
     CVX_RETURN_IF(
-        cvx_redis_command(r, &list, "XPENDING cvx:queue pools IDLE %d - + 100", CVX_LEASE_MS));
+        cvx_redis_command(r, &list, "XPENDING cvx:queue pools IDLE %d - + 1000", CVX_LEASE_MS));
     cvx_status st = CVX_OK;
     for (size_t i = 0; st == CVX_OK && i < list->elements; i++) {
         const char *at = list->element[i]->element[0]->str;
         st = cvx_redis_command(r, &entry, "XRANGE cvx:queue %s %s", at, at);
-        if (st != CVX_OK) {
-            break;
-        }
-        bool there = entry->elements == 1;
-        const char *id = there ? entry->element[0]->element[1]->element[1]->str : "";
-        redisReply *lease = NULL; /* a job that runs keeps its entry until it ends */
-        st = cvx_redis_command(r, &lease, "HGET cvx:job:%s state", id);
-        bool runs = st == CVX_OK && lease->type == REDIS_REPLY_STRING &&
-                    strcmp(lease->str, "in_progress") == 0;
         if (st == CVX_OK) {
-            freeReplyObject(lease);
+            bool there = entry->elements == 1;
+            st = unread(r, at, there ? entry->element[0]->element[1]->element[1]->str : "");
+            freeReplyObject(entry);
         }
-        if (st == CVX_OK && !runs) {
-            const cvx_script_arg args[] = {CVX_TEXT(at), CVX_TEXT(id)};
-            st = cvx_script_run(r, &reply, "unread", args, 2);
-            if (st == CVX_OK) {
-                freeReplyObject(reply);
-            }
-        }
-        freeReplyObject(entry);
     }
     freeReplyObject(list);
     return st;
 }
 
-cvx_status cvx_jobs_tend(cvx_redis *r, int depth, bool reap_too)
+#define CONSUMER_IDLE_MS 3600000
+
+/* Names of readers that hold nothing and have not read for an hour: their pools are gone. */
+static cvx_status reap_readers(cvx_redis *r)
 {
-    char most[12], now[24];
+    redisReply *list, *reply;
+
+    CVX_RETURN_IF(cvx_redis_command(r, &list, "XINFO CONSUMERS cvx:queue pools"));
+    cvx_status st = CVX_OK;
+    for (size_t i = 0; st == CVX_OK && i < list->elements; i++) {
+        redisReply **f = list->element[i]->element; /* name, its value, pending, idle */
+        if (list->element[i]->elements >= 6 && f[3]->integer == 0 &&
+            f[5]->integer > CONSUMER_IDLE_MS) {
+            st = cvx_redis_command(r, &reply, "XGROUP DELCONSUMER cvx:queue pools %s", f[1]->str);
+            if (st == CVX_OK) {
+                freeReplyObject(reply);
+            }
+        }
+    }
+    freeReplyObject(list);
+    return st;
+}
+
+cvx_status cvx_jobs_reap(cvx_redis *r)
+{
+    CVX_RETURN_IF(reap(r));
+    CVX_RETURN_IF(reap_unread(r));
+    return reap_readers(r);
+}
+
+cvx_status cvx_jobs_dispatch(cvx_redis *r, int depth, int64_t most)
+{
+    char deep[12], now[24], bytes[24];
     redisReply *reply;
 
-    if (reap_too) {
-        CVX_RETURN_IF(reap(r));
-        CVX_RETURN_IF(reap_unread(r));
-    }
-    snprintf(most, sizeof most, "%d", depth);
+    snprintf(deep, sizeof deep, "%d", depth);
     snprintf(now, sizeof now, "%lld", (long long)cvx_now_ms());
-    const cvx_script_arg args[] = {CVX_TEXT(most), CVX_TEXT(now)};
-    CVX_RETURN_IF(cvx_script_run(r, &reply, "dispatch", args, 2));
+    snprintf(bytes, sizeof bytes, "%lld", (long long)most);
+    const cvx_script_arg args[] = {CVX_TEXT(deep), CVX_TEXT(now), CVX_TEXT(bytes)};
+    CVX_RETURN_IF(cvx_script_run(r, &reply, "dispatch", args, 3));
     freeReplyObject(reply);
     return CVX_OK;
 }

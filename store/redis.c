@@ -1,5 +1,6 @@
 #include "store/redis.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -203,7 +204,8 @@ static cvx_status be_connected(cvx_redis *r)
 {
     char byte;
 
-    if (r->c != NULL && recv(r->c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0) {
+    ssize_t n = r->c != NULL ? recv(r->c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) : -1;
+    if (r->c != NULL && (n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK))) {
         redisFree(r->c);
         r->c = NULL;
     }
@@ -216,9 +218,14 @@ static cvx_status take(cvx_redis *r, redisReply **out, redisReply *reply)
         return lost(r);
     }
     if (reply->type == REDIS_REPLY_ERROR) {
-        /* while it reads its files after a start, Redis is as good as away */
-        bool away =
-            strncmp(reply->str, "LOADING", 7) == 0 || strncmp(reply->str, "MASTERDOWN", 10) == 0;
+        /* while it reads its files, cannot write them, has no memory or hands over, Redis is as good as away: nothing has
+         * been done */
+        static const char *const words[] = {"LOADING", "MASTERDOWN", "MISCONF", "OOM",
+                                            "BUSY ",   "READONLY",   "TRYAGAIN"};
+        bool away = false;
+        for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
+            away |= strncmp(reply->str, words[i], strlen(words[i])) == 0;
+        }
         cvx_status st =
             cvx_fail(away ? CVX_EIO : CVX_EFORMAT, "Redis at %s: %.160s", r->host, reply->str);
         freeReplyObject(reply);

@@ -400,11 +400,14 @@ int cvx_comm_mpi_launched(void)
     return 1;
 }
 
-void cvx_comm_mpi_crowded(bool yes)
+bool cvx_comm_mpi_crowded(bool yes)
 {
+    bool before = crowded;
+
     crowded = yes;
     prctl(PR_SET_TIMERSLACK, yes ? 1000UL : 0UL, 0UL, 0UL,
           0UL); /* naps as short as they are meant */
+    return before;
 }
 
 cvx_status cvx_comm_mpi_open(cvx_comm **world, int *argc, char ***argv)
@@ -416,7 +419,7 @@ cvx_status cvx_comm_mpi_open(cvx_comm **world, int *argc, char ***argv)
         return cvx_fail(CVX_EUNSUPPORTED,
                         "this MPI gives thread level %d; MPI_THREAD_FUNNELED is needed", level);
     }
-    cvx_comm_mpi_crowded(cvx_comm_mpi_launched() > sysconf(_SC_NPROCESSORS_ONLN));
+    (void)cvx_comm_mpi_crowded(cvx_comm_mpi_launched() > sysconf(_SC_NPROCESSORS_ONLN));
     return wrap(world, MPI_COMM_WORLD);
 }
 

@@ -11,8 +11,8 @@ int cvx_comm_mpi_launched(void);
 /* Starts MPI (thread level funneled) and gives MPI_COMM_WORLD. Once a process. */
 cvx_status cvx_comm_mpi_open(cvx_comm **world, int *argc, char ***argv) CVX_CHECK;
 /* Whether ranks outnumber the cores they share: then a rank that waits sleeps between its polls. As the launcher's
- * count and the machine's cores say, until this is called. */
-void cvx_comm_mpi_crowded(bool yes);
+ * count and the machine's cores say, until this is called. Returns how it was before. */
+bool cvx_comm_mpi_crowded(bool yes);
 /* Ends MPI after the last communicator is closed. Collective; but if a call of this rank failed, or the others did not
  * come to hear of this rank's failure within 30 s, it ends every rank at once with `code` as the exit code. */
 void cvx_comm_mpi_finish(int code);

@@ -8,7 +8,7 @@ end
 if job.state == 'in_progress' then
   call('HSET', 'cvx:job:' .. id, 'cancel', 1)
 elseif job.state == 'queued' then
-  call('ZREM', 'cvx:waiting:' .. job.owner, id)
+  rouse(job)
   move(job, 'cancelled', '', now)
 end
 return job.state

@@ -9,7 +9,7 @@ end
 -- The job's fields as a table (numbers where they are), or nil where there is no such job.
 local function load(id)
   local names = {'state', 'owner', 'priority', 'created_ms', 'entry', 'token', 'attempts', 'cancel', 'deadline_ms',
-    'started_ms', 'pool', 'image', 'returns'}
+    'started_ms', 'pool', 'image', 'returns', 'deaths', 'bytes', 'cost', 'holder'}
   local values = call('HMGET', 'cvx:job:' .. id, unpack(names))
   if not values[1] then
     return nil
@@ -41,26 +41,44 @@ local function wait(job)
   call('SADD', 'cvx:owners', job.owner)
 end
 
+-- It waits again: its owner has not had it.
+local function back(job)
+  call('HINCRBYFLOAT', 'cvx:usage', job.owner, -(tonumber(job.cost) or 1))
+  wait(job)
+end
+
+-- It waits no more: wherever it did.
+local function rouse(job)
+  call('ZREM', 'cvx:waiting:' .. job.owner, job.id)
+  call('ZREM', 'cvx:unfit', job.id)
+end
+
 -- Takes the job out of the queue and from its pool.
 local function release(job)
   if job.entry ~= '' then
     call('XACK', 'cvx:queue', 'pools', job.entry)
     call('XDEL', 'cvx:queue', job.entry)
     call('HDEL', 'cvx:job:' .. job.id, 'entry')
+    job.entry = ''
   end
   call('ZREM', 'cvx:running', job.id)
   call('DEL', 'cvx:lease:' .. job.id)
 end
 
--- The job ends, or with state 'queued' waits for another try.
+-- The job ends, or with state 'queued' waits for another try. Every cause is kept, a line each.
 local function move(job, state, cause, now)
   local key = 'cvx:job:' .. job.id
   release(job)
   enter(job, state)
   call('HSET', key, 'token', 0, 'cause', cause)
+  if cause ~= '' then
+    local causes = call('HGET', key, 'causes')
+    call('HSET', key, 'causes', string.sub((causes and causes .. '\n' or '') .. cause, -4000))
+  end
   if state == 'queued' then
-    wait(job)
+    back(job)
   else
+    call('ZREM', 'cvx:deadlines', job.id)
     call('HSET', key, 'completed_ms', now)
     call('ZADD', 'cvx:done', now, job.id)
     call('HINCRBY', 'cvx:count', state, 1)

@@ -1,7 +1,7 @@
 -- A new job. ARGV: id, spec, owner, priority, created_ms, idempotency key or '', deadline_ms or 0, image or '', most waiting jobs
--- of the owner or 0, most new ones a minute or 0. Returns the id: of the job that the same idempotency key made before, if
+-- of the owner or 0, most new ones a minute or 0, bytes that it needs or 0, cost: its share in what the owner has had. Returns the id: of the job that the same idempotency key made before, if
 -- there is one. Beyond a limit: {which, seconds after which to ask again}.
-local id, spec, owner, priority, created, once, deadline, image, waiting, minute = unpack(ARGV)
+local id, spec, owner, priority, created, once, deadline, image, waiting, minute, bytes, cost = unpack(ARGV)
 local key = 'cvx:once:' .. owner .. ':' .. once
 if once ~= '' then
   local before = call('GET', key)
@@ -24,9 +24,12 @@ if once ~= '' then
 end
 local job = {id = id, owner = owner, priority = priority, created_ms = created}
 call('HSET', 'cvx:job:' .. id, 'spec', spec, 'owner', owner, 'priority', priority, 'created_ms', created, 'attempts', 0,
-  'deaths', 0, 'deadline_ms', deadline, 'token', 0, 'image', image)
+  'deaths', 0, 'deadline_ms', deadline, 'token', 0, 'image', image, 'bytes', bytes, 'cost', cost)
 enter(job, 'queued')
 wait(job)
+if tonumber(deadline) > 0 then
+  call('ZADD', 'cvx:deadlines', deadline, id)
+end
 if image ~= '' then
   call('HINCRBY', 'cvx:images', image, 1)
 end

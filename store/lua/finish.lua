@@ -1,5 +1,6 @@
 -- A job ends. ARGV: id, token, state (completed, failed, cancelled, queued: to be tried again, returned: by a pool that
--- ends, which is no try), result or '', cause or '', now_ms, scores or '', most attempts, then pairs of a metric's name and what it grows by. The token decides: a pool that was
+-- ends, which is no try), result or '', cause or '', now_ms, scores or '', most attempts, then pairs of a metric's name and what
+-- it grows by. The token decides: a pool that was
 -- thought dead changes nothing. Returns the job's state, or 'lost'.
 local id, token, state, result, cause, now, scores, most = unpack(ARGV)
 local job = load(id)

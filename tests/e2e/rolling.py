@@ -1,0 +1,154 @@
+"""What a cluster keeps when its parts come and go: two coordinators on one Redis, pools that end, die, hang or cannot do a job.
+usage: rolling.py CVX WORK_FOLDER; exits with 1 if anything is wrong."""
+import os
+import signal
+import threading
+import time
+
+from cluster import Cluster, drive, free_port, plain
+from redis import Redis, check_keys
+from service import Service, finish, say, work
+
+PROMPT = "a red circle moving right on a white background"
+ENDS = "completed", "failed", "cancelled"
+
+
+class Client(Service):
+    """Asks one of the coordinators."""
+
+    def __init__(self, url):
+        self.url = url
+
+
+def ended(r, video):
+    """The states of its stream that are ends."""
+    return [f[f.index(b"state", 2) + 1].decode() for _, f in r("XRANGE", f"cvx:events:{video}", "-", "+")
+            if f[1] == b"state" and f[f.index(b"state", 2) + 1].decode() in ENDS]
+
+
+def two_coordinators(s):
+    r, ids, answers = Redis(s.socket), [], []
+    other = free_port()
+    ask = [Client(s.url), Client(f"http://127.0.0.1:{other}")]
+    second = s.start_coordinator(other)
+    while True:
+        try:
+            if ask[1].call("GET", "/readyz")[0] == 200:
+                break
+        except OSError:
+            time.sleep(0.1)
+    for k in range(4):
+        ids.append(ask[k % 2].call("POST", "/v1/videos", {"prompt": PROMPT, "num_inference_steps": 30, "seed": k})[1]["id"])
+    once = "/v1/videos", {"prompt": PROMPT, "num_inference_steps": 1}, {"Idempotency-Key": "the same"}
+    same = [threading.Thread(target=lambda c: answers.append(c.call("POST", *once)), args=(ask[k % 2],)) for k in range(6)]
+    for t in same:
+        t.start()
+    for t in same:
+        t.join()
+    say("one key of two coordinators is one job", len({v["id"] for _, v, _ in answers}) == 1, answers)
+    ids.append(answers[0][1]["id"])
+    s.process.send_signal(signal.SIGTERM)
+    say("the old one ends well", s.process.wait(60) == 0, s.tail())
+    ids.append(ask[1].call("POST", "/v1/videos", {"prompt": PROMPT, "num_inference_steps": 2})[1]["id"])
+    s.process = s.start_coordinator(s.port)
+    s.wait_pools(1)
+    second.send_signal(signal.SIGTERM)
+    say("and the other", second.wait(60) == 0, s.tail())
+    states = [s.wait(v) for v in ids]
+    say("no job is lost or repeated", all(v["status"] == "completed" and v["cvx"]["attempts"] == 1 for v in states),
+        [(v["status"], v["cvx"]["causes"]) for v in states])
+    say("each has ended once", all(ended(r, v) == ["completed"] for v in ids), [ended(r, v) for v in ids])
+
+
+def lose(s, r, video):
+    """The lease of a job whose pool is gone runs out now, not in 15 s."""
+    r("DEL", f"cvx:lease:{video}")
+
+
+def quarantine(s):
+    r = Redis(s.socket)
+    _, v, _ = s.create(prompt=PROMPT, num_inference_steps=900)
+    for k in range(2):
+        for _ in range(600):
+            now = s.call("GET", f"/v1/videos/{v['id']}")[1]
+            if (now["status"], now["cvx"]["attempts"]) == ("in_progress", k + 1):
+                break
+            time.sleep(0.1)
+        say(f"it runs, try {k + 1}", now["cvx"]["attempts"] == k + 1, now)
+        s.end_pool("one", signal.SIGKILL)
+        lose(s, r, v["id"])
+        s.start_pool("one", 1)
+    v = s.wait(v["id"], ("failed",))
+    say("a job that took two pools with it is quarantined", v["status"] == "failed" and "quarantined" in v["error"]["message"], v)
+    say("both causes are kept", len(v["cvx"]["causes"]) == 2 and "pool one was lost" in v["cvx"]["causes"][0], v["cvx"])
+
+
+def cannot(s):
+    """A job whose folder cannot be made: three tries, each with its cause."""
+    say("the pool ends", s.end_pool("one") == 0, s.tail())
+    _, v, _ = s.create(prompt=PROMPT, num_inference_steps=1)
+    os.makedirs(f"{s.data}/data/jobs", exist_ok=True)
+    with open(f"{s.data}/data/jobs/{v['id']}", "w"):
+        pass
+    s.start_pool("one", 1)
+    v = s.wait(v["id"])
+    say("tried three times", v["status"] == "failed" and v["cvx"]["attempts"] == 3 and len(v["cvx"]["causes"]) == 3, v)
+    say("with its cause", v["id"] in v["error"]["message"], v["error"])
+
+
+def too_late(s):
+    say("the pool ends", s.end_pool("one") == 0, s.tail())
+    _, v, _ = s.create(prompt=PROMPT, deadline=1)
+    v = s.wait(v["id"])
+    say("a deadline counts without a pool", v["status"] == "failed" and "deadline" in v["error"]["message"], v)
+
+
+def thought_dead(s):
+    """A pool that hangs, loses its job, and comes back with a result."""
+    r = Redis(s.socket)
+    slow = s.start_pool("slow", 1)
+    _, v, _ = s.create(prompt=PROMPT, num_inference_steps=150, seed=3)
+    s.wait(v["id"], ("in_progress",))
+    slow.send_signal(signal.SIGSTOP)
+    lose(s, r, v["id"])
+    s.start_pool("next", 1)
+    done = s.wait(v["id"])
+    say("another pool does it", done["status"] == "completed" and done["cvx"]["pool"] == "next" and done["cvx"]["attempts"] == 2,
+        done)
+    slow.send_signal(signal.SIGCONT)
+    for _ in range(200):
+        state = {p["id"]: p["state"] for p in s.call("GET", "/v1/pools")[1]["data"]}
+        if state.get("slow") == "idle":
+            break
+        time.sleep(0.1)
+    say("the first one gives up", state.get("slow") == "idle", state)
+    again = s.call("GET", f"/v1/videos/{v['id']}")[1]
+    say("and changes nothing", (again["status"], again["cvx"]["pool"]) == ("completed", "next") and
+        ended(r, v["id"]) == ["completed"], again)
+    data = s.call("GET", f"/v1/videos/{v['id']}/content", raw=True)[1]
+    say("the bytes of cvx generate", data == plain(PROMPT, 150, "dead", "--seed", "3"))
+
+
+def drains(s):
+    """A pool that is asked to end often: the job goes on each time, and no try is counted."""
+    for name in list(s.pools):
+        say("a pool ends", s.end_pool(name) == 0, s.tail())
+    _, v, _ = s.create(prompt=PROMPT, num_inference_steps=250)
+    for k in range(4):
+        s.start_pool(f"short-{k}", 1)
+        s.wait(v["id"], ("in_progress", "completed"))
+        time.sleep(0.7)
+        say(f"it ends well, {k}", s.end_pool(f"short-{k}") == 0, s.tail())
+    s.start_pool("last", 1)
+    done = s.wait(v["id"])
+    say("the job outlives four pools", done["status"] == "completed" and done["cvx"]["attempts"] >= 4, done["cvx"])
+    data = s.call("GET", f"/v1/videos/{v['id']}/content", raw=True)[1]
+    say("the bytes of cvx generate", data == plain(PROMPT, 250, "drains"))
+    check_keys(Redis(s.socket), say)
+
+
+cluster = Cluster(f"{work}/cluster")
+cluster.start_pool("one", 1)
+cluster.wait_pools(1)
+drive(cluster, two_coordinators, quarantine, cannot, too_late, thought_dead, drains)
+finish()
