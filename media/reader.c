@@ -22,6 +22,8 @@ struct cvx_media_reader {
     cvx_av_source src;
     struct SwsContext *sws;
     int orientation;
+    int64_t time, shortest,
+        longest; /* the last frame's; between two, 0: none yet; in the stream's time base */
     /* pictures: paths, owned */
     char **file;
     int64_t n_files;
@@ -206,6 +208,29 @@ done:
     return st;
 }
 
+static void take_time(cvx_media_reader *r, int64_t now)
+{
+    int64_t since = now - r->time;
+
+    if (now == AV_NOPTS_VALUE) {
+        return;
+    }
+    if (r->next > 0 && since > 0) {
+        r->shortest = r->shortest == 0 || since < r->shortest ? since : r->shortest;
+        r->longest = since > r->longest ? since : r->longest;
+    }
+    r->time = now;
+}
+
+bool cvx_media_reader_uneven(const cvx_media_reader *r, double *shortest, double *longest)
+{
+    double unit = r->is_video ? av_q2d(r->src.stream->time_base) : 0;
+
+    *shortest = (double)r->shortest * unit;
+    *longest = (double)r->longest * unit;
+    return *longest > 1.5 * *shortest;
+}
+
 static cvx_status next_video(cvx_media_reader *r, uint8_t *rgb, bool *got)
 {
     AVFrame *f = NULL;
@@ -226,6 +251,7 @@ static cvx_status next_video(cvx_media_reader *r, uint8_t *rgb, bool *got)
     } else {
         CVX_RETURN_IF(turned_frame(r, rgb, f));
     }
+    take_time(r, f->best_effort_timestamp);
     r->next++;
     *got = true;
     return CVX_OK;

@@ -85,6 +85,10 @@ const cvx_media_info *cvx_media_reader_info(const cvx_media_reader *r);
  * data is damaged or cut short. */
 cvx_status cvx_media_reader_next(cvx_media_reader *r, uint8_t *rgb, bool *got) CVX_CHECK;
 
+/* The shortest and the longest time between two of the frames so far, in seconds, and whether they differ by more than
+ * half: the mean rate then says little about any of them. False without timestamps. */
+bool cvx_media_reader_uneven(const cvx_media_reader *r, double *shortest, double *longest);
+
 void cvx_media_reader_close(cvx_media_reader *r);
 
 /* ---- whole clips ----------------------------------------------------------------------------- */

@@ -1,7 +1,5 @@
 #include "model/pipeline/extend.h"
 
-#include <string.h>
-
 #include "model/pipeline/inputs.h"
 
 /* The greatest 4k + 1 up to n >= 1. */
@@ -66,13 +64,6 @@ cvx_status cvx_extend_resolve(cvx_job *j, const cvx_checkpoint *c)
     e->kept = r->extend_only ? 0 : j->source.frames;
     j->out_frames = e->kept + fresh;
     j->first_frame = e->kept - e->overlap;
-    size_t used = strlen(j->note);
-    if (j->source.w != j->width || j->source.h != j->height) {
-        snprintf(j->note + used, sizeof j->note - used,
-                 "%s%s is %lldx%lld; its frames become %lldx%lld", used > 0 ? "; " : "", r->extend,
-                 (long long)j->source.w, (long long)j->source.h, (long long)j->width,
-                 (long long)j->height);
-    }
     return CVX_OK;
 }
 

@@ -66,8 +66,17 @@ static cvx_status each_frame(const char *path, int64_t first, int64_t n, frame_f
         }
     }
     if (seen != NULL) {
-        *seen = (cvx_source){i, info->w, info->h,
+        *seen =
+            (cvx_source){.frames = i,
+                         .w = info->w,
+                         .h = info->h,
+                         .fps =
                              info->fps.num > 0 ? (double)info->fps.num / (double)info->fps.den : 0};
+        double shortest, longest;
+        if (cvx_media_reader_uneven(r, &shortest, &longest)) {
+            seen->shortest = shortest;
+            seen->longest = longest;
+        }
     }
     if (i < first + n) {
         st = cvx_fail(CVX_EFORMAT, "%s: %lld frames, %lld are needed", path, (long long)i,

@@ -116,6 +116,26 @@ static cvx_status resolve_windows(cvx_job *j, const cvx_checkpoint *c, const cvx
     return CVX_OK;
 }
 
+/* What becomes of a clip that is not as the job wants it. */
+static void note_source(cvx_job *j, const cvx_request *r)
+{
+    const cvx_source *s = &j->source;
+    size_t used = strlen(j->note);
+
+    if (r->extend != NULL && (s->w != j->width || s->h != j->height)) {
+        snprintf(j->note + used, sizeof j->note - used,
+                 "%s%s is %lldx%lld; its frames become %lldx%lld", used > 0 ? "; " : "", r->extend,
+                 (long long)s->w, (long long)s->h, (long long)j->width, (long long)j->height);
+        used = strlen(j->note);
+    }
+    if (s->longest > 0) {
+        snprintf(j->note + used, sizeof j->note - used,
+                 "%s%s: its frames last %.3g to %.3g s; all of them get the same time",
+                 used > 0 ? "; " : "", r->extend != NULL ? r->extend : r->video, s->shortest,
+                 s->longest);
+    }
+}
+
 static cvx_status resolve_mode(const cvx_checkpoint *c, const cvx_request *r)
 {
     if (c->image_to_video && r->image == NULL && r->extend == NULL) {
@@ -149,6 +169,7 @@ cvx_status cvx_job_resolve(cvx_job *out, const cvx_checkpoint *c, const cvx_requ
     CVX_RETURN_IF(resolve_frames(&j, c, r, source));
     CVX_RETURN_IF(resolve_windows(&j, c, r));
     CVX_RETURN_IF(cvx_extend_resolve(&j, c));
+    note_source(&j, r);
     j.prompts = (cvx_prompts){.n = 1, .text = {""}}; /* a batch's defaults may have none */
     if (r->prompt.n > 0) {
         CVX_RETURN_IF(cvx_prompts_parse(&j.prompts, &r->prompt));

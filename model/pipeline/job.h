@@ -13,7 +13,8 @@
 /* What is known of the clip of --video or --extend before the job: its frames, their size, their rate (0: none). */
 typedef struct cvx_source {
     int64_t frames, w, h;
-    double fps;
+    double fps, shortest,
+        longest; /* the last two: times between frames, where they are uneven; else 0 */
 } cvx_source;
 
 /* By reading the file or folder once; zeros where the request names none. Errors as cvx_media_reader_*. */

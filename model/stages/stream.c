@@ -270,6 +270,18 @@ static void tell(const file_job *f, const cvx_stages *s, int64_t frames)
     }
 }
 
+/* Timestamps are not looked at; where they say another thing than the mean rate, the user hears of it. */
+static void tell_uneven(file_job *f)
+{
+    double shortest, longest;
+
+    if (cvx_media_reader_uneven(f->reader, &shortest, &longest)) {
+        cvx_progress_note(&f->progress,
+                          "%s: its frames last %.3g to %.3g s; all of them get the same time",
+                          f->job->in, shortest, longest);
+    }
+}
+
 static cvx_status run_file(file_job *f, cvx_stages *s, cvx_comm *comm)
 {
     cvx_stream stream = {.read = read_frame,
@@ -289,6 +301,7 @@ static cvx_status run_file(file_job *f, cvx_stages *s, cvx_comm *comm)
     CVX_RETURN_IF(cvx_comm_agree(comm, leads ? cvx_media_writer_commit(&f->writer) : CVX_OK));
     cvx_progress_end(&f->progress);
     if (leads) {
+        tell_uneven(f);
         tell(f, s, frames);
     }
     return CVX_OK;

@@ -73,6 +73,17 @@ ffmpeg -v error -y -framerate 5 -i "$tmp/clip/%04d.png" -vf scale=120:80 -pix_fm
 "$cvx" generate "${coarse[@]}" --prompt "$still" --extend "$tmp/other.mp4" --output "$tmp/rate.mp4" 2>"$tmp/log"
 equal "the clip's rate, the model's size" "5/1 96 64 25" \
     "$(probe "$tmp/rate.mp4" avg_frame_rate) $(probe "$tmp/rate.mp4" width) $(probe "$tmp/rate.mp4" height) $(probe "$tmp/rate.mp4" nb_read_frames)"
+# input that is not plain: each has nine frames and gives eight new ones
+source=(-f lavfi -i testsrc2=size=96x64:rate=8 -frames:v 9)
+ffmpeg -v error -y "${source[@]}" -vf scale=91:63 -pix_fmt yuv444p "$tmp/odd.mp4"
+ffmpeg -v error -y "${source[@]}" -pix_fmt yuv420p10le -c:v ffv1 "$tmp/deep.mkv"
+ffmpeg -v error -y "${source[@]}" -vf format=yuva420p -c:v ffv1 "$tmp/alpha.mkv"
+ffmpeg -v error -y "${source[@]}" -vf "setpts='if(lt(N,4),N,N*3)/8/TB'" -fps_mode vfr "$tmp/uneven.mkv"
+for v in odd.mp4 deep.mkv alpha.mkv uneven.mkv; do
+    expect "extends $v" rough plain.mp4 --extend "$tmp/$v" --num-inference-steps 1
+    equal "$v: frames" "96 64 17" "$(probe "$tmp/plain.mp4" width) $(probe "$tmp/plain.mp4" height) $(probe "$tmp/plain.mp4" nb_read_frames)"
+done
+equal "an uneven rate is told" 1 "$(grep -c 'uneven.mkv: its frames last 0.125 to' "$tmp/log")"
 mkdir "$tmp/single"
 cp "$tmp/clip/0016.png" "$tmp/single/"
 rough from-one/ --seed 4 --extend "$tmp/single"
