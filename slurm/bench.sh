@@ -37,7 +37,7 @@ done
 if [ -z "$model" ] || [ -z "$results" ]; then die "usage: sbatch slurm/bench.sh --model DIR --results DIR [flags]"; fi
 [[ $videos$groups =~ ^[0-9]+$ && $videos -gt 0 && $groups -gt 0 ]] || die "--videos $videos, --data-parallel-degree $groups: must be numbers from 1 on"
 cvx_setup
-cvx=${CVX:-$(cvx_program cvx)} || exit 2
+if [ -n "${CVX:-}" ]; then program=("$CVX"); else cvx_program cvx; fi
 if [ -z "$counts" ]; then
     for ((n = groups; n < ranks; n *= 2)); do counts+="$n "; done
     counts+=$ranks
@@ -58,11 +58,11 @@ for n in $counts; do
         --num-videos-per-prompt $(((videos + 1) * groups)) --output "$work/$n/video.mp4" --json --stats >"$work/$n/events.jsonl"
     cvx_wait || die "$n ranks: the run failed (exit $?)"
 done
-"$cvx" plan --model "$model" "${rest[@]}" --json >"$work/plan.json" || die "cvx plan failed"
+"${program[@]}" plan --model "$model" "${rest[@]}" --json >"$work/plan.json" || die "cvx plan failed"
 # shellcheck disable=SC2086
 python3 "$home/slurm/throughput.py" "$work" $counts >"$results/table.md.part" || die "the figures could not be made"
 mv "$work/results.json" "$results/results.json"
 mv "$results/table.md.part" "$results/table.md"
-"$cvx" chart "$work/chart.json" "$results/plot.png" || die "the plot could not be drawn"
+"${program[@]}" chart "$work/chart.json" "$results/plot.png" || die "the plot could not be drawn"
 cat "$results/table.md"
 say "results: $results/table.md, results.json, plot.png"

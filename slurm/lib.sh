@@ -5,6 +5,7 @@
 # Settings (environment, all optional):
 #   CVX_HOME      the source tree or an installation; default: the folder above the submitted script
 #   CVX_RANK      the program of a rank; default: $CVX_HOME/build/cvx-rank, $CVX_HOME/bin/cvx-rank, or in PATH
+#   CVX_SIF       an Apptainer image (slurm/cvx.def) whose programs are run instead
 #   CVX_MODULES   modules to load first (Lmod), e.g. "openmpi/4.1 cuda/13"
 #   CVX_LAUNCHER  srun or mpirun; default: srun where it knows pmix, else mpirun
 #   CVX_SCRATCH   where checkpoints lie; a folder that every node sees; default: the folder of submission
@@ -16,11 +17,19 @@ die() {
     exit 2
 }
 
-# cvx_program NAME: the path of cvx or cvx-rank.
+# cvx_program NAME: the words that run cvx or cvx-rank, in the array $program.
 cvx_program() {
     local name=$1 p
+    if [ -n "${CVX_SIF:-}" ]; then
+        [ -r "$CVX_SIF" ] || die "CVX_SIF=$CVX_SIF: no such file"
+        command -v apptainer >/dev/null || die "apptainer is not in PATH: load its module (CVX_MODULES)"
+        program=(apptainer exec)
+        [ -z "${SLURM_GPUS_ON_NODE:-}" ] || program+=(--nv)
+        program+=("$CVX_SIF" "$name")
+        return
+    fi
     for p in "$home/build/$name" "$home/bin/$name" "$(command -v "$name" 2>/dev/null)"; do
-        [ -x "$p" ] && { echo "$p" && return; }
+        [ -x "$p" ] && program=("$p") && return
     done
     die "$name is neither in $home/build nor in $home/bin nor in PATH: build it, or set CVX_HOME"
 }
@@ -101,10 +110,15 @@ cvx_setup() {
     signalled='' step=''
     trap 'cvx_forward USR1 "the time limit is near: checkpointing"' USR1
     trap 'cvx_forward TERM "told to end: checkpointing"' TERM
-    home=${CVX_HOME:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)}
     cvx_environment
-    rank=${CVX_RANK:-$(cvx_program cvx-rank)} || exit 2
-    command -v "$rank" >/dev/null || die "CVX_RANK=$rank: no such program"
+    home=${CVX_HOME:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)}
+    if [ -n "${CVX_RANK:-}" ]; then
+        command -v "$CVX_RANK" >/dev/null || die "CVX_RANK=$CVX_RANK: no such program"
+        rank=("$CVX_RANK")
+    else
+        cvx_program cvx-rank
+        rank=("${program[@]}")
+    fi
     cvx_shape
     scratch=${CVX_SCRATCH:-${SLURM_SUBMIT_DIR:-$PWD}}
     launcher=${CVX_LAUNCHER:-}
@@ -139,13 +153,13 @@ cvx_start() {
     if [ "$launcher" = srun ]; then
         # --ntasks-per-node of the job would forbid smaller steps
         env -u SLURM_NTASKS_PER_NODE srun --mpi=pmix --nodes="$on" --ntasks="$n" --cpus-per-task="$cpus" --overcommit \
-            --kill-on-bad-exit=1 "$rank" "$@" &
+            --kill-on-bad-exit=1 "${rank[@]}" "$@" &
     else
         # mpirun's own steps, one task a node, would ask for all GPUs of the job
         local gpus=()
         [ -z "${SLURM_GPUS:-}" ] || gpus=(--mca plm_slurm_args "--gpus-per-node=${SLURM_GPUS_ON_NODE:-0}")
         env -u SLURM_GPUS -u SLURM_GPUS_PER_NODE -u SLURM_GPUS_PER_TASK \
-            mpirun "${gpus[@]}" -n "$n" ${CVX_REDIS:+-x CVX_REDIS} "$rank" "$@" &
+            mpirun "${gpus[@]}" -n "$n" ${CVX_REDIS:+-x CVX_REDIS} "${rank[@]}" "$@" &
     fi
     step=$!
     [ -z "$signalled" ] || kill -USR1 "$step" 2>/dev/null || true # it came while nothing ran yet

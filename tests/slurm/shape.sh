@@ -55,6 +55,24 @@ if grep -q "set CVX_HOME" "$tmp/$j.log"; then ok "a copy alone: says what it nee
 j=$(submit mine.sh --output x.mp4)
 done_as "a copy alone, with CVX_HOME" "$j"
 
+# an image: a stand-in for apptainer tells what it is asked to run; the module that is loaded puts it into PATH
+mkdir -p "$tmp/modules/cvx" "$tmp/apps/0.1/slurm" "$tmp/apps/0.1/build"
+printf '#!/bin/sh\necho "apptainer: $*"\n' >"$tmp/apps/0.1/build/apptainer" && chmod +x "$tmp/apps/0.1/build/apptainer"
+cp "$CVX_HOME"/slurm/*.sh "$tmp/apps/0.1/slurm"
+touch an.sif
+if [ -r /usr/share/lmod/lmod/init/bash ]; then
+    sed "s|^local base = .*|local base = \"$tmp/apps\"|; /^depends_on/d" "$CVX_HOME/slurm/cvx.lua" >"$tmp/modules/cvx/0.1.lua"
+    j=$(unset CVX_RANK CVX_HOME && LMOD_PKG=/usr/share/lmod/lmod MODULEPATH=$tmp/modules CVX_MODULES=cvx CVX_SIF=$PWD/an.sif \
+        submit -n 2 --gpus-per-node=2 "$tmp/apps/0.1/slurm/generate.sh" --output x.mp4)
+    done_as "an image, a module" "$j"
+    equal "an image, a module: what ran" 2 "$(grep -c "^apptainer: exec --nv $PWD/an.sif cvx-rank --output x.mp4" "$tmp/$j.log")"
+else
+    echo "SKIP  modules: lmod is not installed"
+fi
+j=$(CVX_MODULES=none submit "$CVX_HOME/slurm/generate.sh" --output x.mp4)
+until_state "$j" "$over" || true
+equal "a module that is none" FAILED "$(state "$j")"
+
 # an array with spaces in its names; the defaults of its lines
 printf '%s\n\n%s\n%s' '{"prompt": "a"}' '{"prompt": "b"}' '{"prompt": "c"}' >"some lines.jsonl"
 cat >"$tmp/rank" <<'R'
