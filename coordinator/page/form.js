@@ -7,7 +7,7 @@ function settings() {
   for (const e of form.elements) {
     if (!e.name || (e.type === "checkbox" ? !e.checked : !e.value.trim())) continue;
     out[e.name] = e.type === "checkbox" ? true : e.type === "number" || ["upscale", "frame_interpolation_exp"].includes(e.name) ? Number(e.value)
-      : e.name === "lora" ? e.value.split(",").map(s => s.trim()).filter(s => s) : e.value;
+      : ["lora", "timeline"].includes(e.name) ? e.value.split(e.name === "lora" ? "," : "\n").map(s => s.trim()).filter(s => s) : e.value;
   }
   if (out.frame_interpolation_exp) out.enable_frame_interpolation = true;
   return out;
@@ -24,6 +24,16 @@ function useSettings(v) {
     else e.value = own[e.name] === undefined || own[e.name] === null ? (e.name === "priority" ? "normal" : "") : own[e.name];
   }
   $("settings").open = true;
+  form.scrollIntoView({ block: "start" });
+  form.elements.prompt.focus();
+  estimate();
+}
+
+/* A video that begins where the chosen one ends. */
+function goOn(v) {
+  form.elements.extend.value = v.id;
+  if (!form.elements.prompt.value.trim()) form.elements.prompt.value = v.prompt;
+  $("long").open = true;
   form.scrollIntoView({ block: "start" });
   form.elements.prompt.focus();
   estimate();

@@ -116,7 +116,7 @@ async function show(v) {
   $("facts").replaceChildren(...facts(v));
   $("cause").textContent = v.error ? v.error.message : v.status === "queued" && v.cvx.cause ? v.cvx.cause : "";
   $("cancel").hidden = over;
-  $("save").hidden = v.status !== "completed";
+  $("save").hidden = $("extend").hidden = v.status !== "completed";
   $("delete").hidden = !over;
   if (!over && !listener) follow(v.id);
   if (v.status === "completed" && shown !== v.id) await play(v);
@@ -155,6 +155,7 @@ $("remix-form").onsubmit = event => {
   act(async () => choose((await call("POST", `/v1/videos/${chosen}/remix`, { prompt: $("remix-prompt").value })).id));
 };
 $("copy").onclick = () => useSettings(current);
+$("extend").onclick = () => goOn(current);
 $("save").onclick = () => { const a = make("a"); a.href = $("video").src; a.download = chosen + ".mp4"; a.click(); };
 $("delete").onclick = () => {
   if ($("delete").textContent === "Delete") { $("delete").textContent = "Really delete"; return; }
