@@ -27,6 +27,7 @@ for ((i = 0; i < 100; i++)); do
     [ "$(redis-cli -s redis/socket -a $secret --no-auth-warning config set port "$port" 2>/dev/null)" = OK ] && break
     sleep 0.1
 done
+: >coordinator.log
 (umask 077 && echo "redis://:$secret@127.0.0.1:$port/0" >redis.url)
 CVX_REDIS=$(cat redis.url) "$bin/cvx-coordinator" --model "$CVX_HOME/models/shapes" --data-dir "$tmp/data" --port 0 >coordinator.log 2>&1 &
 coordinator=$!
