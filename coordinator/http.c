@@ -2,6 +2,7 @@
 #include "coordinator/http.h"
 
 #include <errno.h>
+#include <netinet/in.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -286,13 +287,14 @@ cvx_status cvx_http_start(cvx_server *s, const char *host, int *port)
     if (secure && MHD_is_feature_supported(MHD_FEATURE_TLS) != MHD_YES) {
         return cvx_fail(CVX_EUNSUPPORTED, "--tls-cert: this libmicrohttpd was built without TLS");
     }
-    CVX_RETURN_IF(cvx_http_address(&at, host, *port));
+    CVX_RETURN_IF(cvx_http_address(&at, host, *port > 0 ? *port : 0));
     cvx_guard_open(s->request_seconds, s->connections_per_address);
     raise_descriptors(s);
     CVX_RETURN_IF(cvx_workers_start());
     CVX_RETURN_IF(cvx_events_start(s));
     unsigned flags = (unsigned)MHD_USE_EPOLL_INTERNAL_THREAD | (unsigned)MHD_ALLOW_SUSPEND_RESUME |
                      (unsigned)MHD_USE_ERROR_LOG | (secure ? (unsigned)MHD_USE_TLS : 0) |
+                     (*port < 0 ? (unsigned)MHD_USE_NO_LISTEN_SOCKET : 0) |
                      (at.ss_family == AF_INET6 ? (unsigned)MHD_USE_IPv6 : 0);
     http_daemon = MHD_start_daemon(
         flags, (uint16_t)*port, admit, NULL, handle, s, MHD_OPTION_EXTERNAL_LOGGER, complain, NULL,
@@ -307,9 +309,19 @@ cvx_status cvx_http_start(cvx_server *s, const char *host, int *port)
                         secure ? " with --tls-cert and --tls-key" : "",
                         daemon_error[0] != 0 ? daemon_error : strerror(errno));
     }
-    info = MHD_get_daemon_info(http_daemon, MHD_DAEMON_INFO_BIND_PORT);
+    info = *port >= 0 ? MHD_get_daemon_info(http_daemon, MHD_DAEMON_INFO_BIND_PORT) : NULL;
     *port = info != NULL ? info->port : *port;
     return CVX_OK;
+}
+
+cvx_status cvx_http_adopt(int fd)
+{
+    const struct sockaddr_in nobody = {.sin_family = AF_INET};
+
+    return MHD_add_connection(http_daemon, fd, (const struct sockaddr *)&nobody, sizeof nobody) ==
+                   MHD_YES
+               ? CVX_OK
+               : cvx_fail(CVX_EIO, "the connection is not taken: %s", strerror(errno));
 }
 
 void cvx_http_stop(void)

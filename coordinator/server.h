@@ -20,7 +20,8 @@ typedef struct cvx_api_key {
 } cvx_api_key;
 
 typedef struct cvx_server {
-    const char *redis_url, *data_dir, *model, *model_name, *cvx; /* cvx: the program's path */
+    const char *redis_url, *data_dir, *model, *model_name;
+    const char *cvx; /* the program's path; NULL: nobody is asked whether a job can be */
     cvx_api_key key[CVX_KEYS_MAX];
     int keys;          /* 0: anybody, on the loopback address */
     cvx_limits limits; /* of a key that has none of its own, and of nobody */
@@ -108,8 +109,11 @@ void cvx_spec_free(Cvx__JobSpec *spec, const Cvx__JobSpec *old);
 cvx_status cvx_spec_plan(const cvx_server *s, Cvx__JobSpec *spec, json_t **answer,
                          const char **param) CVX_CHECK;
 
-/* Begins to listen at host. Requests are served by threads until cvx_http_stop. *port: 0 chooses one. */
+/* Begins to listen at host. Requests are served by threads until cvx_http_stop. *port: 0 chooses one, -1 listens nowhere: there
+ * are only the connections of cvx_http_adopt. */
 cvx_status cvx_http_start(cvx_server *s, const char *host, int *port) CVX_CHECK;
+/* Serves a connection that was made elsewhere, and closes it in the end. */
+cvx_status cvx_http_adopt(int fd) CVX_CHECK;
 void cvx_http_stop(void);
 
 #endif

@@ -703,6 +703,10 @@ cvx_status cvx_spec_plan(const cvx_server *s, Cvx__JobSpec *spec, json_t **answe
             argv[argc++] = text;
         }
     }
+    if (s->cvx == NULL) {
+        json_decref(set);
+        return CVX_OK;
+    }
     cvx_status st = ask_plan(argv, !s->local, &heard);
     json_decref(set);
     if (st == CVX_OK) {
