@@ -210,6 +210,19 @@ static void everything(fixture *f, bool exact)
     demo(f, "rife-v3.9-cog-cut-odd", "odd.in", "odd.out_exp1_crop", 2);
 }
 
+/* The layout of RIFE 4.3 to 4.6, which the tensors tell, in small and with random weights (make.py beside them). */
+static void layout4(const char *backend, const char *isa)
+{
+    fixture f = {.folder = DATA "variants/tiny-rife4", .every = 1, .bound = BOUND};
+
+    open_fixture(&f, backend, isa, DATA "variants/tiny-rife4");
+    cvx_weights *g = open_golden(&f, "golden");
+    frame(&f, g, "in0", "in1", "out_t0.25", 0.25, 32, NULL);
+    frame(&f, g, "in0", "in1", "out_t0.5", 0.5, 32, NULL);
+    cvx_weights_close(g);
+    close_fixture(&f);
+}
+
 static void on_level(const char *backend, const char *isa)
 {
     const char *fixtures = getenv("CVX_FIXTURES");
@@ -223,6 +236,7 @@ static void on_level(const char *backend, const char *isa)
     open_fixture(&f, backend, isa, CVX_SOURCE_DIR "/models/rife-v3.9");
     everything(&f, false);
     close_fixture(&f);
+    layout4(backend, isa);
     if (fixtures == NULL) {
         return;
     }
