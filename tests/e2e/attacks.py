@@ -281,6 +281,31 @@ def tls(s):
         say(f"refused: {name}", run.returncode != 0 and words in run.stderr and run.stdout == "", run)
 
 
+def many_keys():
+    """As many keys as there may be, and one more."""
+    for n, words in (256, None), (257, "more than 256 keys"):
+        with open(f"{work}/many", "w") as f:
+            f.writelines(f"key{i} {hashlib.sha256(b'%d' % i).hexdigest()}\n" for i in range(n))
+            f.write("# the end\n")
+        run = subprocess.run([cvx, "serve", "--model", "models/shapes", "--data-dir", f"{work}/never", "--port", "0", "--api-keys", f"{work}/many",
+                              "--tls-cert", f"{work}/none", "--tls-key", f"{work}/none"], capture_output=True, text=True, timeout=60)
+        say(f"{n} keys", (words or f"{work}/none") in run.stderr, run)  # what comes after the keys is looked at, or not
+
+
+def redis_of_its_own():
+    """cvx serve with a Redis that somebody else has started."""
+    os.mkdir(f"{work}/redis")
+    redis = subprocess.Popen(["redis-server", "--port", "0", "--unixsocket", f"{work}/redis/s", "--dir", f"{work}/redis", "--save", "", "--appendonly", "yes",
+                              "--logfile", f"{work}/redis/log"])
+    while not os.path.exists(f"{work}/redis/s"):
+        time.sleep(0.05)
+    s = Target(f"{work}/other", "--redis", f"unix://{work}/redis/s")
+    _, v, _ = s.create(num_inference_steps=1)
+    say("cvx serve --redis", s.wait(v["id"])["status"] == "completed" and s.stop() == 0, v)
+    redis.terminate()
+    redis.wait(30)
+
+
 def log(text, data):
     lines = [json.loads(line) for line in text.splitlines()]
     say("the log is JSON", len(lines) > 100 and all({"time", "level", "program", "pid", "message"} <= set(line) for line in lines), text[:500])
@@ -313,6 +338,8 @@ def main():
     for part in tls, pictures, foreign:
         part(s)
     say("the service lives", s.stop() == 0)
+    many_keys()
+    redis_of_its_own()
     finish()
 
 

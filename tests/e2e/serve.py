@@ -115,6 +115,9 @@ def events(s):
     with urllib.request.urlopen(request, timeout=60) as stream:
         rest = stream.read().decode()
     say("events: the rest", rest.count("id: ") == 1 and told[-1]["id"] in rest, rest)
+    request = urllib.request.Request(f"{s.url}/v1/jobs/{v['id']}/events", headers={"Last-Event-ID": told[-1]["id"]})
+    with urllib.request.urlopen(request, timeout=10) as stream:
+        say("events: behind the last one the stream ends", stream.read() == b"")
 
 
 def faults(s):

@@ -61,7 +61,7 @@ class Service:
         fields.setdefault("num_inference_steps", 3)
         return self.call("POST", "/v1/videos", fields)
 
-    def wait(self, video, states=("completed", "failed", "cancelled"), seconds=90):
+    def wait(self, video, states=("completed", "failed", "cancelled"), seconds=400):
         end = time.time() + seconds
         while time.time() < end:
             _, v, told = self.call("GET", f"/v1/videos/{video}")
