@@ -9,7 +9,7 @@
 #include "kernels/ops.h"
 
 #ifdef CVX_HAVE_CUDA
-#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/parts.h"
 
 __attribute__((constructor)) static void managed_mode(void)
 {
@@ -31,9 +31,9 @@ static inline void *operand_aligned(size_t align, size_t bytes)
 static inline void operand_free(void *p)
 {
     char what[160];
-    if (cvx_cuda_usable(what)) {
+    if (cvx_cuda_usable(what) && cvx_cuda_owns(p)) {
         cvx_cuda_shared_free(p);
-    } else {
+    } else { /* the library gives memory of its own, too */
         free(p);
     }
 }

@@ -138,7 +138,7 @@ template <typename T, int BN> __global__ void __launch_bounds__(256) conv_mma(cv
     extern __shared__ __align__(128) char shared[];
     constexpr int WARPS_N = BN == 128 ? 2 : 1, WARPS_M = 8 / WARPS_N;
     constexpr int MI = BM / WARPS_M / 16, NI = BN / WARPS_N / 8;
-    uint32_t base = (uint32_t)__cvta_generic_to_shared(shared);
+    uint32_t base = shared_address(shared);
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     int m = warp / WARPS_N * MI * 16, n = warp % WARPS_N * NI * 8;
     int64_t all = a.out[0] * a.out[1] * a.out[2], m0 = (int64_t)blockIdx.x * BM;

@@ -6,7 +6,10 @@
 
 #include "tests/device/emulated.h"
 
+#include <cuda_fp8.h>
 #include <map>
+
+#define CVX_HOPPER 1
 
 static inline int uniform(int v)
 {
@@ -19,12 +22,12 @@ struct device_barrier {
     int count = 0, arrived = 0, bytes = 0; /* bytes still to come */
     unsigned phase = 0;
 };
-static std::map<shared_at, device_barrier> device_barriers;
+inline std::map<shared_at, device_barrier> device_barriers;
 struct device_named {
     int here = 0;
     unsigned turn = 0;
 };
-static std::map<int, device_named> device_nameds;
+inline std::map<int, device_named> device_nameds;
 
 static inline device_barrier &device_barrier_at(shared_at b)
 {
@@ -106,13 +109,14 @@ template <int N> static inline void registers_take()
 
 /* --- bulk copies --- */
 
-struct tensor_map {
+struct alignas(64) CUtensorMap_st {
     const char *data;
     int64_t dim[4], stride[3]; /* strides in bytes of dims 1 to 3 */
     int size, columns, rows;   /* bytes of an element; boxes: columns of dim 0, rows of dim 1 */
 };
+typedef CUtensorMap_st tensor_map;
 
-static std::vector<std::function<void()>> device_bulk;
+inline std::vector<std::function<void()>> device_bulk;
 
 /* Bytes of shared memory at p, turned as the swizzle of rows of `width` bytes (64 or 128) does. */
 static inline char *device_turned(shared_at p, int width)
@@ -196,7 +200,7 @@ struct device_product {
     bool add;
 };
 /* By thread: sets, oldest first; the last one is not committed. */
-static std::map<unsigned, std::vector<std::vector<device_product>>> device_products;
+inline std::map<unsigned, std::vector<std::vector<device_product>>> device_products;
 
 /* Address, bytes to the next 64 columns, and the top bit for rows of 64 bytes. */
 static inline uint64_t operand_at(shared_at p, int next)
@@ -232,13 +236,6 @@ static inline void products_commit()
         sets.emplace_back();
     }
     sets.emplace_back();
-}
-
-static inline float device_e4m3(uint8_t v)
-{
-    int e = v >> 3 & 15, m = v & 7;
-    double f = (v & 127) == 127 ? NAN : e == 0 ? ldexp(m, -9) : ldexp(8 + m, e - 10);
-    return (float)(v >> 7 != 0 ? -f : f);
 }
 
 /* Element (row, k) of an operand in shared memory whose rows hold the contraction, of `size` bytes. */
@@ -353,24 +350,31 @@ static inline void products_of_e4m3(float (&d)[8][4], const uint32_t a[4], uint6
     device_begin(device_product{DEVICE_E4M3, d, a, 0, b, 64, ADD});
 }
 
-/* The nearest of the type's values, of two the even one; above 448 is 448. */
-static inline uint32_t device_to_e4m3(float v)
-{
-    uint32_t best = 0;
-    double a = fmin(fabs((double)v), 448), gap = INFINITY;
-    for (uint32_t i = 0; i < 127; i++) {
-        double g = fabs(a - (double)device_e4m3((uint8_t)i));
-        if (g < gap || (g == gap && i % 2 == 0)) {
-            gap = g;
-            best = i;
-        }
-    }
-    return v != v ? 127 : best | (signbit(v) ? 128 : 0);
-}
 static inline uint32_t pack_e4m3(float a, float b, float c, float d)
 {
     return device_to_e4m3(a) | device_to_e4m3(b) << 8 | device_to_e4m3(c) << 16 |
            device_to_e4m3(d) << 24;
 }
+
+/* Between blocks: nothing is left of the one before. */
+inline const bool device_hopper = [] {
+    device.engine = device_bulk_step;
+    device.fresh = [] {
+        bool left = !device_bulk.empty();
+        for (auto &sets : device_products) {
+            left = left || sets.second.size() > 1; /* a product that nobody waits for */
+        }
+        for (auto &named : device_nameds) {
+            left = left || named.second.here != 0;
+        }
+        if (left) {
+            device_fault("a block ends before what it has begun");
+        }
+        device_barriers.clear();
+        device_nameds.clear();
+        device_products.clear();
+    };
+    return true;
+}();
 
 #endif

@@ -78,7 +78,7 @@ static conv_data make_data(cvx_ctx *ctx, const conv_case *c)
         d.split = cvx_view(d.split_mem, best, 4, d.x.t.dim);
         for (int64_t i = 0; i < rows; i++) {
             cvx_from_f32((char *)d.split_mem + i * c->cin * size, best,
-                         (float *)d.x.t.data + i * c->cin, c->cin);
+                         (float *)d.x.t.data + i * d.x.t.stride[2], c->cin);
         }
     }
     return d;

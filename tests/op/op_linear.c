@@ -57,14 +57,18 @@ static const linear_case cases[] = {
  * blocks, that comes to 2^-24·s·sqrt(B·k/6), with B = 256 at most on every CPU level; cuBLAS's threads add up all k
  * in a row. Six of them for
  * the sum; then four roundings of values below 2·sqrt(k) + 2. bf16 rounds both operands by at most
- * 2^-9 of themselves, deviation 2^-9·sqrt(2/3)·s·sqrt(k). Activations have slopes below 1.2. */
+ * 2^-9 of themselves, deviation 2^-9·sqrt(2/3)·s·sqrt(k). A device stores such a product in bf16 before what follows: at
+ * most 2^-9 of the largest, five deviations of sqrt(k)/3. Activations have slopes below 1.2. */
 static double bound_of(const linear_case *c, cvx_dtype compute, bool device)
 {
     double k = (double)c->k, block = device ? k : fmin(k, 256);
     double sum = 6 * 0x1p-24 / 3 * sqrt(block * k / 6);
     double after = 4 * 0x1p-24 * (2 * sqrt(k) + 2);
 
-    return 1.2 * (sum + after + (compute == CVX_BF16 ? 6 * 0x1p-9 / 3 * sqrt(k * 2 / 3) : 0));
+    double operands = compute == CVX_BF16 ? 6 * 0x1p-9 / 3 * sqrt(k * 2 / 3) : 0;
+    double stored = compute == CVX_BF16 && device ? 0x1p-9 * 5 * sqrt(k) / 3 : 0;
+
+    return 1.2 * (sum + after + operands + stored);
 }
 
 static void run_case(cvx_ctx *ctx, const linear_case *c, const cvx_tensor *w, const test_buf *y,
