@@ -11,7 +11,7 @@
 #include "model/pipeline/batch.h"
 #include "model/pipeline/bench.h"
 #include "model/stages/command.h"
-#include "parallel/mpi/comm_mpi.h"
+#include "parallel/world/world.h"
 #include "rankworker/device.h"
 #include "rankworker/place.h"
 #include "rankworker/pool.h"
@@ -250,7 +250,7 @@ static int run_rank(const cvx_command *cmd, options *o, int argc, char **argv)
 
     cvx_stop_install(); /* MPI may take long to start */
     if (st == CVX_OK) {
-        st = cvx_comm_mpi_open(&world, &argc, &argv);
+        st = cvx_world_open(&world, &argc, &argv);
     }
     if (st != CVX_OK) {
         fprintf(stderr, "cvx-rank: %s\n", cvx_error());
@@ -260,7 +260,7 @@ static int run_rank(const cvx_command *cmd, options *o, int argc, char **argv)
     cvx_fault_rank(world->rank);
     st = conclude(world, run(world, cmd, o, argc, argv));
     cvx_comm_close(world);
-    cvx_comm_mpi_finish(cvx_status_exit(st));
+    cvx_world_finish(cvx_status_exit(st));
     cvx_beat_stop();
     return cvx_status_exit(st);
 }

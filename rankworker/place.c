@@ -6,7 +6,7 @@
 
 #include "kernels/ops.h"
 #include "kernels/waiting.h"
-#include "parallel/mpi/comm_mpi.h"
+#include "parallel/world/world.h"
 
 /* CPUs that a binding is told about: beyond these, ranks count as sharing nothing. */
 #define CPUS 4096
@@ -67,7 +67,7 @@ cvx_status cvx_place_find(cvx_place *out, cvx_comm *world)
     cvx_status st = CVX_OK;
 
     CVX_RETURN_IF(cvx_comm_agree(world, look(&p.cores, &own)));
-    CVX_RETURN_IF(cvx_comm_mpi_node(world, &node));
+    CVX_RETURN_IF(cvx_world_node(world, &node));
     p.node_ranks = node->size;
     all = calloc((size_t)node->size, sizeof *all);
     bytes = calloc(2 * (size_t)node->size, sizeof *bytes);
@@ -84,7 +84,7 @@ cvx_status cvx_place_find(cvx_place *out, cvx_comm *world)
         p.sharers += i == node->rank || overlap(&own, &all[i]);
     }
     p.threads = p.cores / p.sharers > 1 ? p.cores / p.sharers : 1;
-    (void)cvx_comm_mpi_crowded(p.sharers > p.cores);
+    (void)cvx_world_crowded(p.sharers > p.cores);
     *out = p;
 done:
     free(bytes);
@@ -110,7 +110,7 @@ void cvx_place_prepare(char **argv)
 {
     binding unused;
     int cores = 1;
-    bool crowded = look(&cores, &unused) == CVX_OK && cvx_comm_mpi_launched() > cores;
+    bool crowded = look(&cores, &unused) == CVX_OK && cvx_world_launched() > cores;
 
     if (crowded) { /* for what waits inside MPI itself: starting, splitting, ending */
         setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);

@@ -11,7 +11,7 @@
 #include "base/progress.h"
 #include "base/stop.h"
 #include "model/pipeline/arrange.h"
-#include "parallel/mpi/comm_mpi.h"
+#include "parallel/world/world.h"
 #include "rankworker/group.h"
 
 const cvx_opt cvx_pool_opts[] = {
@@ -192,10 +192,10 @@ static cvx_status plan_round(pool *p, round_plan *r, int64_t left)
 /* Gives the first rank's plan to all; the others sleep between their looks. */
 static cvx_status share(const pool *p, round_plan *r)
 {
-    bool before = cvx_comm_mpi_crowded(true);
+    bool before = cvx_world_crowded(true);
     cvx_status st = cvx_comm_broadcast(p->host, r, sizeof *r, 0);
 
-    (void)cvx_comm_mpi_crowded(before);
+    (void)cvx_world_crowded(before);
     return st;
 }
 
@@ -394,9 +394,9 @@ static cvx_status run_round(pool *p, int64_t *jobs, bool *more)
     }
     CVX_RETURN_IF(split(p, r.groups));
     cvx_status st = run_group(p, &r);
-    bool stop = cvx_stop_asked(), before = cvx_comm_mpi_crowded(true);
+    bool stop = cvx_stop_asked(), before = cvx_world_crowded(true);
     st = cvx_comm_agree_wish(p->host, st, &stop); /* whoever is done first sleeps */
-    (void)cvx_comm_mpi_crowded(before);
+    (void)cvx_world_crowded(before);
     CVX_RETURN_IF(st);
     *more = !stop;
     CVX_RETURN_IF(gather(p, jobs));

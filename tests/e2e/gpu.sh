@@ -5,20 +5,6 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 job=(--model models/shapes --prompt "$prompt" --num-inference-steps 1 --manifest none)
-# fails NAME CODE TEXT COMMAND...: exit code, one line on stderr, with the text
-fails() {
-    local name=$1 code=$2 text=$3 got=0
-    shift 3
-    "$@" >"$tmp/out" 2>"$tmp/err" || got=$?
-    equal "$name: exit code" "$code" "$got"
-    equal "$name: lines" 1 "$(wc -l <"$tmp/err")"
-    if grep -q -- "$text" "$tmp/err"; then
-        ok "$name: says '$text'"
-    else
-        wrong "$name: $(cat "$tmp/err")"
-    fi
-}
-
 "$cvx" doctor >"$tmp/doctor"
 equal "doctor has a line for the backend" 1 "$(grep -c 'CUDA backend' "$tmp/doctor")"
 if nvidia-smi -L >/dev/null 2>&1 && grep -q 'ok   CUDA backend' "$tmp/doctor"; then

@@ -39,6 +39,20 @@ equal() {
     fi
 }
 
+# fails NAME CODE TEXT COMMAND...: exit code, one line on stderr, with the text
+fails() {
+    local name=$1 code=$2 text=$3 got=0
+    shift 3
+    "$@" >"$tmp/out" 2>"$tmp/err" || got=$?
+    equal "$name: exit code" "$code" "$got"
+    equal "$name: lines" 1 "$(wc -l <"$tmp/err")"
+    if grep -q -- "$text" "$tmp/err"; then
+        ok "$name: says '$text'"
+    else
+        wrong "$name: $(cat "$tmp/err")"
+    fi
+}
+
 # differ NAME A B: two files that must not hold the same bytes.
 differ() {
     if [ -s "$2" ] && [ -s "$3" ] && ! cmp -s "$2" "$3"; then

@@ -5,13 +5,13 @@
 #include <string.h>
 
 #include "parallel/mesh.h"
-#include "parallel/mpi/comm_mpi.h"
+#include "parallel/world/world.h"
 
 #define MUST(expr)                                                                                 \
     do {                                                                                           \
         if ((expr) != CVX_OK) {                                                                    \
             fprintf(stderr, "%s: %s\n", #expr, cvx_error());                                       \
-            cvx_comm_mpi_abort(1);                                                                 \
+            cvx_world_abort(1);                                                                    \
         }                                                                                          \
     } while (0)
 #define IS(cond)                                                                                   \
@@ -173,7 +173,7 @@ int main(int argc, char **argv)
 {
     cvx_comm *c = NULL;
 
-    MUST(cvx_comm_mpi_open(&c, &argc, &argv));
+    MUST(cvx_world_open(&c, &argc, &argv));
     for (int64_t n = 0; n < 12; n++) {
         all_reduce(c, n);
     }
@@ -190,6 +190,6 @@ int main(int argc, char **argv)
     broadcast_and_agree(c);
     cvx_status all = cvx_comm_agree(c, ok ? CVX_OK : CVX_EINTERNAL);
     cvx_comm_close(c);
-    cvx_comm_mpi_finish(1);
+    cvx_world_finish(1);
     return all == CVX_OK ? 0 : 1;
 }

@@ -15,7 +15,7 @@
 #include <string.h>
 
 #include "model/dit/dit.h"
-#include "parallel/mpi/comm_mpi.h"
+#include "parallel/world/world.h"
 
 #define BOUND 1e-5
 #define DATA CVX_SOURCE_DIR "/tests/data/variants/"
@@ -23,7 +23,7 @@
     do {                                                                                           \
         if ((expr) != CVX_OK) {                                                                    \
             fprintf(stderr, "%s: %s\n", #expr, cvx_error());                                       \
-            cvx_comm_mpi_abort(1);                                                                 \
+            cvx_world_abort(1);                                                                    \
         }                                                                                          \
     } while (0)
 
@@ -370,7 +370,7 @@ int main(int argc, char **argv)
     };
     int meshes = 0;
 
-    MUST(cvx_comm_mpi_open(&world, &argc, &argv));
+    MUST(cvx_world_open(&world, &argc, &argv));
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         variant v = {.name = rows[i].name};
         snprintf(v.dir, sizeof v.dir, DATA "%s/transformer", rows[i].name);
@@ -388,6 +388,6 @@ int main(int argc, char **argv)
         printf("%d ranks: %d meshes %s\n", world->size, meshes, all == CVX_OK ? "ok" : "WRONG");
     }
     cvx_comm_close(world);
-    cvx_comm_mpi_finish(1);
+    cvx_world_finish(1);
     return all == CVX_OK ? 0 : 1;
 }

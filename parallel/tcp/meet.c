@@ -1,0 +1,378 @@
+#include "parallel/tcp/meet.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MAGIC 0x31787663u /* "cvx1" */
+/* Seconds until the others must have come. */
+#define TIMEOUT 120.0
+/* Seconds until a connection whose other side answers nothing is broken: idle + probes x interval. */
+#define PROBE_IDLE 10
+#define PROBE_INTERVAL 5
+#define PROBES 4
+
+/* What a process says first on a connection. */
+typedef struct hello {
+    uint32_t magic, rank, size, port; /* port: where it listens itself */
+} hello;
+
+/* Where a process listens, as rank 0 saw it. */
+typedef struct place {
+    struct in6_addr address; /* an IPv4 one mapped */
+    uint16_t port;
+} place;
+
+/* --- the environment --- */
+
+static cvx_status number(const char *name, long least, long most, int *out)
+{
+    const char *v = getenv(name);
+    char *end = NULL;
+    long n = v != NULL ? strtol(v, &end, 10) : 0;
+
+    if (v == NULL || end == v || (*end != 0 && *end != '(') || n < least || n > most) {
+        return cvx_fail(CVX_EINVAL, "%s is '%s': a number from %ld to %ld is needed", name,
+                        v != NULL ? v : "", least, most);
+    }
+    *out = (int)n;
+    return CVX_OK;
+}
+
+void cvx_meeting_first_host(char *out, size_t size, const char *list)
+{
+    size_t plain = strcspn(list, "[,"), inner = 0;
+    const char *number_at = "";
+
+    if (list[plain] == '[') {
+        number_at = list + plain + 1;
+        inner = strcspn(number_at, "-,]");
+    }
+    snprintf(out, size, "%.*s%.*s", (int)plain, list, (int)inner, number_at);
+}
+
+static cvx_status read_torchrun(cvx_meeting *m)
+{
+    const char *host = getenv("MASTER_ADDR"), *agent = getenv("TORCHELASTIC_USE_AGENT_STORE");
+
+    CVX_RETURN_IF(number("WORLD_SIZE", 1, 1024, &m->size));
+    CVX_RETURN_IF(number("RANK", 0, m->size - 1, &m->rank));
+    if (getenv("LOCAL_WORLD_SIZE") != NULL) {
+        CVX_RETURN_IF(number("LOCAL_WORLD_SIZE", 1, m->size, &m->local_size));
+    }
+    snprintf(m->host, sizeof m->host, "%s", host != NULL ? host : "127.0.0.1");
+    CVX_RETURN_IF(number("MASTER_PORT", 1, 65534, &m->port));
+    m->port += agent != NULL && strcmp(agent, "True") == 0;
+    return CVX_OK;
+}
+
+static cvx_status read_slurm(cvx_meeting *m)
+{
+    const char *nodes = getenv("SLURM_STEP_NODELIST");
+    int job = 0, step = 0;
+
+    CVX_RETURN_IF(number("SLURM_STEP_NUM_TASKS", 1, 1024, &m->size));
+    CVX_RETURN_IF(number("SLURM_PROCID", 0, m->size - 1, &m->rank));
+    CVX_RETURN_IF(number("SLURM_JOB_ID", 0, 1L << 30, &job));
+    CVX_RETURN_IF(number("SLURM_STEP_ID", 0, 1L << 30, &step));
+    if (getenv("SLURM_STEP_TASKS_PER_NODE") != NULL) {
+        CVX_RETURN_IF(number("SLURM_STEP_TASKS_PER_NODE", 1, m->size, &m->local_size));
+    }
+    if (nodes == NULL) {
+        return cvx_fail(CVX_EINVAL, "SLURM_STEP_NODELIST is not set: where is rank 0?");
+    }
+    cvx_meeting_first_host(m->host, sizeof m->host, nodes);
+    m->port = 20000 + (job * 16 + step) % 10000;
+    return CVX_OK;
+}
+
+cvx_status cvx_meeting_read(cvx_meeting *m, bool *told)
+{
+    bool torchrun = getenv("RANK") != NULL && getenv("WORLD_SIZE") != NULL;
+    bool slurm = getenv("SLURM_STEP_ID") != NULL && getenv("SLURM_PROCID") != NULL &&
+                 getenv("SLURM_STEP_NUM_TASKS") != NULL;
+
+    *m = (cvx_meeting){.size = 1};
+    *told = torchrun || slurm;
+    if (*told) {
+        CVX_RETURN_IF(torchrun ? read_torchrun(m) : read_slurm(m));
+        if (getenv("CVX_MASTER_PORT") != NULL) {
+            CVX_RETURN_IF(number("CVX_MASTER_PORT", 1, 65535, &m->port));
+        }
+    }
+    return CVX_OK;
+}
+
+/* --- sockets --- */
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static double deadline(void)
+{
+    const char *v = getenv("CVX_TCP_TIMEOUT");
+    double s = v != NULL ? strtod(v, NULL) : 0;
+    return now() + (s > 0 ? s : TIMEOUT);
+}
+
+static void tune(int fd)
+{
+    const struct {
+        int level, name, value;
+    } all[] = {{IPPROTO_TCP, TCP_NODELAY, 1},
+               {SOL_SOCKET, SO_KEEPALIVE, 1},
+               {IPPROTO_TCP, TCP_KEEPIDLE, PROBE_IDLE},
+               {IPPROTO_TCP, TCP_KEEPINTVL, PROBE_INTERVAL},
+               {IPPROTO_TCP, TCP_KEEPCNT, PROBES},
+               {IPPROTO_TCP, TCP_USER_TIMEOUT, 1000 * (PROBE_IDLE + PROBE_INTERVAL * PROBES)}};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        setsockopt(fd, all[i].level, all[i].name, &all[i].value, sizeof all[i].value);
+    }
+}
+
+/* A listening socket for both families, or for IPv4 where there is no IPv6. port 0: any; *port <- which. */
+static cvx_status listen_at(int port, int *bound, int *out)
+{
+    struct sockaddr_in6 six = {.sin6_family = AF_INET6, .sin6_port = htons((uint16_t)port)};
+    struct sockaddr_in four = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+    int fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0), off = 0, on = 1;
+    bool is6 = fd >= 0 && setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof off) == 0;
+    struct sockaddr *at = is6 ? (struct sockaddr *)&six : (struct sockaddr *)&four;
+    socklen_t len = is6 ? sizeof six : sizeof four;
+
+    if (fd >= 0 && !is6) {
+        close(fd);
+    }
+    fd = is6 ? fd : socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd >= 0) {
+        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    }
+    if (fd < 0 || bind(fd, at, len) != 0 || listen(fd, 1024) != 0 ||
+        getsockname(fd, at, &len) != 0) {
+        int e = errno;
+        if (fd >= 0) {
+            close(fd);
+        }
+        return cvx_fail(CVX_EIO, "cannot listen at port %d for the other ranks: %s%s", port,
+                        strerror(e), port > 0 ? "; CVX_MASTER_PORT chooses another" : "");
+    }
+    *bound = ntohs(is6 ? six.sin6_port : four.sin_port);
+    *out = fd;
+    return CVX_OK;
+}
+
+/* All of n bytes within the time. */
+static bool move_all(int fd, void *data, size_t n, bool in, double until)
+{
+    for (size_t at = 0; at < n;) {
+        struct pollfd p = {fd, in ? POLLIN : POLLOUT, 0};
+        double left = until - now();
+        if (left <= 0 || poll(&p, 1, (int)(1000 * left) + 1) <= 0) {
+            return false;
+        }
+        ssize_t k = in ? recv(fd, (char *)data + at, n - at, MSG_DONTWAIT)
+                       : send(fd, (char *)data + at, n - at, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (k == 0 || (k < 0 && errno != EAGAIN && errno != EINTR)) {
+            return false;
+        }
+        at += k > 0 ? (size_t)k : 0;
+    }
+    return true;
+}
+
+/* One try to reach an address. */
+static int reach(const struct sockaddr *at, socklen_t len, double until)
+{
+    int fd = socket(at->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), e = 0;
+    socklen_t size = sizeof e;
+    struct pollfd p = {fd, POLLOUT, 0};
+    double left = until - now();
+
+    if (fd < 0) {
+        return -1;
+    }
+    if ((connect(fd, at, len) != 0 && errno != EINPROGRESS) ||
+        poll(&p, 1, (int)(1000 * (left > 1 ? left : 1))) <= 0 ||
+        getsockopt(fd, SOL_SOCKET, SO_ERROR, &e, &size) != 0 || e != 0) {
+        close(fd);
+        return -1;
+    }
+    return fd;
+}
+
+/* Rank 0 by its name, as soon as it listens. */
+static int reach_first(const cvx_meeting *m, double until)
+{
+    const struct timespec nap = {0, 50000000};
+    char port[16];
+
+    snprintf(port, sizeof port, "%d", m->port);
+    while (now() < until) {
+        struct addrinfo want = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM}, *all = NULL;
+        int fd = -1;
+        if (getaddrinfo(m->host, port, &want, &all) == 0) {
+            for (struct addrinfo *a = all; a != NULL && fd < 0; a = a->ai_next) {
+                fd = reach(a->ai_addr, a->ai_addrlen, until);
+            }
+            freeaddrinfo(all);
+        }
+        if (fd >= 0) {
+            return fd;
+        }
+        nanosleep(&nap, NULL);
+    }
+    return -1;
+}
+
+static int reach_place(const place *p, double until)
+{
+    struct sockaddr_in6 six = {.sin6_family = AF_INET6,
+                               .sin6_addr = p->address,
+                               .sin6_port = htons(p->port)};
+    struct sockaddr_in four = {.sin_family = AF_INET, .sin_port = htons(p->port)};
+
+    if (IN6_IS_ADDR_V4MAPPED(&p->address)) {
+        memcpy(&four.sin_addr, p->address.s6_addr + 12, 4);
+        return reach((struct sockaddr *)&four, sizeof four, until);
+    }
+    return reach((struct sockaddr *)&six, sizeof six, until);
+}
+
+/* The address of a socket's other end. */
+static struct in6_addr far_end(int fd)
+{
+    struct sockaddr_storage s = {0};
+    socklen_t len = sizeof s;
+    struct in6_addr a = {0};
+
+    if (getpeername(fd, (struct sockaddr *)&s, &len) == 0 && s.ss_family == AF_INET6) {
+        a = ((struct sockaddr_in6 *)&s)->sin6_addr;
+    } else {
+        a.s6_addr[10] = a.s6_addr[11] = 0xff;
+        memcpy(a.s6_addr + 12, &((struct sockaddr_in *)&s)->sin_addr, 4);
+    }
+    return a;
+}
+
+static bool is_loopback(const struct in6_addr *a)
+{
+    return IN6_IS_ADDR_LOOPBACK(a) || (IN6_IS_ADDR_V4MAPPED(a) && a->s6_addr[12] == 127);
+}
+
+/* --- the meeting --- */
+
+/* Accepts the processes above `least` that have not come yet; strangers are sent away. */
+static cvx_status accept_all(const cvx_meeting *m, int listener, int least, int *sockets,
+                             place *places, double until)
+{
+    int missing = m->size - least;
+
+    while (missing > 0) {
+        struct pollfd p = {listener, POLLIN, 0};
+        double left = until - now();
+        if (left <= 0 || poll(&p, 1, (int)(1000 * left) + 1) < 0) {
+            return cvx_fail(CVX_EPEER, "%d of %d ranks did not come to %s port %d in time", missing,
+                            m->size, m->rank == 0 ? m->host : "this rank's", m->port);
+        }
+        int fd = p.revents != 0 ? accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK) : -1;
+        hello h;
+        double soon = now() + 5 < until ? now() + 5 : until;
+        if (fd < 0) {
+            continue;
+        }
+        if (!move_all(fd, &h, sizeof h, true, soon) || h.magic != MAGIC ||
+            h.size != (uint32_t)m->size || h.rank < (uint32_t)least || h.rank >= h.size ||
+            sockets[h.rank] >= 0) {
+            close(fd);
+            continue;
+        }
+        sockets[h.rank] = fd;
+        if (places != NULL) {
+            places[h.rank] = (place){far_end(fd), (uint16_t)h.port};
+        }
+        missing--;
+    }
+    return CVX_OK;
+}
+
+static cvx_status tell_first(const cvx_meeting *m, int port, int *sockets, place *places,
+                             double until)
+{
+    hello h = {MAGIC, (uint32_t)m->rank, (uint32_t)m->size, (uint32_t)port};
+
+    sockets[0] = reach_first(m, until);
+    if (sockets[0] < 0 || !move_all(sockets[0], &h, sizeof h, false, until) ||
+        !move_all(sockets[0], places, (size_t)m->size * sizeof *places, true, until)) {
+        return cvx_fail(CVX_EPEER, "rank 0 was not reached at %s port %d in time", m->host,
+                        m->port);
+    }
+    return CVX_OK;
+}
+
+static cvx_status join(const cvx_meeting *m, int *sockets, place *places)
+{
+    double until = deadline();
+    int listener = -1, port = 0;
+
+    CVX_RETURN_IF(listen_at(m->rank == 0 ? m->port : 0, &port, &listener));
+    cvx_status st = m->rank == 0 ? accept_all(m, listener, 1, sockets, places, until)
+                                 : tell_first(m, port, sockets, places, until);
+    for (int r = 1; m->rank == 0 && r < m->size && st == CVX_OK; r++) {
+        if (!move_all(sockets[r], places, (size_t)m->size * sizeof *places, false, until)) {
+            st = cvx_fail(CVX_EPEER, "rank %d is gone", r);
+        }
+    }
+    for (int r = 1; r < m->rank && st == CVX_OK; r++) {
+        hello h = {MAGIC, (uint32_t)m->rank, (uint32_t)m->size, 0};
+        struct in6_addr first = far_end(sockets[0]);
+        if (is_loopback(&places[r].address)) { /* on rank 0's machine, which may be another */
+            places[r].address = first;
+        }
+        sockets[r] = reach_place(&places[r], until);
+        if (sockets[r] < 0 || !move_all(sockets[r], &h, sizeof h, false, until)) {
+            st = cvx_fail(CVX_EPEER, "rank %d cannot be reached from rank %d", r, m->rank);
+        }
+    }
+    if (st == CVX_OK && m->rank > 0) {
+        st = accept_all(m, listener, m->rank + 1, sockets, NULL, until);
+    }
+    close(listener);
+    return st;
+}
+
+cvx_status cvx_meeting_hold(const cvx_meeting *m, int *sockets)
+{
+    place *places = calloc((size_t)m->size, sizeof *places);
+    cvx_status st =
+        places != NULL ? CVX_OK : cvx_fail(CVX_ENOMEM, "no memory for %d ranks", m->size);
+
+    for (int r = 0; r < m->size; r++) {
+        sockets[r] = -1;
+    }
+    if (st == CVX_OK && m->size > 1) {
+        st = join(m, sockets, places);
+    }
+    for (int r = 0; r < m->size; r++) {
+        if (sockets[r] >= 0 && st == CVX_OK) {
+            tune(sockets[r]);
+        } else if (sockets[r] >= 0) {
+            close(sockets[r]);
+            sockets[r] = -1;
+        }
+    }
+    free(places);
+    return st;
+}
