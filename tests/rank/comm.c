@@ -1,11 +1,19 @@
-/* Every collective of the MPI communicator with uneven and empty counts, against values each rank can work out for
- * itself; sums bit for bit in rank order; bytes by the formulas of parallel/comm.h. */
+/* Every collective of a communicator with uneven and empty counts, against values each rank can work out for itself; sums
+ * bit for bit in rank order; bytes by the formulas of parallel/comm.h; parts of it likewise. Host memory; with
+ * CVX_TEST_EXCHANGE=nccl or staged device memory that the host sees. CVX_TEST_LOST=R: rank R ends, or with
+ * CVX_TEST_LATE=R does not come, before the last of them, which the others must get to know (exit code 7). */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "parallel/mesh.h"
 #include "parallel/world/world.h"
+#ifdef CVX_HAVE_CUDA
+#include "parallel/nccl/comm_nccl.h"
+#endif
+
+#include "../shared_memory.h"
 
 #define MUST(expr)                                                                                 \
     do {                                                                                           \
@@ -23,6 +31,13 @@
     } while (0)
 
 static bool ok = true;
+
+/* What was queued has come. */
+static void settle(cvx_comm *c)
+{
+    int unused = 0;
+    MUST(cvx_comm_least(c, &unused));
+}
 
 /* Values of very different sizes, so that another order of additions gives other bits. */
 static float value(int rank, int64_t i)
@@ -58,6 +73,7 @@ static void all_reduce(cvx_comm *c, int64_t n)
     bool same = true;
 
     MUST(cvx_comm_allreduce_f32(c, f, n));
+    settle(c);
     for (int64_t i = 0; i < n; i++) {
         float want = sum_of(c, i);
         same = same && memcmp(&f[i], &want, sizeof want) == 0;
@@ -80,6 +96,7 @@ static void reduce_scatter(cvx_comm *c, int64_t scale)
     }
     float *f = make(c, n), *own = malloc((size_t)(counts[c->rank] + 1) * sizeof *own);
     MUST(cvx_comm_reduce_scatterv_f32(c, f, own, counts));
+    settle(c);
     for (int64_t i = 0; i < counts[c->rank]; i++) {
         float want = sum_of(c, at + i);
         same = same && memcmp(&own[i], &want, sizeof want) == 0;
@@ -89,45 +106,53 @@ static void reduce_scatter(cvx_comm *c, int64_t scale)
     free(f);
 }
 
-/* Rank r has 3·r bytes of the value r. */
-static void all_gather(cvx_comm *c)
+/* Rank r has 3·r bytes, or as many as the others, of the value r. */
+static void all_gather(cvx_comm *c, bool even)
 {
     int64_t bytes[CVX_MAX_RANKS], at[CVX_MAX_RANKS], total = 0;
-    char own[3 * CVX_MAX_RANKS], all[8192];
 
     for (int r = 0; r < c->size; r++) {
-        bytes[r] = 3 * r;
+        bytes[r] = even ? 16 : 3 * r;
         at[r] = total;
         total += bytes[r];
     }
-    memset(own, c->rank, sizeof own);
-    memset(all, 127, sizeof all);
+    char *own = malloc((size_t)bytes[c->rank] + 1), *all = malloc((size_t)total + 1);
+    memset(own, c->rank, (size_t)bytes[c->rank]);
+    memset(all, 127, (size_t)total + 1);
     MUST(cvx_comm_allgatherv(c, own, bytes[c->rank], all, bytes, at));
+    settle(c);
     for (int r = 0; r < c->size; r++) {
         for (int64_t i = 0; i < bytes[r]; i++) {
             IS(all[at[r] + i] == r);
         }
     }
     IS(all[total] == 127);
+    free(own);
+    free(all);
 }
 
 /* r sends (r + s) % 3 bytes of the value 16·r + s to s. */
 static void all_to_all(cvx_comm *c)
 {
     int64_t out[CVX_MAX_RANKS], out_at[CVX_MAX_RANKS], in[CVX_MAX_RANKS], in_at[CVX_MAX_RANKS];
-    char send[4 * CVX_MAX_RANKS], recv[4 * CVX_MAX_RANKS];
+    char *send = malloc((size_t)(4 * c->size)), *recv = malloc((size_t)(4 * c->size));
 
+    memset(recv, 127, (size_t)(4 * c->size));
     for (int r = 0; r < c->size; r++) {
         out[r] = in[r] = (r + c->rank) % 3;
         out_at[r] = in_at[r] = 4 * r;
         memset(send + out_at[r], 16 * c->rank + r, 4);
     }
     MUST(cvx_comm_alltoallv(c, send, out, out_at, recv, in, in_at));
+    settle(c);
     for (int r = 0; r < c->size; r++) {
         for (int64_t i = 0; i < in[r]; i++) {
             IS(recv[in_at[r] + i] == (char)(16 * r + c->rank));
         }
+        IS(recv[in_at[r] + in[r]] == 127);
     }
+    free(send);
+    free(recv);
 }
 
 /* n bytes round the ring, waited for after some polls; then nothing at all. */
@@ -147,6 +172,7 @@ static void ring(cvx_comm *c, int64_t n)
     }
     MUST(cvx_comm_wait(c, &p));
     MUST(cvx_comm_wait(c, &p)); /* nothing is left to wait for */
+    settle(c);
     for (int64_t i = 0; i < n; i++) {
         same = same && recv[i] == before + 1;
     }
@@ -160,36 +186,115 @@ static void ring(cvx_comm *c, int64_t n)
 
 static void broadcast_and_agree(cvx_comm *c)
 {
-    int last = c->size - 1, v = c->rank;
+    int last = c->size - 1, *v = malloc(sizeof *v);
 
-    MUST(cvx_comm_broadcast(c, &v, sizeof v, last));
-    IS(v == last);
+    *v = c->rank;
+    MUST(cvx_comm_broadcast(c, v, sizeof *v, last));
+    settle(c);
+    IS(*v == last);
+    free(v);
     IS(cvx_comm_agree(c, CVX_OK) == CVX_OK);
-    cvx_status st = cvx_comm_agree(c, c->rank == last ? CVX_EIO : CVX_OK);
+    cvx_status own = c->rank == last ? cvx_fail(CVX_EIO, "this rank's own failure") : CVX_OK;
+    cvx_status st = cvx_comm_agree(c, own);
     IS(st == CVX_EIO && cvx_error_is_peer() == (c->rank != last));
 }
 
-int main(int argc, char **argv)
+static void all_of(cvx_comm *c)
 {
-    cvx_comm *c = NULL;
-
-    MUST(cvx_world_open(&c, &argc, &argv));
     for (int64_t n = 0; n < 12; n++) {
         all_reduce(c, n);
     }
-    all_reduce(c, 300001); /* several pieces on few ranks */
     reduce_scatter(c, 1);
-    reduce_scatter(c, 70000);
-    all_gather(c);
+    all_gather(c, false);
+    all_gather(c, true);
     all_to_all(c);
     if (c->size > 1) {
         ring(c, 0);
         ring(c, 3);
-        ring(c, 3000000);
     }
     broadcast_and_agree(c);
+}
+
+/* Odd and even ranks apart, in the opposite order; then the first two thirds. */
+static void parts(cvx_comm *c)
+{
+    cvx_comm *part = NULL, *some = NULL;
+    int n = (2 * c->size + 2) / 3;
+
+    MUST(cvx_comm_split(c, c->rank % 2, -c->rank, &part));
+    IS(part->size == (c->size + 1 - c->rank % 2) / 2);
+    IS(part->rank == part->size - 1 - c->rank / 2);
+    all_of(part);
+    cvx_comm_close(part);
+    MUST(cvx_comm_first(c, n, &some));
+    IS((some != NULL) == (c->rank < n));
+    if (some != NULL) {
+        IS(some->size == n && some->rank == c->rank);
+        all_of(some);
+    }
+    cvx_comm_end_first(c, some);
+    all_gather(c, false);
+}
+
+/* The communicator of device memory that the test is asked for, or the host's itself. */
+static cvx_comm *open_asked(cvx_comm *host)
+{
+#ifdef CVX_HAVE_CUDA
+    const char *how = getenv("CVX_TEST_EXCHANGE");
+    cvx_comm *c = NULL;
+    char note[200];
+
+    if (how != NULL) {
+        MUST(cvx_comm_device_open(
+            &c, host, strcmp(how, "nccl") == 0 ? CVX_DEVICE_NCCL : CVX_DEVICE_STAGED, note));
+        return c;
+    }
+#endif
+    return host;
+}
+
+/* Ends or stays away where the test wants it; the others' exit code. */
+static int lose_one(cvx_comm *c)
+{
+    const char *lost = getenv("CVX_TEST_LOST"), *late = getenv("CVX_TEST_LATE");
+
+    if (lost != NULL && strtol(lost, NULL, 10) == c->rank) {
+        _exit(9);
+    }
+    if (late != NULL && strtol(late, NULL, 10) == c->rank) {
+        sleep(20);
+        _exit(9);
+    }
+    float *f = make(c, 100000);
+    cvx_status st = cvx_comm_allreduce_f32(c, f, 100000);
+    st = st == CVX_OK ? cvx_comm_agree(c, CVX_OK) : st;
+    fprintf(stderr, "rank %d: %s\n", c->rank, st == CVX_OK ? "nothing happened" : cvx_error());
+    free(f);
+    return st == CVX_OK ? 1 : cvx_status_exit(st);
+}
+
+int main(int argc, char **argv)
+{
+    cvx_comm *host = NULL;
+    int code = 0;
+
+    MUST(cvx_world_open(&host, &argc, &argv));
+    cvx_comm *c = open_asked(host);
+    all_of(c);
+    all_reduce(c, 300001); /* several pieces on few ranks */
+    reduce_scatter(c, 70000);
+    if (c->size > 1) {
+        ring(c, 3000000);
+    }
+    parts(c);
     cvx_status all = cvx_comm_agree(c, ok ? CVX_OK : CVX_EINTERNAL);
-    cvx_comm_close(c);
-    cvx_world_finish(1);
-    return all == CVX_OK ? 0 : 1;
+    if (getenv("CVX_TEST_LOST") != NULL || getenv("CVX_TEST_LATE") != NULL) {
+        code = lose_one(c);
+    }
+    if (c != host) {
+        cvx_comm_close(c);
+    }
+    cvx_comm_close(host);
+    cvx_world_finish(code != 0 ? code : 1);
+    return all == CVX_OK ? code : 1;
 }

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Device memory over ranks, on stand-ins for the device and for NCCL: every collective (tests/rank/comm.c) through NCCL and
+# staged, on one device and on several; a rank that dies and one that does not come. usage: nccl.sh path/to/emulated_comm
+set -euo pipefail
+comm=$1
+set -- "$comm"
+. tests/e2e/lib.sh
+export TMPDIR=$tmp CVX_CUDA_MEMORY=managed OMP_NUM_THREADS=1 CVX_EMULATED_LATE=1
+# what libraries keep for the process is no leak of ours
+export LSAN_OPTIONS=suppressions=$PWD/tests/lsan.supp:print_suppressions=0
+unset CVX_NCCL_TIMEOUT CVX_DEVICE_EXCHANGE
+
+for n in 1 2 3 5; do
+    for how in nccl staged; do
+        expect "collectives by $how, $n ranks" env CVX_TEST_EXCHANGE=$how timeout 100 scripts/ranks -n "$n" "$comm"
+    done
+done
+expect "collectives by nccl, 3 ranks on 2 devices" env CVX_EMULATED_DEVICES=2 CVX_TEST_EXCHANGE=nccl \
+    timeout 100 scripts/ranks -n 3 "$comm"
+equal "nothing of NCCL's stays" 0 "$(find "$tmp" -maxdepth 1 -name 'cvx-nccl-*' | wc -l)"
+
+# lost NAME SECONDS TEXT VARIABLE...: the others end with exit code 7 in time
+lost() {
+    local name=$1 seconds=$2 text=$3 begin=$SECONDS
+    shift 3
+    env CVX_TEST_EXCHANGE=nccl CVX_NCCL_TIMEOUT=2 LSAN_OPTIONS=detect_leaks=0 "$@" timeout 100 scripts/ranks -n 3 "$comm" \
+        >"$tmp/log" 2>&1 || true
+    if [ $((SECONDS - begin)) -le "$seconds" ] && [ "$(grep -c "$text" "$tmp/log")" = 2 ]; then
+        ok "$name"
+    else
+        wrong "$name, after $((SECONDS - begin)) s: $(tail -n 3 "$tmp/log")"
+    fi
+}
+lost "a rank that dies" 40 'is gone\|no longer answers\|broken' CVX_TEST_LOST=1
+lost "a rank that does not come" 60 'is gone\|no longer answers\|broken' CVX_TEST_LATE=2
+finish
