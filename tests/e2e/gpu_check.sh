@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# tools/gpu-check's own logic, with a stand-in for nvidia-smi and programs that pass, fail, skip, print figures or hang: the
+# table, the counts, the JSON with every figure, also of a run that is cut off.
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+
+mkdir -p "$tmp/bin" "$tmp/build/tests" "$tmp/build/bench"
+cat >"$tmp/bin/nvidia-smi" <<'SH'
+#!/bin/sh
+case "$*" in
+-L) echo "GPU 0: NVIDIA H200 (UUID: GPU-1)" ;;
+*clocks.sm*) echo "1980, 3201, 650.1, 55" ;;
+*) echo "NVIDIA H200, GPU-1, 580.1, 9.0, 143771, 1980, 3201, 700.00" ;;
+esac
+SH
+program() {
+    printf '#!/bin/sh\n%s\n' "$2" >"$tmp/build/$1"
+    chmod +x "$tmp/build/$1"
+}
+for t in op_cuda op_flash op_norm op_elementwise op_linear op_attention op_conv op_image dit_golden t5_golden vae_golden nccl; do
+    program "tests/test_$t" 'echo fine'
+done
+program tests/test_op_norm 'echo "error of 3"; exit 1'
+program tests/test_op_conv 'echo "SKIP cuda: no CUDA device: no NVIDIA driver"'
+program bench/bench_gpu 'echo "{\"op\": \"linear\", \"shape\": \"s\", \"ms\": 1, \"tflops\": 600, \"gb_per_s\": 9}"'
+program cvx 'while [ $# -gt 0 ]; do [ "$1" = --save-latents ] && echo "$CVX_CUDA_GRAPH" >"$2"; shift; done'
+chmod +x "$tmp/bin/nvidia-smi"
+
+# gpu_check ARGS...: its output in $tmp/out, its code in $code
+gpu_check() {
+    code=0
+    PATH=$tmp/bin:$PATH timeout 100 tools/gpu-check --build "$tmp/build" --python false --out "$tmp/g.json" "$@" >"$tmp/out" 2>&1 || code=$?
+}
+field() { python3 -c 'import json, sys; print(eval("d" + sys.argv[2], {"d": json.load(open(sys.argv[1]))}))' "$tmp/g.json" "$1"; }
+
+gpu_check
+equal "a failure is the exit code" 1 "$code"
+equal "one failed, one left the GPU out, one has other latents" \
+    "failed: op test op_norm op test op_conv shapes, graph: the latents of f32" \
+    "failed:$(awk '/failed +[0-9]+ s$/ { sub(/ +failed.*/, ""); printf " %s", $0 }' "$tmp/out")"
+equal "the last line counts" "$(field '["passed"]') passed, 3 failed, $(field '["not_run"]') not run" \
+    "$(grep -E '^[0-9]+ passed, ' "$tmp/out")"
+equal "the device" "GPU-1 580.1" "$(field '["devices"][0]["uuid"]') $(field '["devices"][0]["driver"]')"
+equal "a figure" 600 "$(field '["bench"]["bf16"]["rows"][0]["tflops"]')"
+equal "finished" True "$(field '["finished"]')"
+expect "its share of the peak" grep -q '60.7 % of peak' "$tmp/out"
+
+program tests/test_t5_golden 'sleep 60'
+gpu_check --seconds 12
+equal "a hang ends in time" 1 "$code"
+expect "what did not fit is told" grep -q 'not run' "$tmp/out"
+
+# cut off: what was known stays
+rm "$tmp/g.json"
+PATH=$tmp/bin:$PATH tools/gpu-check --build "$tmp/build" --python false --out "$tmp/g.json" >"$tmp/out" 2>&1 &
+pid=$!
+for _ in $(seq 200); do
+    grep -q 'golden dit' "$tmp/out" && break
+    sleep 0.1
+done
+kill -KILL $pid
+wait $pid 2>/dev/null || true
+equal "a run that was killed leaves its figures" "600 False" "$(field '["bench"]["bf16"]["rows"][0]["tflops"]') $(field '["finished"]')"
+fails "without a GPU" 2 "no NVIDIA GPU here" env PATH=/usr/bin:/bin tools/gpu-check --out "$tmp/x.json"
+finish
