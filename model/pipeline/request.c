@@ -50,7 +50,7 @@ const cvx_opt cvx_request_opts[] = {
     {"video", CVX_OPT_STR, AT(video), "FILE", "video file or folder of images to start from", 0, 0,
      NULL},
     {"extend", CVX_OPT_STR, AT(extend), "VIDEO",
-     "continue this clip: its last frames are the first of the --num-frames that are made (docs/long-videos.md)",
+     "continue this clip: its last frames are the first of those that the model makes (docs/long-videos.md)",
      0, 0, NULL},
     {"extend-overlap", CVX_OPT_INT, AT(extend_overlap), "N",
      "how many, 4k + 1 (default: half of what the model sees at a time; for image-to-video checkpoints 1)",
