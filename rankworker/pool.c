@@ -61,7 +61,7 @@ typedef struct pool {
     cvx_comm *host, *world;
     int node_ranks;
     cvx_link *link; /* on the first rank: the pool's */
-    char name[128], hostname[64], data_dir[CVX_PATH_MAX], lora_dir[CVX_PATH_MAX];
+    char name[128], hostname[64], url[600], data_dir[CVX_PATH_MAX], lora_dir[CVX_PATH_MAX];
     int64_t rank_bytes; /* 0: any */
     double tflops;      /* of a rank; 0: no job has shown it yet */
     int groups;         /* that it is split into */
@@ -98,7 +98,7 @@ static cvx_status open_link(pool *p, cvx_link **out, bool first)
     s.device = (char *)p->defaults->backend;
     s.size = p->host->size;
     s.rank_bytes = p->rank_bytes;
-    return cvx_link_open(out, p->o->redis != NULL ? p->o->redis : getenv("CVX_REDIS"), &s, first);
+    return cvx_link_open(out, p->url, &s, first);
 }
 
 /* How many ranks a job is worth when others wait: it shall fit, and a long one gets more. One that took a pool with it has the
@@ -429,6 +429,10 @@ static cvx_status sign_on(pool *p)
         return cvx_fail(CVX_EINVAL, "--pool-name '%.60s': letters, digits and ._- are meant",
                         p->name);
     }
+    if (strlen(url) >= sizeof p->url) {
+        return cvx_fail(CVX_EINVAL, "--redis: more than %zu bytes", sizeof p->url - 1);
+    }
+    snprintf(p->url, sizeof p->url, "%s", url);
     snprintf(p->hostname, sizeof p->hostname, "%s", host);
     p->rank_bytes = rank_bytes(p);
     CVX_RETURN_IF(open_link(p, &p->link, true));
@@ -464,6 +468,9 @@ cvx_status cvx_pool_run(const cvx_pool_options *o, const cvx_request *defaults, 
     if (st ==
         CVX_OK) { /* what the first rank knows of itself, the groups' first ones need for their links */
         st = cvx_comm_broadcast(host, p->name, sizeof p->name, 0);
+    }
+    if (st == CVX_OK) { /* on another machine the environment may not have it */
+        st = cvx_comm_broadcast(host, p->url, sizeof p->url, 0);
     }
     if (st == CVX_OK) {
         st = cvx_comm_broadcast(host, p->data_dir, sizeof p->data_dir, 0);

@@ -93,7 +93,9 @@ def storm(s):
     # each kind at least once, in any order
     strikes = ["rank", "pool", "coordinator", "redis"] + rng.choices(("rank", "pool", "coordinator", "redis"), k=KILLS - 4)
     rng.shuffle(strikes)
-    for what in strikes:
+    for k, what in enumerate(strikes):
+        while len(jobs) < k * JOBS // KILLS and worker.is_alive():  # until the last job is there
+            time.sleep(0.05)
         time.sleep(rng.uniform(0.5, 4.0))
         strike(s, rng, pools, what)
         if not worker.is_alive() and len(jobs) == JOBS and all_over(s, jobs):
