@@ -2,8 +2,8 @@
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/parts.h"
 
-/* Scratch of conv2d: its product before what follows it. */
-#define PRODUCT 3
+/* Scratch of conv2d: its product before what follows it; conv3d, which makes it, has the others (linear.c). */
+#define PRODUCT 2
 /* Scratch of abs_max: one value. */
 #define MOST 0
 

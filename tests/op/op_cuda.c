@@ -214,6 +214,29 @@ static void check_copies(const both *b)
     }
 }
 
+/* Weights that are still in host memory, larger than any scratch so far: what is made of them displaces nothing. */
+static void check_host_weights(const both *b)
+{
+    enum { C = 256 };
+    cvx_tensor x = MAKE(CVX_F32, 1, 1, 3, 3, C), y = MAKE(CVX_F32, 2, 1, 1, 1, C), want = widen(&y);
+    cvx_tensor w = MAKE(CVX_F32, 3, C, C, 1, 3, 3), host = w;
+    size_t bytes = (size_t)cvx_numel(&w) * sizeof(float);
+    cvx_conv2d_args a = {.y = &y, .x = &x, .w = &host, .stride = 1};
+
+    host.data = (malloc)(bytes); /* not the device's: see shared_memory.h */
+    assert_non_null(host.data);
+    memcpy(host.data, w.data, bytes);
+    TEST_OK(cvx_op_conv2d(b->gpu, &a));
+    a.y = &want, a.w = &w;
+    TEST_OK(cvx_op_conv2d(b->ref, &a));
+    /* 9·C products of deviation 1/3; operands rounded to bf16, as op_conv.c has it */
+    double k = 9 * C;
+    expect("conv2d", &y, &want,
+           b->gpu->compute == CVX_BF16 ? 0x1p-8 * sqrt(k) * 1.5 : 0x1p-24 * (k + 64));
+    (free)(host.data);
+    free(x.data), free(y.data), free(want.data), free(w.data);
+}
+
 static void beside_ref(void **state)
 {
     (void)state;
@@ -224,6 +247,7 @@ static void beside_ref(void **state)
             return;
         }
         b.ref = test_open("ref", NULL, 2, CVX_F32);
+        check_host_weights(&b);
         check_linear(&b);
         check_fp8(&b);
         check_norms(&b);
