@@ -26,7 +26,7 @@ equal "array: all seeds" 5 "$(find . -name 'seed-4[0-4].safetensors' | wc -l)"
 same "array: seed 42 is the one of a single run" one.safetensors seed-42.safetensors
 printf '%s\n' '{"prompt": "a blue square", "output": "l0.safetensors"}' \
     '{"prompt": "a green star", "output": "l1.safetensors"}' '{"prompt": "a red star", "output": "l2.safetensors"}' >lines.jsonl
-j=$(submit --array=3-5:2 "$CVX_HOME/slurm/array.sh" --batch lines.jsonl --model "$CVX_HOME/models/shapes" \
+j=$(CVX_LAUNCHER=mpirun submit --array=3-5:2 -N 2 -n 2 "$CVX_HOME/slurm/array.sh" --batch lines.jsonl --model "$CVX_HOME/models/shapes" \
     --num-inference-steps 2 --quiet)
 for t in 3 5; do done_as "array of lines, task $t" "${j}_$t"; done
 equal "array of lines: all made" 3 "$(find . -name 'l[012].safetensors' | wc -l)"
@@ -97,9 +97,14 @@ until_state "$j" "$over" || true
 equal "48 frames: state" FAILED "$(state "$j")"
 if grep -q "45 and 49" "$tmp/$j.log"; then ok "48 frames: says what would be right"; else wrong "48 frames: $(cat "$tmp/$j.log")"; fi
 export CVX=$cvx
-j=$(submit -N 2 -n 2 "$CVX_HOME/slurm/bench.sh" --model "$CVX_HOME/models/shapes" --results "$tmp/results" --videos 1 \
-    --num-inference-steps 3)
-done_as "bench.sh" "$j"
+bench() { # LAUNCHER RESULTS
+    j=$(CVX_LAUNCHER=$1 submit -N 2 -n 2 "$CVX_HOME/slurm/bench.sh" --model "$CVX_HOME/models/shapes" --results "$2" --videos 1 \
+        --num-inference-steps 3)
+    done_as "bench.sh by $1" "$j"
+}
+bench mpirun "$tmp/results by mpirun"
+equal "bench.sh by mpirun: a table of two runs" 2 "$(grep -c '^| [12] |' "results by mpirun/table.md")"
+bench srun "$tmp/results"
 expect "bench.sh: its figures" python3 - "$tmp/results" <<'P'
 import json, sys
 with open(f"{sys.argv[1]}/results.json") as f:
