@@ -76,9 +76,9 @@ if [ "$full" = 1 ]; then
     CVX_LAUNCHER=mpirun disturbed "requeued, mpirun" scontrol requeue JOB
     CVX_LAUNCHER=mpirun disturbed "the time limit's signal, mpirun" scancel --batch --signal=USR1 JOB
     # the limit itself: Slurm may send the signal up to a minute early
-    j=$(submit --time=2 --signal=B:USR1@60 -n 1 "$CVX_HOME/slurm/generate.sh" "${model[@]}" --num-inference-steps 900 \
+    j=$(submit --time=2 --signal=B:USR1@60 -n 1 "$CVX_HOME/slurm/generate.sh" "${model[@]}" --num-inference-steps 400 \
         --height 128 --width 192 --num-frames 33 --output "$tmp/limit.safetensors")
-    "$cvx" generate "${model[@]}" --num-inference-steps 900 --height 128 --width 192 --num-frames 33 \
+    "$cvx" generate "${model[@]}" --num-inference-steps 400 --height 128 --width 192 --num-frames 33 \
         --output calm.safetensors
     done_as "over the time limit" "$j"
     same "over the time limit" calm.safetensors limit.safetensors

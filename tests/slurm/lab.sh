@@ -87,7 +87,11 @@ lab_up() {
 
 lab_down() {
     local dir=$1 f i
-    scancel --state=RUNNING,PENDING --user=root 2>/dev/null || true
+    scancel --user=root 2>/dev/null || true
+    for ((i = 0; i < 100; i++)); do # what runs ends while its daemons are there to see to it
+        [ -n "$(squeue -h 2>/dev/null)" ] || break
+        sleep 0.1
+    done
     for f in "$dir"/slurmd.*.pid "$dir/slurmctld.pid" "$dir/munged.pid"; do
         [ -s "$f" ] || continue
         kill "$(cat "$f")" 2>/dev/null || true
@@ -97,7 +101,6 @@ lab_down() {
         done
         ! alive "$f" || kill -9 "$(cat "$f")" 2>/dev/null || true
     done
-    pkill -9 -f "slurmstepd.*$dir" 2>/dev/null || true
 }
 
 # --- jobs; $tmp is the test's folder ---
