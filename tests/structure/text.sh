@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# What a reader of the source must not meet: unfinished marks, banned functions, functions of more than 100
-# lines, links in the documentation that lead nowhere. usage: text.sh SOURCE_DIR
+# What a reader of the source must not meet: unfinished marks, marks of an unfinished merge, banned functions, functions of
+# more than 100 lines, scripts that the shell or Python cannot read, links in the documentation that lead nowhere.
+# usage: text.sh SOURCE_DIR
 set -euo pipefail
 cd "$1"
 bad=0
@@ -17,6 +18,18 @@ mapfile -t library < <(printf '%s\n' "${code[@]}" | grep -v '^tests/')
 complain "banned function (no bound, or no error report)" \
     "$(grep -nE '\b(sprintf|vsprintf|strcpy|strcat|gets|atoi|atol|atof|strtok)[[:space:]]*\(' "${library[@]}" || true)"
 complain "-ffast-math changes results" "$(grep -nE 'ffast-math' CMakeLists.txt cmake/* | grep -v '^[^:]*:[0-9]*:[[:space:]]*#' || true)"
+
+mapfile -t all < <(find . \( -path './build*' -o -path ./out -o -path ./.venv -o -path ./.git -o -path ./models -o -path ./tests/data \) -prune \
+    -o -type f -print | sort)
+complain "a merge was not finished" "$(grep -nIE '^(<{7}|>{7}|[|]{7}) ' "${all[@]}" || true)"
+unread=""
+while IFS= read -r script; do
+    case $(head -c 40 "$script" | tr -d '\0' | head -n 1) in
+    '#!'*bash*) unread+=$(bash -n "$script" 2>&1 || true) ;;
+    '#!'*python3*) unread+=$(python3 -c 'import ast, sys; ast.parse(open(sys.argv[1]).read(), sys.argv[1])' "$script" 2>&1 || true) ;;
+    esac
+done < <(printf '%s\n' "${all[@]}" | grep -vE '\.(c|h|cc|cu|cuh|md|json|html|css|js|lua|png|txt)$')
+complain "a script that cannot be read" "$unread"
 
 # top-level functions by their braces in column 1, as the code style writes them
 complain "longer than 100 lines" "$(awk '
