@@ -150,13 +150,14 @@ cvx_status cvx_cuda_graph_upload(cvx_cuda *s, void *dst, const void *src, size_t
         (int)cudaMemcpyAsync(dst, u.pinned, bytes, cudaMemcpyHostToDevice, s->stream), "upload");
 }
 
-void cvx_cuda_graph_spoil(cvx_cuda *s)
+bool cvx_cuda_graph_spoil(cvx_cuda *s)
 {
     graph *g = active(s);
 
     if (g != NULL) {
         g->differs = true;
     }
+    return g != NULL;
 }
 
 static void drop(graph *g)

@@ -304,6 +304,11 @@ cvx_status cvx_cuda_to_device(cvx_cuda *s, struct CUstream_st *stream, void *dst
 {
     cvx_cuda_staging *g = &cvx_cuda_parts_of(s)->staging;
 
+    if (cvx_cuda_graph_spoil(s)) {
+        /* a graph would repeat the copy from a half that holds other values by then; nothing runs now, and the step is
+         * done once more */
+        return CVX_OK;
+    }
     for (size_t at = 0; at < bytes; at += CVX_CUDA_STAGE) {
         size_t n = bytes - at < CVX_CUDA_STAGE ? bytes - at : CVX_CUDA_STAGE;
         int i = g->next;

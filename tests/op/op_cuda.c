@@ -319,9 +319,91 @@ static void arenas(void **state)
     cvx_ctx_close(ctx);
 }
 
+/* Values by way of the arena to t and from there to out. */
+static void put(cvx_arena *a, const cvx_tensor *t, const float *v)
+{
+    cvx_arena_write(a, t->data, v, (size_t)cvx_numel(t) * sizeof *v);
+}
+
+static void get(cvx_ctx *ctx, const cvx_tensor *t, float *out)
+{
+    cvx_host_values v;
+
+    TEST_OK(cvx_host_open(ctx, &v, t, true));
+    memcpy(out, v.data, (size_t)cvx_numel(t) * sizeof *out);
+    cvx_host_close(ctx, &v, t, false);
+}
+
+/* Six steps y = x·wᵀ + b with another x in each; w doubles. From the third on a step is a graph if w is the device's. A
+ * host's weight, which the op brings over by itself, must not get into a graph, nor leave the copies that follow unusable. */
+static void repeated(cvx_ctx *ctx, cvx_arena *a, const cvx_tensor *w)
+{
+    enum { M = 3, N = 40 };
+    float in[M * N], out[M * N], zero[N] = {0};
+    void *p, *q, *r;
+
+    TEST_OK(cvx_arena_alloc(a, &p, sizeof in));
+    TEST_OK(cvx_arena_alloc(a, &q, sizeof out));
+    TEST_OK(cvx_arena_alloc(a, &r, sizeof zero));
+    cvx_tensor x = CVX_VIEW(p, CVX_F32, M, N), y = CVX_VIEW(q, CVX_F32, M, N),
+               b = CVX_VIEW(r, CVX_F32, N);
+    put(a, &b, zero);
+    for (int step = 0; step < 6; step++) {
+        bool again = true;
+        for (int i = 0; i < M * N; i++) {
+            in[i] = (float)(i % 7 + step);
+        }
+        for (int tries = 0; again; tries++) {
+            assert_true(tries < 2);
+            cvx_step_begin(ctx);
+            put(a, &x, in);
+            cvx_status st =
+                cvx_op_linear(ctx, &(cvx_linear_args){.y = &y, .x = &x, .w = w, .b = &b});
+            TEST_OK(cvx_step_end(ctx, st, &again));
+        }
+        get(ctx, &y, out);
+        for (int i = 0; i < M * N; i++) {
+            assert_true(out[i] == 2 * in[i]);
+        }
+    }
+}
+
+static void graphs(void **state)
+{
+    (void)state;
+    enum { N = 40 };
+    char what[160];
+    float *doubles = calloc(N * N, sizeof *doubles), *host = (malloc)(N * N * sizeof *host);
+    cvx_ctx *ctx = NULL;
+    cvx_arena a;
+    void *p;
+
+    assert_true(doubles != NULL && host != NULL);
+    for (int i = 0; i < N; i++) {
+        doubles[i * N + i] = 2;
+    }
+    memcpy(host, doubles, N * N * sizeof *host);
+    for (int of_host = 0; of_host < 2 && cvx_cuda_usable(what); of_host++) {
+        unsetenv("CVX_CUDA_MEMORY");
+        setenv("CVX_CUDA_GRAPH", "1", 1);
+        TEST_OK(cvx_ctx_open(&ctx, &(cvx_ctx_options){.backend = "cuda"}));
+        TEST_OK(cvx_ctx_arena(ctx, &a, "steps", (size_t)1 << 30));
+        TEST_OK(cvx_arena_alloc(&a, &p, N * N * sizeof(float)));
+        cvx_tensor w = CVX_VIEW(p, CVX_F32, N, N), h = CVX_VIEW(host, CVX_F32, N, N);
+        put(&a, &w, host);
+        repeated(ctx, &a, of_host ? &h : &w);
+        cvx_arena_close(&a);
+        cvx_ctx_close(ctx);
+        unsetenv("CVX_CUDA_GRAPH");
+        setenv("CVX_CUDA_MEMORY", "managed", 1);
+    }
+    free(doubles);
+    (free)(host);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(every_op), cmocka_unit_test(beside_ref),
-                                       cmocka_unit_test(arenas)};
+                                       cmocka_unit_test(arenas), cmocka_unit_test(graphs)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
