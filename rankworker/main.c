@@ -76,12 +76,17 @@ static cvx_status work(cvx_comm *world, const cvx_place *place, cvx_request *r,
 
     r->threads = r->threads > 0 ? r->threads : place->threads;
     char note[200];
+    if (pool->pool) {
+        cvx_log_open(&pool->log); /* what is told from here on is a line of the log */
+    }
     CVX_RETURN_IF(cvx_device_world(&world, world, r, note));
     if (strcmp(r->isa, "auto") == 0 &&
         (strcmp(r->backend, "auto") == 0 || strcmp(r->backend, "cpu") == 0)) {
         CVX_RETURN_IF(cvx_place_isa(&r->isa, world));
     }
-    if (note[0] != 0 && first && !r->quiet) {
+    if (note[0] != 0 && first && pool->pool) {
+        cvx_log(CVX_LOG_INFO, NULL, "%s", note);
+    } else if (note[0] != 0 && first && !r->quiet) {
         cvx_progress_note(&notes, "%s", note);
     }
     if (pool->pool) {

@@ -454,7 +454,6 @@ cvx_status cvx_pool_run(const cvx_pool_options *o, const cvx_request *defaults, 
     int64_t jobs = 0;
     bool more = true;
 
-    cvx_log_open(&o->log);
     if (p == NULL) {
         return cvx_fail(CVX_ENOMEM, "no memory for a pool");
     }
