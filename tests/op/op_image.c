@@ -169,9 +169,10 @@ static void as_picture(cvx_ctx *ctx, const conv_case *c, int i, const conv_data 
 {
     test_buf y = TEST_NEW(2, c->t, c->h, c->w, c->cout);
     test_buf z = TEST_NEW(2, c->t, c->h, c->w, c->cout);
-    cvx_ctx *one =
-        test_open(strcmp(ctx->ops->name, "ref") == 0 ? "ref" : "cpu",
-                  strcmp(ctx->ops->name, "ref") == 0 ? NULL : ctx->ops->name + 4, 1, CVX_F32);
+    const char *name = ctx->ops->name;
+    cvx_ctx *one = strcmp(name, "ref") == 0    ? test_open("ref", NULL, 1, CVX_F32)
+                   : strcmp(name, "cuda") == 0 ? test_open("cuda", "cuda", 1, CVX_F32)
+                                               : test_open("cpu", name + 4, 1, CVX_F32);
     conv_data e = *d;
 
     e.packed.layout = CVX_PACKED_PICTURE;

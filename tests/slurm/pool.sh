@@ -83,8 +83,8 @@ for launcher in srun mpirun; do
         "$(curl -s "$url/v1/pools" | python3 -c 'import json, sys; p = json.load(sys.stdin)["data"][0]; print(p["id"], p["ranks"])')"
     equal "$launcher: the password is in no process's arguments" "" "$(pgrep -a -f "$secret" | grep -v redis-server || true)"
     equal "$launcher: nor in the job's record" "" "$(scontrol show job "$job" | grep "$secret" || true)"
-    disturbed "$launcher, the time limit's signal" 2 scancel --batch --signal=USR1 "$job"
     if [ $launcher = srun ] || [ "$full" = 1 ]; then
+        disturbed "$launcher, the time limit's signal" 2 scancel --batch --signal=USR1 "$job"
         disturbed "$launcher, requeued" 2 scontrol requeue "$job"
         # a rank dies: the job is given to the next pool once its lease has run out
         disturbed "$launcher, a rank is killed" 2 pkill -KILL -o -f "^$rank --pool"
