@@ -6,6 +6,7 @@
 #include <ftw.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -120,6 +121,45 @@ bool cvx_is_file(const char *path)
     return stat(path, &sb) == 0 && S_ISREG(sb.st_mode);
 }
 
+bool cvx_has_extension(const char *path, const char *extension)
+{
+    size_t n = strlen(path), m = strlen(extension);
+    return n > m && path[n - m - 1] != '/' && strcasecmp(path + n - m, extension) == 0;
+}
+
+/* The folder that `path` lies in, into dir[CVX_PATH_MAX], and its last part; slashes at the end do not count. */
+static bool split(char *dir, const char **name, const char *path)
+{
+    size_t n = strlen(path);
+
+    while (n > 1 && path[n - 1] == '/') {
+        n--;
+    }
+    if (n >= CVX_PATH_MAX) {
+        return false;
+    }
+    const char *slash = memrchr(path, '/', n);
+    *name = slash != NULL ? slash + 1 : path;
+    snprintf(dir, CVX_PATH_MAX, "%.*s", slash != NULL ? (int)(slash - path) + 1 : 1,
+             slash != NULL ? path : ".");
+    return true;
+}
+
+bool cvx_same_file(const char *a, const char *b)
+{
+    char dir_a[CVX_PATH_MAX], dir_b[CVX_PATH_MAX];
+    const char *name_a, *name_b;
+    struct stat sa, sb;
+
+    if (stat(a, &sa) == 0 && stat(b, &sb) == 0) {
+        return sa.st_dev == sb.st_dev && sa.st_ino == sb.st_ino;
+    }
+    return split(dir_a, &name_a, a) && split(dir_b, &name_b, b) &&
+           strcspn(name_a, "/") == strcspn(name_b, "/") &&
+           strncmp(name_a, name_b, strcspn(name_a, "/")) == 0 && stat(dir_a, &sa) == 0 &&
+           stat(dir_b, &sb) == 0 && sa.st_dev == sb.st_dev && sa.st_ino == sb.st_ino;
+}
+
 cvx_status cvx_mkdirs(const char *path)
 {
     char buf[CVX_PATH_MAX];
@@ -146,19 +186,31 @@ cvx_status cvx_mkdirs(const char *path)
 
 cvx_status cvx_writer_open(cvx_writer *w, const char *path)
 {
+    struct stat sb;
+
     if (snprintf(w->path, sizeof w->path, "%s", path) >= (int)sizeof w->path ||
         snprintf(w->tmp, sizeof w->tmp, "%s.part-%ld", path, (long)getpid()) >=
             (int)sizeof w->tmp) {
         return cvx_fail(CVX_EINVAL, "path too long: %.200s...", path);
     }
-    if (cvx_is_dir(path)) {
-        return cvx_fail(CVX_EIO, "cannot write %s: it is a folder", path);
+    if (stat(path, &sb) == 0 && !S_ISREG(sb.st_mode)) {
+        return cvx_fail(CVX_EIO, "cannot write %s: it is %s", path,
+                        S_ISDIR(sb.st_mode) ? "a folder" : "no regular file");
     }
     int fd = open(w->tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (fd < 0) {
         return io("write", path);
     }
     close(fd);
+    return CVX_OK;
+}
+
+cvx_status cvx_writer_check(const char *path)
+{
+    cvx_writer w;
+
+    CVX_RETURN_IF(cvx_writer_open(&w, path));
+    cvx_writer_abort(&w);
     return CVX_OK;
 }
 

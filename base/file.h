@@ -26,6 +26,11 @@ cvx_status cvx_path_join(char *out, const char *dir, const char *name) CVX_CHECK
 
 bool cvx_is_dir(const char *path);
 bool cvx_is_file(const char *path);
+/* Whether the last part of `path` ends with `extension` (".png"), in either case. */
+bool cvx_has_extension(const char *path, const char *extension);
+/* Whether two names stand for one file: the same file, by whatever names, or, where one is not there yet, the same name in
+ * the same folder. */
+bool cvx_same_file(const char *a, const char *b);
 
 /* mkdir -p. */
 cvx_status cvx_mkdirs(const char *path) CVX_CHECK;
@@ -37,8 +42,11 @@ typedef struct cvx_writer {
     char path[CVX_PATH_MAX];
     char tmp[CVX_PATH_MAX];
 } cvx_writer;
-/* Checks that the folder exists and is writable by creating the temporary. */
+/* Checks that the folder exists and is writable by creating the temporary. What is there under that name must be a regular
+ * file: a device or a pipe would be gone after the rename. */
 cvx_status cvx_writer_open(cvx_writer *w, const char *path) CVX_CHECK;
+/* The errors that cvx_writer_open would give, before the work: the temporary is made and removed. */
+cvx_status cvx_writer_check(const char *path) CVX_CHECK;
 cvx_status cvx_writer_commit(cvx_writer *w) CVX_CHECK;
 void cvx_writer_abort(cvx_writer *w);
 

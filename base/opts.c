@@ -1,6 +1,7 @@
 #include "base/opts.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,8 +33,7 @@ const cvx_opt *cvx_opts_find(const cvx_opt *opts, const char *name)
     return find_n(opts, name, strlen(name));
 }
 
-/* Edit distance, for "did you mean"; names are short. */
-static int distance(const char *a, size_t na, const char *b)
+int cvx_opts_distance(const char *a, size_t na, const char *b)
 {
     size_t nb = strlen(b);
     int row[64];
@@ -64,7 +64,7 @@ static cvx_status unknown(const cvx_opt *opts, const char *name, size_t n)
     int best_d = 4;
 
     for (const cvx_opt *o = opts; o->name != NULL; o++) {
-        int d = o->name[0] == 0 ? 99 : distance(name, n, o->name);
+        int d = o->name[0] == 0 ? 99 : cvx_opts_distance(name, n, o->name);
         if (d < best_d) {
             best_d = d;
             best = o;
@@ -93,8 +93,14 @@ static cvx_status set_number(const cvx_opt *o, void *field, const char *value)
     errno = 0;
     if (o->type == CVX_OPT_INT) {
         long long v = strtoll(value, &end, 10);
-        if (*value == 0 || *end != 0 || errno != 0) {
+        if (*value == 0 || *end != 0) {
             return cvx_fail(CVX_EINVAL, "--%s %s: must be a whole number", o->name, value);
+        }
+        if (errno ==
+            ERANGE) { /* v is the nearest there is: only for the check of a narrower range */
+            CVX_RETURN_IF(check_range(o, value, (double)v));
+            return cvx_fail(CVX_EINVAL, "--%s %s: must be from %lld to %lld", o->name, value,
+                            LLONG_MIN, LLONG_MAX);
         }
         CVX_RETURN_IF(check_range(o, value, (double)v));
         *(int64_t *)field = v;
@@ -166,8 +172,16 @@ cvx_status cvx_opts_set(const cvx_opt *opts, void *obj, const char *name, const 
     return o == NULL ? unknown(opts, name, strlen(name)) : set_value(o, obj, value);
 }
 
-/* One "--..." argument; *i moves on when the value is the next one. */
-static cvx_status parse_option(const cvx_command *cmd, void *obj, int argc, char **argv, int *i)
+/* Whether the next argument is the value of a choice that may stand without one: a word where the command takes none is meant
+ * as a value, so that a wrong one is called that. */
+static bool is_value(const cvx_opt *o, const char *next, bool words)
+{
+    return next != NULL && (is_choice(o, next) || (!words && next[0] != '-'));
+}
+
+/* One "--..." argument; *i moves on when the value is the next one. words: the command takes such arguments too. */
+static cvx_status parse_option(const cvx_command *cmd, void *obj, bool words, int argc, char **argv,
+                               int *i)
 {
     const char *arg = argv[*i] + 2;
     size_t n = strcspn(arg, "=");
@@ -190,7 +204,7 @@ static cvx_status parse_option(const cvx_command *cmd, void *obj, int argc, char
         return set_value(o, obj, "true");
     }
     if (o->type == CVX_OPT_CHOICE && o->meta != NULL &&
-        (*i + 1 >= argc || !is_choice(o, argv[*i + 1]))) {
+        !is_value(o, *i + 1 < argc ? argv[*i + 1] : NULL, words)) {
         return set_value(o, obj, o->meta);
     }
     if (*i + 1 >= argc) {
@@ -216,7 +230,7 @@ cvx_status cvx_opts_parse(const cvx_command *cmd, void *obj, int argc, char **ar
             *help = true;
             return CVX_OK;
         } else if (options && a[0] == '-' && a[1] == '-') {
-            CVX_RETURN_IF(parse_option(cmd, obj, argc, argv, &i));
+            CVX_RETURN_IF(parse_option(cmd, obj, max_pos > 0, argc, argv, &i));
         } else if (options && a[0] == '-' && a[1] != 0) {
             return cvx_fail(CVX_EINVAL, "unknown option %s (options start with two dashes)", a);
         } else if (*n_pos == max_pos) {

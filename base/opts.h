@@ -60,6 +60,9 @@ cvx_status cvx_opts_set(const cvx_opt *opts, void *obj, const char *name,
 /* The option of that name, underscores accepted; NULL if there is none. */
 const cvx_opt *cvx_opts_find(const cvx_opt *opts, const char *name);
 
+/* Edit distance of a[0, na), where '_' is '-', and b, for "did you mean"; names are short: 99 beyond 62 bytes. */
+int cvx_opts_distance(const char *a, size_t na, const char *b);
+
 void cvx_opts_help(const cvx_command *cmd, FILE *f);
 /* A troff man page of the command. */
 void cvx_opts_man(const cvx_command *cmd, FILE *f);

@@ -1,4 +1,5 @@
 /* cvx gif: a video becomes a GIF. */
+#include "base/file.h"
 #include "cli/cli.h"
 #include "media/video.h"
 
@@ -24,7 +25,11 @@ static int run(int argc, char **argv)
     if (!cvx_cli_begin(&cvx_cmd_gif, &o, argc, argv, pos, 2, 2, &n, &code)) {
         return code;
     }
-    return cvx_cli_finish(cvx_media_gif_convert(pos[0], pos[1], o.fps, o.width));
+    return cvx_cli_finish(cvx_has_extension(pos[1], ".gif")
+                              ? cvx_media_gif_convert(pos[0], pos[1], o.fps, o.width)
+                              : cvx_fail(CVX_EINVAL,
+                                         "output %s: a GIF is written; its name must end with .gif",
+                                         pos[1]));
 }
 
 const cvx_command cvx_cmd_gif = {

@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/file.h"
 #include "cli/cli.h"
 #include "media/plot.h"
 #include "model/clip/score.h"
@@ -80,6 +81,25 @@ static cvx_status draw(const options *o, const cvx_clip_scores *s, const char *v
         NULL, NULL);
 }
 
+/* A picture that cannot be written is known before the scores are computed. */
+static cvx_status check_pictures(const options *o, const char *video)
+{
+    const char *const picture[] = {o->plot, o->sheet};
+
+    for (int i = 0; i < 2; i++) {
+        if (picture[i] == NULL) {
+            continue;
+        }
+        CVX_RETURN_IF(cvx_image_check_png(picture[i]));
+        if (cvx_same_file(picture[i], video)) {
+            return cvx_fail(CVX_EINVAL, "the input and the output are the same: %s", video);
+        }
+    }
+    return o->plot != NULL && o->sheet != NULL && cvx_same_file(o->plot, o->sheet)
+               ? cvx_fail(CVX_EINVAL, "--plot and --sheet are the same file: %s", o->plot)
+               : CVX_OK;
+}
+
 static cvx_status score(const options *o, const char *video)
 {
     cvx_status st = CVX_OK;
@@ -93,6 +113,7 @@ static cvx_status score(const options *o, const char *video)
         return cvx_fail(CVX_EINVAL, "cvx score needs --clip-model DIR (--help tells more)");
     }
     CVX_RETURN_IF(cvx_prompts_parse(&prompts, &o->prompt));
+    CVX_RETURN_IF(check_pictures(o, video));
     CVX_TRY(st,
             cvx_ctx_open(&ctx, &(cvx_ctx_options){.backend = o->backend,
                                                   .isa = o->isa,

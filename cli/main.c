@@ -39,23 +39,45 @@ bool cvx_cli_begin(const cvx_command *cmd, void *obj, int argc, char **argv, con
     return st == CVX_OK && !help;
 }
 
+static const char *name_of(const cvx_command *c)
+{
+    return strchr(c->name, ' ') + 1;
+}
+
 static void print_help(FILE *f)
 {
     fprintf(f, "cvx %s: video generation with CogVideoX\n\nusage: cvx COMMAND [options]\n\n",
             CVX_VERSION);
     for (int i = 0; cvx_commands[i] != NULL; i++) {
-        const char *name = strchr(cvx_commands[i]->name, ' ') + 1;
-        fprintf(f, "  %-12s %s\n", name, cvx_commands[i]->summary);
+        fprintf(f, "  %-12s %s\n", name_of(cvx_commands[i]), cvx_commands[i]->summary);
     }
     fprintf(f, "\ncvx COMMAND --help tells a command's options.\n");
+}
+
+static int unknown(const char *want)
+{
+    const char *best = NULL;
+    int least = 3;
+
+    for (int i = 0; cvx_commands[i] != NULL; i++) {
+        int d = cvx_opts_distance(want, strlen(want), name_of(cvx_commands[i]));
+        if (d < least) {
+            least = d;
+            best = name_of(cvx_commands[i]);
+        }
+    }
+    return cvx_cli_finish(
+        best != NULL ? cvx_fail(CVX_EINVAL, "unknown command '%s': did you mean %s?", want, best)
+                     : cvx_fail(CVX_EINVAL, "unknown command '%s' (cvx --help lists them)", want));
 }
 
 int main(int argc, char **argv)
 {
     cvx_wait_briefly(argv, false);
     const char *want = argc > 1 ? argv[1] : "--help";
+    bool help = strcmp(want, "help") == 0;
 
-    if (strcmp(want, "--help") == 0 || strcmp(want, "-h") == 0 || strcmp(want, "help") == 0) {
+    if (strcmp(want, "--help") == 0 || strcmp(want, "-h") == 0 || (help && argc == 2)) {
         print_help(stdout);
         return argc > 1 ? 0 : 2;
     }
@@ -63,11 +85,13 @@ int main(int argc, char **argv)
         printf("cvx %s\n", CVX_VERSION);
         return 0;
     }
+    char *of_command[] = {argv[argc - 1], "--help", NULL}; /* cvx help COMMAND */
+    want = help ? argv[2] : want;
     for (int i = 0; cvx_commands[i] != NULL; i++) {
-        if (strcmp(strchr(cvx_commands[i]->name, ' ') + 1, want) == 0) {
-            return cvx_commands[i]->run(argc - 1, argv + 1);
+        if (strcmp(name_of(cvx_commands[i]), want) == 0) {
+            return help ? cvx_commands[i]->run(2, of_command)
+                        : cvx_commands[i]->run(argc - 1, argv + 1);
         }
     }
-    return cvx_cli_finish(
-        cvx_fail(CVX_EINVAL, "unknown command '%s' (cvx --help lists them)", want));
+    return unknown(want);
 }

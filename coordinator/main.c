@@ -270,6 +270,25 @@ static cvx_status serve(cvx_server *s, const options *o, places *p)
     return st;
 }
 
+/* cli/cmd_serve.c starts this program as "cvx serve". */
+static cvx_command command_of(const char *self)
+{
+    static const char serving[] = "cvx serve";
+
+    if (strcmp(self, serving) != 0) {
+        return (cvx_command){.name = "cvx-coordinator",
+                             .args = "",
+                             .summary = "The HTTP service and the scheduler of a cluster.",
+                             .opts = opts};
+    }
+    return (cvx_command){
+        .name = serving,
+        .args = "",
+        .summary =
+            "Serves a checkpoint over HTTP: coordinator, Redis and a pool of ranks on this machine.",
+        .opts = opts};
+}
+
 int main(int argc, char **argv)
 {
     static cvx_server s;
@@ -283,10 +302,7 @@ int main(int argc, char **argv)
                  .connections = 2000,
                  .per_address = -1,
                  .redis = getenv("CVX_REDIS")};
-    const cvx_command cmd = {.name = "cvx-coordinator",
-                             .args = "",
-                             .summary = "The HTTP service and the scheduler of a cluster.",
-                             .opts = opts};
+    const cvx_command cmd = command_of(argv[0]);
     const char *pos[1];
     bool help = false;
     int n = 0;

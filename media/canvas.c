@@ -40,6 +40,7 @@ cvx_status cvx_canvas_save(cvx_canvas *c, const char *path)
 {
     cairo_status_t err = cairo_status(c->cr);
 
+    CVX_RETURN_IF(cvx_image_check_png(path));
     if (err != CAIRO_STATUS_SUCCESS) {
         return cvx_fail(err == CAIRO_STATUS_NO_MEMORY ? CVX_ENOMEM : CVX_EUNSUPPORTED,
                         "cannot draw %s: %s", path, cairo_status_to_string(err));

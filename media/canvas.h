@@ -24,7 +24,7 @@ typedef enum cvx_align { CVX_LEFT, CVX_CENTRE, CVX_RIGHT } cvx_align;
 cvx_status cvx_canvas_open(cvx_canvas *c, int w, int h) CVX_CHECK;
 void cvx_canvas_close(cvx_canvas *c);
 
-/* Reports what went wrong while drawing, then writes the page as a PNG. */
+/* Reports what went wrong while drawing, then writes the page as a PNG, whose name must say so. */
 cvx_status cvx_canvas_save(cvx_canvas *c, const char *path) CVX_CHECK;
 
 void cvx_canvas_colour(cvx_canvas *c, unsigned rgb, double alpha);

@@ -35,6 +35,9 @@ void cvx_image_free(cvx_image *img);
 cvx_status cvx_image_write_png(const char *path, const uint8_t *rgb, int64_t w,
                                int64_t h) CVX_CHECK;
 
+/* Whether a picture that the user named can be written, before the work: CVX_EINVAL unless the name ends with ".png", CVX_EIO. */
+cvx_status cvx_image_check_png(const char *path) CVX_CHECK;
+
 /* Turns [h, w, 3] by an EXIF orientation 1..8 (1: as it is; 6: a quarter turn clockwise ...) into a
  * new buffer; w and h are exchanged for 5..8. Other numbers count as 1. CVX_ENOMEM. */
 cvx_status cvx_image_orient(cvx_image *img, int orientation) CVX_CHECK;

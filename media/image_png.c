@@ -127,6 +127,15 @@ cvx_status cvx_png_read(cvx_image *out, const char *path, FILE *f)
 
 /* ---- out --------------------------------------------------------------------------------- */
 
+cvx_status cvx_image_check_png(const char *path)
+{
+    if (!cvx_has_extension(path, ".png")) {
+        return cvx_fail(CVX_EINVAL, "output %s: a PNG is written; its name must end with .png",
+                        path);
+    }
+    return cvx_writer_check(path);
+}
+
 cvx_status cvx_image_write_png(const char *path, const uint8_t *rgb, int64_t w, int64_t h)
 {
     png_image image = {.version = PNG_IMAGE_VERSION, .format = PNG_FORMAT_RGB};

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "media/canvas.h"
 
 enum { MARGIN = 24, GAP = 16, CAPTION = 22 };
@@ -221,6 +222,10 @@ cvx_status cvx_sheet_of_video(const char *path, const char *video, const cvx_she
     cvx_frames f = {0};
     cvx_status st;
 
+    if (cvx_same_file(path, video)) {
+        return cvx_fail(CVX_EINVAL, "the input and the output are the same: %s", video);
+    }
+    CVX_RETURN_IF(cvx_image_check_png(path));
     CVX_RETURN_IF(count(video, &opts.of));
     if (opts.of == 0) {
         return cvx_fail(CVX_EFORMAT, "%s: no frame in it", video);

@@ -44,8 +44,8 @@ static cvx_status find_kind(const cvx_media_kind **out, const char *path)
     size_t n = strlen(path);
     const char *ext = extension_of(path);
 
-    if (n == 0) {
-        return cvx_fail(CVX_EINVAL, "the output name is empty");
+    if (n == 0 || strcmp(path, "-") == 0) {
+        return cvx_fail(CVX_EINVAL, "output '%s': the name of a file or a folder is needed", path);
     }
     if (path[n - 1] == '/' || cvx_is_dir(path)) {
         *out = &cvx_media_folder;

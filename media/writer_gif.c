@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include <libavfilter/avfilter.h>
 #include <libavfilter/buffersink.h>
@@ -228,14 +227,6 @@ static cvx_status copy(conversion *c)
     }
 }
 
-static bool is_same_file(const char *a, const char *b)
-{
-    struct stat sa, sb;
-
-    return stat(a, &sa) == 0 && stat(b, &sb) == 0 && sa.st_dev == sb.st_dev &&
-           sa.st_ino == sb.st_ino;
-}
-
 cvx_status cvx_media_gif_convert(const char *in, const char *out, double fps, int64_t width)
 {
     conversion c = {0};
@@ -249,7 +240,7 @@ cvx_status cvx_media_gif_convert(const char *in, const char *out, double fps, in
         return cvx_fail(CVX_EINVAL, "frame rate %g; it goes from 0.01 to 1000, or 0 to keep it",
                         fps);
     }
-    if (is_same_file(in, out)) {
+    if (cvx_same_file(in, out)) {
         return cvx_fail(CVX_EINVAL, "the input and the output are the same: %s", in);
     }
     CVX_TRY(st, cvx_media_reader_open(&c.in, in), done);

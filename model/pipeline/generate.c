@@ -151,18 +151,6 @@ static cvx_status open_pipeline(cvx_generator *g, const cvx_plan *plan)
     return cvx_pipeline_open(&g->pipeline, g->ctx, &g->ckpt, &g->options);
 }
 
-/* The manifest and the saved latents: a place that cannot be written is known before the work. */
-static cvx_status check_side_file(const char *path)
-{
-    if (path == NULL || strcmp(path, "none") == 0) {
-        return CVX_OK;
-    }
-    if (cvx_is_dir(path)) {
-        return cvx_fail(CVX_EIO, "cannot write %s: it is a folder", path);
-    }
-    return cvx_output_check_folder(path);
-}
-
 static cvx_status check_places(const cvx_generator *g)
 {
     const cvx_request *r = g->request;
@@ -174,12 +162,8 @@ static cvx_status check_places(const cvx_generator *g)
     if (cvx_finish_wanted(r)) {
         CVX_RETURN_IF(cvx_finish_measure(&out, g->ctx, r, out.w, out.h, out.fps));
     }
-    CVX_RETURN_IF(cvx_output_check(r->output, out.w, out.h, out.fps));
-    if (r->preview_dir != NULL) {
-        CVX_RETURN_IF(cvx_mkdirs(r->preview_dir));
-    }
-    CVX_RETURN_IF(check_side_file(r->save_latents));
-    return check_side_file(r->manifest);
+    CVX_RETURN_IF(cvx_places_check(r, out.w, out.h, out.fps));
+    return r->preview_dir != NULL ? cvx_mkdirs(r->preview_dir) : CVX_OK;
 }
 
 /* Each rank's own preparations. */
@@ -307,31 +291,12 @@ cvx_status cvx_video_score(cvx_generator *g, const cvx_output *o, const cvx_prom
     return st;
 }
 
-/* Where the manifest of the output at `path` lies; false if none is wanted. */
-static bool manifest_path(const cvx_request *r, char out[CVX_PATH_MAX + 8], const char *path)
-{
-    size_t n = strlen(path);
-
-    if (r->manifest != NULL && strcmp(r->manifest, "none") == 0) {
-        return false;
-    }
-    while (n > 1 && path[n - 1] == '/') {
-        n--;
-    }
-    snprintf(out, CVX_PATH_MAX + 8, "%.*s.json", (int)n, path);
-    if (r->manifest != NULL && r->num_videos_per_prompt == 1) {
-        snprintf(out, CVX_PATH_MAX + 8, "%s", r->manifest);
-    }
-    return true;
-}
-
 /* Writes the manifest and tells that the video is there. */
-static cvx_status write_manifest(const cvx_video *v, const char *path, const cvx_stages_plan *out,
-                                 int64_t n)
+static cvx_status write_manifest(const cvx_video *v, const cvx_stages_plan *out, int64_t n)
 {
     const cvx_generator *g = v->g;
-    char name[CVX_PATH_MAX + 8];
-    bool wanted = manifest_path(g->request, name, path);
+    const char *path = v->places.output;
+    bool wanted = v->places.manifest[0] != 0;
 
     if (!wanted && g->opt.finished == NULL) {
         return CVX_OK;
@@ -341,7 +306,7 @@ static cvx_status write_manifest(const cvx_video *v, const char *path, const cvx
     if (v->candidates != NULL) {
         json_object_set(m, "best_of", v->candidates);
     }
-    cvx_status st = wanted ? cvx_manifest_write(name, m) : CVX_OK;
+    cvx_status st = wanted ? cvx_manifest_write(v->places.manifest, m) : CVX_OK;
     if (st == CVX_OK && g->opt.finished != NULL) {
         st = g->opt.finished(g->opt.finished_payload, &(cvx_finished){.path = path,
                                                                       .frames = n,
@@ -354,32 +319,18 @@ static cvx_status write_manifest(const cvx_video *v, const char *path, const cvx
     return st;
 }
 
-static cvx_status numbered(const cvx_generator *g, char out[CVX_PATH_MAX], const char *path,
-                           int64_t k)
-{
-    if (g->request->num_videos_per_prompt > 1) {
-        return cvx_output_numbered(out, path, k);
-    }
-    if (snprintf(out, CVX_PATH_MAX, "%s", path) >= CVX_PATH_MAX) {
-        return cvx_fail(CVX_EINVAL, "path too long: %.200s...", path);
-    }
-    return CVX_OK;
-}
-
 /* What is made of the frames before they are written: latents, scores. */
 static cvx_status before_output(cvx_video *v)
 {
     cvx_generator *g = v->g;
     const cvx_request *r = g->request;
-    char latents[CVX_PATH_MAX];
 
     cvx_fault_at("deliver");
     if (v->last.data == NULL) {
         return cvx_fail(CVX_ENOMEM, "%s: no memory to keep the latents", r->output);
     }
     if (r->save_latents != NULL) {
-        CVX_RETURN_IF(numbered(g, latents, r->save_latents, v->k));
-        CVX_RETURN_IF(save_latents(v, latents));
+        CVX_RETURN_IF(save_latents(v, v->places.latents));
     }
     return v->scores != NULL
                ? CVX_OK
@@ -387,17 +338,16 @@ static cvx_status before_output(cvx_video *v)
 }
 
 /* The manifest and the line for the user, of an output that is there. */
-static cvx_status after_output(cvx_video *v, const char *path, const cvx_stages_plan *out,
-                               int64_t n)
+static cvx_status after_output(cvx_video *v, const cvx_stages_plan *out, int64_t n)
 {
     cvx_generator *g = v->g;
     const cvx_request *r = g->request;
 
-    CVX_RETURN_IF(write_manifest(v, path, out, n));
+    CVX_RETURN_IF(write_manifest(v, out, n));
     cvx_resume_clear(&v->resume);
     if (g->opt.report != NULL) {
-        fprintf(g->opt.report, "%s: %lld frames of %lldx%lld at %g fps, seed %lld", path,
-                (long long)n, (long long)out->w, (long long)out->h, out->fps,
+        fprintf(g->opt.report, "%s: %lld frames of %lldx%lld at %g fps, seed %lld",
+                v->places.output, (long long)n, (long long)out->w, (long long)out->h, out->fps,
                 (long long)((uint64_t)r->seed + (uint64_t)v->k));
         fprintf(g->opt.report, v->scores != NULL ? ", CLIP score %.2f\n" : "\n", v->mean);
         fflush(g->opt.report);
@@ -411,14 +361,13 @@ static cvx_status deliver(cvx_video *v)
     cvx_generator *g = v->g;
     const cvx_output *o = &v->output;
     const cvx_stages_plan plain = {.w = o->w, .h = o->h, .fps = v->job->fps};
-    char path[CVX_PATH_MAX];
 
-    CVX_RETURN_IF(numbered(g, path, g->request->output, v->k));
     CVX_RETURN_IF(before_output(v));
     CVX_RETURN_IF(cvx_progress_begin(&g->progress, "mux", o->n));
-    CVX_RETURN_IF(cvx_output_write(o, path, v->job->fps, v->job->title, &v->last, &g->progress));
+    CVX_RETURN_IF(
+        cvx_output_write(o, v->places.output, v->job->fps, v->job->title, &v->last, &g->progress));
     cvx_progress_end(&g->progress);
-    return after_output(v, path, &plain, o->n);
+    return after_output(v, &plain, o->n);
 }
 
 /* The same with stages in which every rank of the replica has a share. */
@@ -428,20 +377,18 @@ static cvx_status deliver_finished(cvx_video *v)
     cvx_comm *replica = g->opt.mesh->replica;
     cvx_progress quiet = {0}, *progress = cvx_generator_leads(g) ? &g->progress : &quiet;
     cvx_stages_plan out;
-    char path[CVX_PATH_MAX];
     int64_t n = 0;
 
-    CVX_RETURN_IF(numbered(g, path, g->request->output, v->k));
     CVX_RETURN_IF(cvx_comm_agree(replica, cvx_generator_leads(g) ? before_output(v) : CVX_OK));
     double start = cvx_now();
-    CVX_RETURN_IF(cvx_finish_run(g->ctx, v->job, cvx_generator_leads(g) ? &v->output : NULL, path,
-                                 replica, progress, &n));
+    CVX_RETURN_IF(cvx_finish_run(g->ctx, v->job, cvx_generator_leads(g) ? &v->output : NULL,
+                                 v->places.output, replica, progress, &n));
     v->cost[CVX_STAGE_FINISH].seconds = cvx_now() - start;
     cvx_status st = CVX_OK;
     if (cvx_generator_leads(g)) {
         st = cvx_finish_measure(&out, g->ctx, v->job->request, v->job->width, v->job->height,
                                 v->job->fps);
-        st = st == CVX_OK ? after_output(v, path, &out, n) : st;
+        st = st == CVX_OK ? after_output(v, &out, n) : st;
     }
     return cvx_comm_agree(replica, st);
 }
@@ -553,37 +500,23 @@ static cvx_status render_tiled(cvx_video *v, cvx_status st)
     return render(v);
 }
 
-/* Removes what a killed run of this job left half-written. */
-static void clean_places(const cvx_generator *g, const char *path, int64_t k)
-{
-    char name[CVX_PATH_MAX + 8], latents[CVX_PATH_MAX];
-
-    cvx_writer_clean(path);
-    if (manifest_path(g->request, name, path)) {
-        cvx_writer_clean(name);
-    }
-    if (g->request->save_latents != NULL &&
-        numbered(g, latents, g->request->save_latents, k) == CVX_OK) {
-        cvx_writer_clean(latents);
-    }
-}
-
 /* The leader's buffers and checkpoints; the others need none. */
 static cvx_status open_video(cvx_video *v)
 {
     cvx_generator *g = v->g;
     const cvx_request *r = g->request;
     const cvx_job *j = v->job;
-    char path[CVX_PATH_MAX], key[CVX_PATH_MAX + 24];
+    const char *path = v->places.output;
+    char key[CVX_PATH_MAX + 24];
     json_t *what = NULL;
 
+    CVX_RETURN_IF(cvx_places_of(&v->places, r, v->k));
     if (!cvx_generator_leads(g)) {
         return CVX_OK;
     }
-    CVX_RETURN_IF(numbered(g, path, r->output, v->k));
     if (r->checkpoint_dir !=
         NULL) { /* a run that may have been killed before, also while it wrote */
-        clean_places(g, path, v->k);
+        cvx_places_clean(&v->places);
     }
     CVX_RETURN_IF(cvx_output_open(&v->output, j->out_frames, j->height, j->width,
                                   cvx_output_is_tensor(r->output)));
@@ -639,18 +572,18 @@ static cvx_status one_video(cvx_generator *g, int64_t k)
 /* Whether video k lies there complete, as its manifest says. */
 static bool is_done(const cvx_generator *g, int64_t k)
 {
-    char path[CVX_PATH_MAX], name[CVX_PATH_MAX + 8];
+    cvx_places p;
     json_t *doc = NULL;
 
-    if (numbered(g, path, g->request->output, k) != CVX_OK ||
-        !manifest_path(g->request, name, path) || !(cvx_is_file(path) || cvx_is_dir(path)) ||
-        !cvx_is_file(name) || cvx_json_load(&doc, name) != CVX_OK) {
+    if (cvx_places_of(&p, g->request, k) != CVX_OK ||
+        !(cvx_is_file(p.output) || cvx_is_dir(p.output)) || !cvx_is_file(p.manifest) ||
+        cvx_json_load(&doc, p.manifest) != CVX_OK) {
         return false;
     }
     bool same = cvx_manifest_matches(doc, g->ctx, &g->job, &g->opt.mesh->degrees, k, g->hashes);
     json_decref(doc);
     if (same && g->opt.report != NULL) {
-        fprintf(g->opt.report, "%s: done before, left as it is\n", path);
+        fprintf(g->opt.report, "%s: done before, left as it is\n", p.output);
         fflush(g->opt.report);
     }
     return same;

@@ -4,6 +4,7 @@
 
 #include "model/pipeline/generate.h"
 #include "model/pipeline/output.h"
+#include "model/pipeline/places.h"
 
 struct cvx_generator {
     cvx_generator_options opt;
@@ -32,7 +33,8 @@ typedef struct cvx_video {
     const cvx_plan *plan;
     bool retiled;
     int64_t k;
-    cvx_output output;  /* on the rank that writes it */
+    cvx_places places; /* of its files */
+    cvx_output output;
     cvx_output preview; /* the last one, on the same rank */
     cvx_tensor last;    /* latents after the last step, owned copy [F, C, h, w] */
     json_t *scores;     /* of its frames; NULL: none */

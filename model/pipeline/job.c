@@ -55,11 +55,15 @@ static cvx_status resolve_frames(cvx_job *j, const cvx_checkpoint *c, const cvx_
     if (r->video != NULL && j->padding > 0) {
         int64_t fit = j->latent_frames / pt * pt * c->temporal;
         if (!whole_video || fit == 0) {
+            char below[32] = "";
+            if (fit > 0) {
+                snprintf(below, sizeof below, "%lld and ", (long long)(fit - c->temporal + 1));
+            }
             return cvx_fail(CVX_EINVAL,
                             "num_frames %lld: video-to-video on this checkpoint needs latent "
-                            "frames in groups of %lld; the nearest are %lld and %lld",
-                            (long long)j->num_frames, (long long)pt,
-                            (long long)(fit - c->temporal + 1), (long long)(fit + c->temporal + 1));
+                            "frames in groups of %lld; the nearest: %s%lld",
+                            (long long)j->num_frames, (long long)pt, below,
+                            (long long)(fit + c->temporal + 1));
         }
         snprintf(j->note, sizeof j->note,
                  "%s has %lld frames: the first %lld are used (this checkpoint "

@@ -58,45 +58,43 @@ cvx_status cvx_output_frames(void *payload, const float *rgb, int64_t first, int
 
 bool cvx_output_is_tensor(const char *path)
 {
-    size_t n = strlen(path), m = strlen(".safetensors");
-    return n > m && strcmp(path + n - m, ".safetensors") == 0;
+    return cvx_has_extension(path, ".safetensors");
 }
 
-cvx_status cvx_output_check_folder(const char *path)
+cvx_status cvx_output_check_place(const char *path)
 {
-    char dir[CVX_PATH_MAX];
+    char file[CVX_PATH_MAX], dir[CVX_PATH_MAX];
 
-    if (snprintf(dir, sizeof dir, "%s", path) >= (int)sizeof dir) {
+    if (snprintf(file, sizeof file, "%s", path) >= (int)sizeof file) {
         return cvx_fail(CVX_EINVAL, "path too long: %.200s...", path);
     }
-    size_t n = strlen(dir);
-    while (n > 1 && dir[n - 1] == '/') {
-        dir[--n] = 0;
+    for (size_t n = strlen(file); n > 1 && file[n - 1] == '/'; n--) {
+        file[n - 1] = 0;
     }
+    snprintf(dir, sizeof dir, "%s", file);
     char *slash = strrchr(dir, '/');
     if (slash == NULL) {
         snprintf(dir, sizeof dir, ".");
-    } else if (slash != dir) {
-        *slash = 0;
     } else {
-        dir[1] = 0;
+        slash[slash == dir] = 0;
     }
+    bool inside = cvx_is_dir(file); /* frames for a folder that is there gather in it */
     if (!cvx_is_dir(dir)) {
         return cvx_fail(CVX_EIO, "cannot write %s: %s is not a folder", path, dir);
     }
-    if (access(dir, W_OK | X_OK) != 0) {
-        return cvx_fail(CVX_EIO, "cannot write %s: no permission in %s", path, dir);
+    if (access(inside ? file : dir, W_OK | X_OK) != 0) {
+        return cvx_fail(CVX_EIO, "cannot write %s: no permission in %s", path, inside ? file : dir);
     }
-    return CVX_OK;
+    return inside ? CVX_OK : cvx_writer_check(file);
 }
 
 cvx_status cvx_output_check(const char *path, int64_t w, int64_t h, double fps)
 {
-    CVX_RETURN_IF(cvx_output_check_folder(path));
-    if (cvx_output_is_tensor(path)) {
-        return CVX_OK;
+    if (!cvx_output_is_tensor(path)) {
+        CVX_RETURN_IF(
+            cvx_media_writer_check(path, &(cvx_media_writer_opts){.w = w, .h = h, .fps = fps}));
     }
-    return cvx_media_writer_check(path, &(cvx_media_writer_opts){.w = w, .h = h, .fps = fps});
+    return cvx_output_check_place(path);
 }
 
 static cvx_status write_tensors(const cvx_output *o, const char *path, const cvx_tensor *latents)

@@ -23,10 +23,10 @@ cvx_status cvx_output_frames(void *payload, const float *rgb, int64_t first, int
 /* Whether the path's extension asks for f32 frames (.safetensors). */
 bool cvx_output_is_tensor(const char *path);
 
-/* CVX_EIO unless the folder that `path` lies in is there and may be written: before the work. */
-cvx_status cvx_output_check_folder(const char *path) CVX_CHECK;
+/* Before the work: CVX_EIO unless the folder that `path` lies in (or that it is) is there and takes a file of that name. */
+cvx_status cvx_output_check_place(const char *path) CVX_CHECK;
 
-/* Refuses names, sizes and rates that write would refuse, and folders that are not there, before the work. */
+/* Refuses names, sizes and rates that write would refuse, and places that cannot be written, before the work. */
 cvx_status cvx_output_check(const char *path, int64_t w, int64_t h, double fps) CVX_CHECK;
 
 /* Writes the frames; latents [F, C, h, w] f32 go into a .safetensors output as [1, F, C, h, w]. */

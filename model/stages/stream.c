@@ -2,8 +2,8 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
+#include "base/file.h"
 #include "base/stop.h"
 #include "model/stages/queue.h"
 
@@ -199,14 +199,6 @@ static cvx_status write_frame(void *payload, const uint8_t *rgb)
     return cvx_media_writer_frame(((file_job *)payload)->writer, rgb);
 }
 
-static bool is_same_file(const char *a, const char *b)
-{
-    struct stat sa, sb;
-
-    return stat(a, &sa) == 0 && stat(b, &sb) == 0 && sa.st_dev == sb.st_dev &&
-           sa.st_ino == sb.st_ino;
-}
-
 /* A file that does not say how many frames it has is read once for that. */
 static cvx_status count(int64_t *out, const char *path, const cvx_media_info *info)
 {
@@ -243,7 +235,7 @@ static cvx_status open_input(file_job *f, cvx_stages_input *in)
 {
     const cvx_stages_job *j = f->job;
 
-    if (is_same_file(j->in, j->out)) {
+    if (cvx_same_file(j->in, j->out)) {
         return cvx_fail(CVX_EINVAL, "the input and the output are the same: %s", j->in);
     }
     CVX_RETURN_IF(cvx_media_reader_open(&f->reader, j->in));

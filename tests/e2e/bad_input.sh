@@ -29,6 +29,11 @@ refuse() {
     fi
 }
 
+# same NAME A B: two files hold the same bytes.
+same() {
+    if cmp -s "$2" "$3"; then ok "$1 is as it was"; else wrong "$1 was changed"; fi
+}
+
 small=(--height 64 --width 96 --num-frames 5 --num-inference-steps 1)
 # job ARGS...: a complete small request; later flags go before earlier ones.
 job=(--model "$tiny" --prompt "a red circle" --output "$tmp/out/o.mp4" "${small[@]}")
@@ -78,6 +83,31 @@ refuse 3 'nowhere\.png' "no such image" "${job[@]}" --model tests/data/variants/
 refuse 3 'nowhere\.safetensors' "no such LoRA" "${job[@]}" --lora nowhere.safetensors:0.5
 refuse 3 'nowhere\.json' "no such manifest" --replay nowhere.json
 
+# --- places that are found bad before the work, not after it ---
+long=$(printf 'x%.0s' $(seq 246))
+refuse 3 'File name too long' "a name that is too long with its temporary's ending" "${job[@]}" --output "$tmp/out/$long.mp4"
+mkdir "$tmp/out/o.mp4.json"
+refuse 3 'o\.mp4\.json: it is a folder' "a folder in the manifest's place" "${job[@]}"
+mkfifo "$tmp/pipe.mp4"
+refuse 3 'pipe\.mp4: it is no regular file' "a pipe" "${job[@]}" --output "$tmp/pipe.mp4"
+refuse 3 '/dev/null: it is no regular file' "a device as manifest" "${job[@]}" --manifest /dev/null
+refuse 2 "output '-': the name of a file" "a dash" "${job[@]}" --output -
+refuse 2 '--output and --save-latents are the same file' "latents in the video's place" "${job[@]}" \
+    --save-latents "$tmp/out/../out/o.mp4"
+refuse 2 '--output and --manifest are the same file' "a manifest in the video's place" "${job[@]}" \
+    --manifest "$tmp/out/o.mp4"
+refuse 2 '--manifest and --save-latents are the same file' "latents in the manifest's place" "${job[@]}" \
+    --save-latents "$tmp/out/o.mp4.json"
+refuse 2 '--output and --save-latents are the same file' "the same, of the second video" "${job[@]}" \
+    --num-videos-per-prompt 2 --save-latents "$tmp/out/o.mp4"
+cp tests/data/media/deep.mp4 "$tmp/clip.mp4"
+refuse 2 '--output and --video are the same file' "a video that would replace its source" "${job[@]}" \
+    --video "$tmp/clip.mp4" --num-frames 1 --output "$tmp/clip.mp4"
+same clip "$tmp/clip.mp4" tests/data/media/deep.mp4
+refuse 2 'seed 18446744073709551616: must be from -9223372036854775808 to 9223372036854775807' "a seed of 65 bits" \
+    "${job[@]}" --seed 18446744073709551616
+refuse 2 'offload disk: must be one of none.model.sequential' "a choice that is none" "${job[@]}" --offload disk
+
 # --- bad bytes: exit 4 ---
 # copy NAME: a fresh copy of the tiny checkpoint in $copy.
 copy() {
@@ -122,6 +152,26 @@ refuse 4 'red-circle-right\.safetensors: no tensor latents' "a latents file with
 refuse 4 'golden\.safetensors: key ' "a LoRA that is none" "${job[@]}" --lora "$tiny/golden.safetensors"
 refuse 4 'pytorch_lora_weights\.safetensors.*layer' "a LoRA of another model" "${job[@]}" --model models/shapes \
     --lora tests/data/extra/lora/pytorch_lora_weights.safetensors
+
+# --- the other commands write what their names say, and never over what they read ---
+cp tests/data/media/deep.mp4 "$tmp/clip.mp4"
+cp tests/data/media/kind-turn6.jpg "$tmp/clip.png"
+cp "$tmp/clip.mp4" "$tmp/copy.mp4"
+fails "sheet: not a PNG" 2 "must end with \\.png" "$cvx" sheet "$tmp/clip.mp4" "$tmp/sheet.jpg"
+fails "sheet: a clip in its own place" 2 "input and the output are the same" "$cvx" sheet "$tmp/clip.mp4" "$tmp/clip.mp4"
+fails "sheet: a picture's own place" 2 'input and the output are the same' "$cvx" sheet "$tmp/clip.png" "$tmp/clip.png"
+fails "gif: not a GIF" 2 'must end with \.gif' "$cvx" gif "$tmp/clip.mp4" "$tmp/other.mp4"
+echo '{"x": ["a"], "bars": [1]}' >"$tmp/figures.json"
+fails "chart: not a PNG" 2 'must end with \.png' "$cvx" chart "$tmp/figures.json" "$tmp/figures.json"
+clip=(--prompt x --clip-model models/shapes-clip --quiet)
+fails "score: a plot in no folder" 3 'absent/p\.png' "$cvx" score "$tmp/clip.mp4" "${clip[@]}" --plot "$tmp/absent/p.png"
+fails "score: one file for two pictures" 2 'plot and --sheet are the same' "$cvx" score "$tmp/clip.mp4" "${clip[@]}" \
+    --plot "$tmp/p.png" --sheet "$tmp/p.png"
+same clip "$tmp/clip.mp4" "$tmp/copy.mp4"
+same "the chart's figures" "$tmp/figures.json" <(echo '{"x": ["a"], "bars": [1]}')
+fails "a command that is none" 2 "did you mean generate?" "$cvx" genrate
+equal "cvx help COMMAND" "$("$cvx" sheet --help)" "$("$cvx" help sheet)"
+equal "cvx serve --help" "usage: cvx serve [options]" "$("$cvx" serve --help | head -n 1)"
 
 # --- replay ---
 expect "a run to replay" "$cvx" generate --quiet "${job[@]}" --output "$tmp/run.safetensors"

@@ -43,13 +43,13 @@ equal() {
 fails() {
     local name=$1 code=$2 text=$3 got=0
     shift 3
-    "$@" >"$tmp/out" 2>"$tmp/err" || got=$?
+    "$@" >/dev/null 2>"$tmp/fails" || got=$?
     equal "$name: exit code" "$code" "$got"
-    equal "$name: lines" 1 "$(wc -l <"$tmp/err")"
-    if grep -q -- "$text" "$tmp/err"; then
+    equal "$name: lines" 1 "$(wc -l <"$tmp/fails")"
+    if grep -q -- "$text" "$tmp/fails"; then
         ok "$name: says '$text'"
     else
-        wrong "$name: $(cat "$tmp/err")"
+        wrong "$name: $(cat "$tmp/fails")"
     fi
 }
 

@@ -570,7 +570,7 @@ static void wrong_outputs_are_refused(void **state)
 
     (void)state;
     expect_error(cvx_media_writer_open(&out, in_dir("a.avi"), &o), CVX_EINVAL, ".mp4, .webm, .gif");
-    expect_error(cvx_media_writer_open(&out, "", &o), CVX_EINVAL, "empty");
+    expect_error(cvx_media_writer_open(&out, "", &o), CVX_EINVAL, "name of a file or a folder");
     expect_error(cvx_media_writer_open(&out, in_dir("no/a.mp4"), &o), CVX_EIO, "no/a.mp4");
     expect_error(cvx_media_writer_open(&out, in_dir("no/frames"), &o), CVX_EIO, "no/frames");
     o.w = 0;
