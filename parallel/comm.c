@@ -7,6 +7,18 @@
 #include "base/beat.h"
 #include "base/fault.h"
 
+cvx_status cvx_comm_new(cvx_comm **out, const cvx_comm_ops *ops, int rank, int size, void *impl)
+{
+    cvx_comm *c = calloc(1, sizeof *c);
+
+    if (c == NULL) {
+        return cvx_fail(CVX_ENOMEM, "no memory for a communicator");
+    }
+    *c = (cvx_comm){.ops = ops, .rank = rank, .size = size, .impl = impl};
+    *out = c;
+    return CVX_OK;
+}
+
 static double now(void)
 {
     struct timespec t;

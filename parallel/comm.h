@@ -38,7 +38,7 @@ typedef struct cvx_comm_pending {
 #define CVX_MAX_RANKS 1024
 
 typedef struct cvx_comm_ops {
-    const char *name; /* "self", "mpi", "nccl" */
+    const char *name; /* "self", "mpi", "tcp", "nccl" */
     cvx_status (*allgatherv)(cvx_comm *c, const void *send, int64_t send_bytes, void *recv,
                              const int64_t *recv_bytes, const int64_t *recv_at);
     cvx_status (*alltoallv)(cvx_comm *c, const void *send, const int64_t *send_bytes,
@@ -68,6 +68,11 @@ struct cvx_comm {
     void *impl;
     cvx_comm_stat stat[CVX_COMM_KINDS];
 };
+
+/* For those who make communicators: rank `rank` of `size`, by the table `ops`, which lives on. impl becomes the communicator's
+ * on success only. */
+cvx_status cvx_comm_new(cvx_comm **out, const cvx_comm_ops *ops, int rank, int size,
+                        void *impl) CVX_CHECK;
 
 /* The group of one. */
 cvx_status cvx_comm_self(cvx_comm **out) CVX_CHECK;

@@ -93,16 +93,9 @@ cvx_status cvx_comm_dry(cvx_comm **out, int rank, int size)
                                      .split = split,
                                      .first = first,
                                      .close = close_dry};
-    cvx_comm *c = calloc(1, sizeof *c);
 
     CVX_ASSERT(rank >= 0 && rank < size);
-    if (c == NULL) {
-        return cvx_fail(CVX_ENOMEM, "no memory for a communicator");
-    }
-    c->ops = &ops;
-    c->rank = rank;
-    c->size = size;
-    c->dry = true;
-    *out = c;
+    CVX_RETURN_IF(cvx_comm_new(out, &ops, rank, size, NULL));
+    (*out)->dry = true;
     return CVX_OK;
 }

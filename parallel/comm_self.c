@@ -129,13 +129,6 @@ cvx_status cvx_comm_self(cvx_comm **out)
                                      .split = split,
                                      .first = first,
                                      .close = close_self};
-    cvx_comm *c = calloc(1, sizeof *c);
 
-    if (c == NULL) {
-        return cvx_fail(CVX_ENOMEM, "no memory for a communicator");
-    }
-    c->ops = &ops;
-    c->size = 1;
-    *out = c;
-    return CVX_OK;
+    return cvx_comm_new(out, &ops, 0, 1, NULL);
 }

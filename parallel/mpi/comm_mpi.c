@@ -238,10 +238,7 @@ static void close_mpi(cvx_comm *c)
 static cvx_status wrap(cvx_comm **out, MPI_Comm comm)
 {
     static const cvx_comm_ops ops = {.name = "mpi",
-                                     .allgatherv = cvx_rounds_allgatherv,
-                                     .alltoallv = cvx_rounds_alltoallv,
-                                     .reduce_scatterv_f32 = cvx_rounds_reduce_scatterv,
-                                     .allreduce_f32 = cvx_rounds_allreduce,
+                                     CVX_ROUNDS_OPS,
                                      .sendrecv = sendrecv,
                                      .start_sendrecv = start_sendrecv,
                                      .poll = poll_transfer,
@@ -251,22 +248,21 @@ static cvx_status wrap(cvx_comm **out, MPI_Comm comm)
                                      .split = split,
                                      .first = first,
                                      .close = close_mpi};
-    cvx_comm *c = calloc(1, sizeof *c);
     impl *i = malloc(sizeof *i);
+    int rank, size;
 
-    if (c == NULL || i == NULL) {
-        free(c);
-        free(i);
+    MPI_Comm_set_errhandler(comm, MPI_ERRORS_RETURN);
+    MPI_Comm_rank(comm, &rank);
+    MPI_Comm_size(comm, &size);
+    if (i == NULL) {
         return cvx_fail(CVX_ENOMEM, "no memory for a communicator");
     }
     i->comm = comm;
-    c->ops = &ops;
-    c->impl = i;
-    MPI_Comm_set_errhandler(comm, MPI_ERRORS_RETURN);
-    MPI_Comm_rank(comm, &c->rank);
-    MPI_Comm_size(comm, &c->size);
-    *out = c;
-    return CVX_OK;
+    cvx_status st = cvx_comm_new(out, &ops, rank, size, i);
+    if (st != CVX_OK) {
+        free(i);
+    }
+    return st;
 }
 
 int cvx_comm_mpi_launched(void)
@@ -312,12 +308,6 @@ void cvx_comm_mpi_finish(int code)
         MPI_Abort(MPI_COMM_WORLD, code);
     }
     MPI_Finalize();
-}
-
-_Noreturn void cvx_comm_mpi_abort(int code)
-{
-    MPI_Abort(MPI_COMM_WORLD, code);
-    abort();
 }
 
 cvx_status cvx_comm_mpi_node(cvx_comm *world, cvx_comm **out)

@@ -16,8 +16,6 @@ bool cvx_comm_mpi_crowded(bool yes);
 /* Ends MPI after the last communicator is closed. Collective; but if a call of this rank failed, or the others did not
  * come to hear of this rank's failure within 30 s, it ends every rank at once with `code` as the exit code. */
 void cvx_comm_mpi_finish(int code);
-/* Ends every rank at once: for a failure inside a collective. */
-_Noreturn void cvx_comm_mpi_abort(int code);
 
 /* The ranks of this rank's machine (which share memory), in the order of world; the caller closes it, before
  * world. Collective over world. */

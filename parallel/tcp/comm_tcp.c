@@ -220,7 +220,7 @@ static cvx_status split_cards(cvx_comm *c, card *all, cvx_comm **out)
 }
 
 /* A colour below 0: no communicator. */
-static cvx_status split_or_none(cvx_comm *c, int colour, int key, cvx_comm **out)
+static cvx_status split(cvx_comm *c, int colour, int key, cvx_comm **out)
 {
     impl *i = impl_of(c);
     card own = {colour, key, i->all->next_group, c->rank, i->ranks[c->rank]};
@@ -243,14 +243,9 @@ static cvx_status split_or_none(cvx_comm *c, int colour, int key, cvx_comm **out
     return st;
 }
 
-static cvx_status split(cvx_comm *c, int colour, int key, cvx_comm **out)
-{
-    return split_or_none(c, colour, key, out);
-}
-
 static cvx_status first(cvx_comm *c, int n, cvx_comm **out)
 {
-    return split_or_none(c, c->rank < n ? 0 : -1, c->rank, out);
+    return split(c, c->rank < n ? 0 : -1, c->rank, out);
 }
 
 static void close_tcp(cvx_comm *c)
@@ -269,10 +264,7 @@ static cvx_status wrap(cvx_comm **out, shared *all, uint32_t group, int rank, in
                        const int *ranks)
 {
     static const cvx_comm_ops ops = {.name = "tcp",
-                                     .allgatherv = cvx_rounds_allgatherv,
-                                     .alltoallv = cvx_rounds_alltoallv,
-                                     .reduce_scatterv_f32 = cvx_rounds_reduce_scatterv,
-                                     .allreduce_f32 = cvx_rounds_allreduce,
+                                     CVX_ROUNDS_OPS,
                                      .sendrecv = sendrecv,
                                      .start_sendrecv = start_sendrecv,
                                      .poll = poll_transfer,
@@ -282,21 +274,20 @@ static cvx_status wrap(cvx_comm **out, shared *all, uint32_t group, int rank, in
                                      .split = split,
                                      .first = first,
                                      .close = close_tcp};
-    cvx_comm *c = calloc(1, sizeof *c);
     impl *i = malloc(sizeof *i);
     int *copy = malloc((size_t)size * sizeof *copy);
+    cvx_status st = i != NULL && copy != NULL
+                        ? cvx_comm_new(out, &ops, rank, size, i)
+                        : cvx_fail(CVX_ENOMEM, "no memory for a communicator");
 
-    if (c == NULL || i == NULL || copy == NULL) {
-        free(c);
+    if (st != CVX_OK) {
         free(i);
         free(copy);
-        return cvx_fail(CVX_ENOMEM, "no memory for a communicator");
+        return st;
     }
     memcpy(copy, ranks, (size_t)size * sizeof *copy);
     *i = (impl){.all = all, .group = group, .ranks = copy};
     all->users++;
-    *c = (cvx_comm){.ops = &ops, .rank = rank, .size = size, .impl = i};
-    *out = c;
     return CVX_OK;
 }
 
@@ -323,11 +314,6 @@ done:
     free(all);
     free(list);
     return st;
-}
-
-bool cvx_comm_tcp_broken(const cvx_comm *c)
-{
-    return cvx_wire_broken(impl_of(c)->all->wire);
 }
 
 /* A machine's name; the lowest rank with the same one is the colour. */

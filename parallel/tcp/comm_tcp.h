@@ -9,8 +9,6 @@
 /* The communicator of all ranks of a meeting. Once a process; the last close of a communicator of the job ends the
  * connections. Collective. */
 cvx_status cvx_comm_tcp_open(cvx_comm **world, const cvx_meeting *m) CVX_CHECK;
-/* Whether the connections are broken. */
-bool cvx_comm_tcp_broken(const cvx_comm *c);
 /* The ranks of this rank's machine, in the order of world; the caller closes it. Collective over world. */
 cvx_status cvx_comm_tcp_node(cvx_comm *world, cvx_comm **out) CVX_CHECK;
 

@@ -34,7 +34,7 @@ typedef struct place {
 
 /* --- the environment --- */
 
-static cvx_status number(const char *name, long least, long most, int *out)
+static cvx_status whole(const char *name, long least, long most, long *out)
 {
     const char *v = getenv(name);
     char *end = NULL;
@@ -44,11 +44,21 @@ static cvx_status number(const char *name, long least, long most, int *out)
         return cvx_fail(CVX_EINVAL, "%s is '%s': a number from %ld to %ld is needed", name,
                         v != NULL ? v : "", least, most);
     }
+    *out = n;
+    return CVX_OK;
+}
+
+static cvx_status number(const char *name, long least, long most, int *out)
+{
+    long n = 0;
+
+    CVX_RETURN_IF(whole(name, least, most, &n));
     *out = (int)n;
     return CVX_OK;
 }
 
-void cvx_meeting_first_host(char *out, size_t size, const char *list)
+/* The first name of a Slurm list: "node[03-07,9],x" -> "node03". */
+static void first_host(char *out, size_t size, const char *list)
 {
     size_t plain = strcspn(list, "[,"), inner = 0;
     const char *number_at = "";
@@ -78,20 +88,20 @@ static cvx_status read_torchrun(cvx_meeting *m)
 static cvx_status read_slurm(cvx_meeting *m)
 {
     const char *nodes = getenv("SLURM_STEP_NODELIST");
-    int job = 0, step = 0;
+    long job = 0, step = 0; /* of 32 bits, also with all of them in use */
 
     CVX_RETURN_IF(number("SLURM_STEP_NUM_TASKS", 1, 1024, &m->size));
     CVX_RETURN_IF(number("SLURM_PROCID", 0, m->size - 1, &m->rank));
-    CVX_RETURN_IF(number("SLURM_JOB_ID", 0, 1L << 30, &job));
-    CVX_RETURN_IF(number("SLURM_STEP_ID", 0, 1L << 30, &step));
+    CVX_RETURN_IF(whole("SLURM_JOB_ID", 0, UINT32_MAX, &job));
+    CVX_RETURN_IF(whole("SLURM_STEP_ID", 0, UINT32_MAX, &step));
     if (getenv("SLURM_STEP_TASKS_PER_NODE") != NULL) {
         CVX_RETURN_IF(number("SLURM_STEP_TASKS_PER_NODE", 1, m->size, &m->local_size));
     }
     if (nodes == NULL) {
         return cvx_fail(CVX_EINVAL, "SLURM_STEP_NODELIST is not set: where is rank 0?");
     }
-    cvx_meeting_first_host(m->host, sizeof m->host, nodes);
-    m->port = 20000 + (job * 16 + step) % 10000;
+    first_host(m->host, sizeof m->host, nodes);
+    m->port = 20000 + (int)((job * 16 + step) % 10000);
     return CVX_OK;
 }
 

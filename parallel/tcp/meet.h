@@ -16,8 +16,6 @@ typedef struct cvx_meeting {
 /* Reads the environment: *told false where no launcher says anything. CVX_EINVAL for values that make no sense, naming the
  * variable. */
 cvx_status cvx_meeting_read(cvx_meeting *m, bool *told) CVX_CHECK;
-/* The first name of a Slurm list: "node[03-07,9],x" -> "node03". */
-void cvx_meeting_first_host(char *out, size_t size, const char *list);
 
 /* Connects every two of the processes: sockets [size], the caller's to close, its own being -1. All ranks call it. CVX_EPEER
  * when some have not come after CVX_TCP_TIMEOUT seconds (environment; default 120). */

@@ -114,16 +114,6 @@ cvx_status cvx_wire_open(cvx_wire **out, int rank, int size, const int *sockets)
     return CVX_OK;
 }
 
-int cvx_wire_rank(const cvx_wire *w)
-{
-    return w->rank;
-}
-
-int cvx_wire_size(const cvx_wire *w)
-{
-    return w->size;
-}
-
 bool cvx_wire_broken(const cvx_wire *w)
 {
     return w->broken;
@@ -186,7 +176,6 @@ static cvx_status begin(cvx_wire *w, int who)
         p->in->bytes = h->bytes;
         p->in->group = h->group;
         p->in->kind = h->kind;
-        p->in->kept = true;
         put(&p->early, p->in);
     }
     return CVX_OK;

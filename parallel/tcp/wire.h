@@ -21,15 +21,12 @@ typedef struct cvx_message {
     /* wire.c's own */
     int64_t at;
     struct cvx_message *next;
-    bool kept; /* came early: data is the wire's */
 } cvx_message;
 
 /* Takes over sockets [size], that of `rank` being -1, also where it fails. Caller closes. */
 cvx_status cvx_wire_open(cvx_wire **out, int rank, int size, const int *sockets) CVX_CHECK;
 /* Lets what was sent go out first, for at most 5 s. Accepts NULL. */
 void cvx_wire_close(cvx_wire *w);
-int cvx_wire_rank(const cvx_wire *w);
-int cvx_wire_size(const cvx_wire *w);
 /* Something failed: nothing can be said to the others any more. */
 bool cvx_wire_broken(const cvx_wire *w);
 void cvx_wire_break(cvx_wire *w);

@@ -53,9 +53,13 @@ int cvx_world_launched(void)
 
 cvx_status cvx_world_open(cvx_comm **world, int *argc, char ***argv)
 {
+    const char *wish = getenv("CVX_LAUNCH");
     cvx_meeting m;
     bool told = false;
 
+    if (wish != NULL && strcmp(wish, "mpi") != 0 && strcmp(wish, "tcp") != 0) {
+        return cvx_fail(CVX_EINVAL, "CVX_LAUNCH is '%s': mpi or tcp is needed", wish);
+    }
     if (by_tcp()) {
         CVX_RETURN_IF(cvx_meeting_read(&m, &told));
         return cvx_comm_tcp_open(world, &m);
@@ -87,16 +91,6 @@ void cvx_world_finish(int code)
 #else
     (void)code;
 #endif
-}
-
-_Noreturn void cvx_world_abort(int code)
-{
-#ifdef CVX_HAVE_MPI
-    if (!by_tcp()) {
-        cvx_comm_mpi_abort(code);
-    }
-#endif
-    _Exit(code);
 }
 
 cvx_status cvx_world_node(cvx_comm *world, cvx_comm **out)

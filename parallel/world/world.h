@@ -18,8 +18,6 @@ bool cvx_world_crowded(bool yes);
  * failed, or the others did not come to hear of this rank's failure within 30 s, it ends every rank at once with `code` as
  * the exit code (over TCP: they see the connections break). */
 void cvx_world_finish(int code);
-/* Ends every rank at once: for a failure inside a collective. */
-_Noreturn void cvx_world_abort(int code);
 /* The ranks of this rank's machine, in the order of world; the caller closes it, before world. Collective over world. */
 cvx_status cvx_world_node(cvx_comm *world, cvx_comm **out) CVX_CHECK;
 

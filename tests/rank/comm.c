@@ -14,14 +14,8 @@
 #endif
 
 #include "../shared_memory.h"
+#include "must.h"
 
-#define MUST(expr)                                                                                 \
-    do {                                                                                           \
-        if ((expr) != CVX_OK) {                                                                    \
-            fprintf(stderr, "%s: %s\n", #expr, cvx_error());                                       \
-            cvx_world_abort(1);                                                                    \
-        }                                                                                          \
-    } while (0)
 #define IS(cond)                                                                                   \
     do {                                                                                           \
         if (!(cond)) {                                                                             \

@@ -17,15 +17,10 @@
 #include "model/dit/dit.h"
 #include "parallel/world/world.h"
 
+#include "must.h"
+
 #define BOUND 1e-5
 #define DATA CVX_SOURCE_DIR "/tests/data/variants/"
-#define MUST(expr)                                                                                 \
-    do {                                                                                           \
-        if ((expr) != CVX_OK) {                                                                    \
-            fprintf(stderr, "%s: %s\n", #expr, cvx_error());                                       \
-            cvx_world_abort(1);                                                                    \
-        }                                                                                          \
-    } while (0)
 
 typedef struct counts {
     int64_t calls[CVX_COMM_KINDS], bytes[CVX_COMM_KINDS];

@@ -29,17 +29,23 @@ expect "three ranks: the bytes of one" cmp "$tmp/1.mp4" "$tmp/3.mp4"
 
 # a Slurm step's variables, as srun --mpi=none gives them
 step() {
-    SLURM_STEP_ID=0 SLURM_JOB_ID=$$ SLURM_STEP_NODELIST="$1" SLURM_STEP_NUM_TASKS=2 SLURM_PROCID=$2 SLURM_LOCALID=$2 \
-        CVX_MASTER_PORT=$port OMP_NUM_THREADS=1 timeout 100 "$programs/rank_comm"
+    SLURM_JOB_ID=$1 SLURM_STEP_ID=$2 SLURM_PROCID=$3 SLURM_LOCALID=$3 SLURM_STEP_NUM_TASKS=2 \
+        SLURM_STEP_NODELIST="127.0.0.1,other[1-3]" CVX_MASTER_PORT=$port OMP_NUM_THREADS=1 timeout 100 "$programs/rank_comm"
 }
-port=$(free_port)
-step "127.0.0.1,other[1-3]" 1 >"$tmp/log" 2>&1 &
-pid=$!
-if step "127.0.0.1,other[1-3]" 0 >>"$tmp/log" 2>&1 && wait $pid; then
-    ok "a Slurm step"
-else
-    wrong "a Slurm step: $(tail -n 1 "$tmp/log")"
-fi
+# steps NAME JOB STEP
+steps() {
+    local pid
+    port=$(free_port)
+    step "$2" "$3" 1 >"$tmp/log" 2>&1 &
+    pid=$!
+    if step "$2" "$3" 0 >>"$tmp/log" 2>&1 && wait $pid; then
+        ok "$1"
+    else
+        wrong "$1: $(tail -n 1 "$tmp/log")"
+    fi
+}
+steps "a Slurm step" $$ 0
+steps "a step of a federation's job, of the highest numbers" 4227858433 4294967290
 
 # a rank that is killed, or fails alone, amid the others' collectives: they end within the stated time, 30 s at most, and no
 # file is there
@@ -63,6 +69,7 @@ fails "a rank that never comes" 7 "did not come" env CVX_TCP_TIMEOUT=1 RANK=0 WO
     MASTER_PORT="$port" "$rank" "${job[@]}" --output "$tmp/x.mp4"
 fails "rank 0 never comes" 7 "was not reached" env CVX_TCP_TIMEOUT=1 RANK=1 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 \
     MASTER_PORT="$port" "$rank" "${job[@]}" --output "$tmp/x.mp4"
+fails "a launcher that is none" 2 "CVX_LAUNCH is 'pmix'" env CVX_LAUNCH=pmix "$rank" "${job[@]}" --output "$tmp/x.mp4"
 fails "a rank beyond the others" 2 "RANK is '5'" env RANK=5 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT="$port" \
     "$rank" "${job[@]}" --output "$tmp/x.mp4"
 finish
