@@ -6,8 +6,9 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/memory.h"
 #include "cli/cli.h"
-#include "model/pipeline/plan.h"
+#include "kernels/ops.h"
 
 static int missing;
 

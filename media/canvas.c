@@ -79,7 +79,7 @@ void cvx_canvas_font(cvx_canvas *c, double size, bool bold)
     cairo_set_font_size(c->cr, size);
 }
 
-double cvx_canvas_text_width(cvx_canvas *c, const char *text)
+static double text_width(cvx_canvas *c, const char *text)
 {
     cairo_text_extents_t e;
 
@@ -89,7 +89,7 @@ double cvx_canvas_text_width(cvx_canvas *c, const char *text)
 
 double cvx_canvas_text(cvx_canvas *c, double x, double y, cvx_align align, const char *text)
 {
-    double w = cvx_canvas_text_width(c, text);
+    double w = text_width(c, text);
 
     cairo_move_to(c->cr, align == CVX_LEFT ? x : align == CVX_CENTRE ? x - w / 2 : x - w, y);
     cairo_show_text(c->cr, text);
@@ -158,7 +158,7 @@ static size_t fitting(cvx_canvas *c, const char *text, double width)
         i += sequence((const unsigned char *)text + i);
         memcpy(part, text, i);
         part[i] = 0;
-        if (cvx_canvas_text_width(c, part) > width) {
+        if (text_width(c, part) > width) {
             break;
         }
         any = i;
@@ -202,7 +202,7 @@ int cvx_canvas_wrap(cvx_canvas *c, char line[2][CVX_LINE_MAX], const char *text,
         put_line(line[1], rest, n, "");
         return 2;
     }
-    n = fitting(c, rest, width - cvx_canvas_text_width(c, ellipsis));
+    n = fitting(c, rest, width - text_width(c, ellipsis));
     while (n > 0 && strchr(" .,;:", rest[n - 1]) != NULL) {
         n--;
     }

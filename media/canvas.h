@@ -32,7 +32,6 @@ void cvx_canvas_font(cvx_canvas *c, double size, bool bold);
 
 /* One line; y is the baseline. Returns its width. `text` must be valid UTF-8. */
 double cvx_canvas_text(cvx_canvas *c, double x, double y, cvx_align align, const char *text);
-double cvx_canvas_text_width(cvx_canvas *c, const char *text);
 
 /* Breaks any text (cleaned of what is not UTF-8, runs of white space as one space) into at most two
  * lines of `width` in the present font; what is left over is cut with an ellipsis. Returns how many

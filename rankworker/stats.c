@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "model/pipeline/plan.h"
+#include "base/memory.h"
 
 #define CELLS (CVX_MESH_COMMS * CVX_COMM_KINDS)
 

@@ -11,15 +11,11 @@
 #include "kernels/ops.def"
 #undef CVX_OP
 
-/* PACKED_LINEAR in ref: the weight as dense f32 [n, k]. */
-size_t cvx_ref_packed_linear_bytes(const cvx_tensor *src);
-cvx_status cvx_ref_pack_linear(cvx_ctx *ctx, const cvx_pack_args *a) CVX_CHECK;
-
 /* PACKED_CONV in ref; the layout is private to kernels/ref/vae.c. */
 size_t cvx_ref_packed_conv_bytes(const cvx_ctx *ctx, const cvx_tensor *src);
 cvx_status cvx_ref_pack_conv(cvx_ctx *ctx, const cvx_pack_args *a) CVX_CHECK;
 
-/* packed_bytes of the ref table: either of the above. */
+/* packed_bytes of the ref table; PACKED_LINEAR is the weight as dense f32 [n, k]. */
 size_t cvx_ref_packed_bytes(const cvx_ctx *ctx, const cvx_tensor *src, cvx_layout layout);
 
 /* The activations in double precision. */

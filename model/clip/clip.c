@@ -328,7 +328,8 @@ static int64_t pooled_row(const cvx_clip_config *c, const int32_t *ids, int64_t 
     return best;
 }
 
-cvx_status cvx_clip_encode_ids(cvx_clip *clip, float *out, const int32_t *ids, int64_t n)
+/* The projected embedding of a caption's n token ids, start and end included. */
+static cvx_status encode_ids(cvx_clip *clip, float *out, const int32_t *ids, int64_t n)
 {
     const cvx_clip_config *c = &clip->cfg;
     const cvx_clip_tower *t = &c->text;
@@ -368,7 +369,7 @@ cvx_status cvx_clip_encode_text(cvx_clip *clip, float *out, const char *text, bo
     }
     cvx_status st = cvx_clip_tokenizer_encode(clip->tokenizer, text, max, ids, &n, truncated);
     if (st == CVX_OK) {
-        st = cvx_clip_encode_ids(clip, out, ids, n);
+        st = encode_ids(clip, out, ids, n);
     }
     free(ids);
     return st;
@@ -404,7 +405,8 @@ static cvx_status embed_pixels(cvx_clip *m, const cvx_tensor *x, const float *pi
     return cvx_op_add(m->ctx, &(cvx_add_args){.y = x, .a = x, .b = &m->vision_positions});
 }
 
-cvx_status cvx_clip_encode_pixels(cvx_clip *clip, float *out, const float *pixels, int64_t n)
+/* out [n, projection_dim] of n <= CVX_CLIP_BATCH pictures, pixels [n, 3, image_size, image_size]. */
+static cvx_status encode_pixels(cvx_clip *clip, float *out, const float *pixels, int64_t n)
 {
     const cvx_clip_tower *t = &clip->cfg.vision;
     int64_t side = clip->cfg.image_size / clip->cfg.patch_size, s = side * side + 1;
@@ -457,8 +459,7 @@ cvx_status cvx_clip_encode_frames(cvx_clip *clip, float *out, const uint8_t *rgb
                                         rgb + (first + i) * h * w * 3, w, h),
                     done);
         }
-        CVX_TRY(st, cvx_clip_encode_pixels(clip, out + first * c->projection_dim, pixels, count),
-                done);
+        CVX_TRY(st, encode_pixels(clip, out + first * c->projection_dim, pixels, count), done);
     }
 done:
     free(pixels);

@@ -16,6 +16,8 @@ cvx_status cvx_clip_open(cvx_clip **out, cvx_ctx *ctx, const char *dir) CVX_CHEC
 /* Accepts NULL. */
 void cvx_clip_close(cvx_clip *clip);
 
+#define CVX_CLIP_BATCH 8
+
 /* Borrowed. */
 const cvx_clip_config *cvx_clip_get_config(const cvx_clip *clip);
 
@@ -26,18 +28,8 @@ const cvx_clip_config *cvx_clip_get_config(const cvx_clip *clip);
 cvx_status cvx_clip_encode_text(cvx_clip *clip, float *out, const char *text,
                                 bool *truncated) CVX_CHECK;
 
-/* The same from n token ids (1 .. max_position_embeddings), start and end
- * included. */
-cvx_status cvx_clip_encode_ids(cvx_clip *clip, float *out, const int32_t *ids, int64_t n) CVX_CHECK;
-
-/* n pictures of pixel values [n, 3, image_size, image_size] -> out [n,
- * projection_dim], not normalised. At most CVX_CLIP_BATCH at once. */
-#define CVX_CLIP_BATCH 8
-cvx_status cvx_clip_encode_pixels(cvx_clip *clip, float *out, const float *pixels,
-                                  int64_t n) CVX_CHECK;
-
-/* Frames rgb [n, h, w, 3] of any number -> out [n, projection_dim]:
- * preprocessed and encoded in batches. A frame's embedding does not depend on
+/* Frames rgb [n, h, w, 3] of any number -> out [n, projection_dim], not
+ * normalised: preprocessed and encoded CVX_CLIP_BATCH at a time. A frame's embedding does not depend on
  * the frames around it. CVX_EINVAL when the preprocessing does not give the
  * size that the model takes. */
 cvx_status cvx_clip_encode_frames(cvx_clip *clip, float *out, const uint8_t *rgb, int64_t n,

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/memory.h"
 #include "kernels/memory.h"
 #include "kernels/transfer.h"
 #include "model/pipeline/generate.h"

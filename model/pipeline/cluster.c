@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/json.h"
+#include "base/memory.h"
 #include "kernels/memory.h"
 
 /* Shared memory between processes, and Ethernet as most clusters have at least. */

@@ -1,3 +1,4 @@
+#include "base/memory.h"
 #include "model/pipeline/generator.h"
 
 #include <limits.h>

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/hash.h"
+#include "base/memory.h"
 #include "model/lora.h"
 #include "model/pipeline/finish.h"
 

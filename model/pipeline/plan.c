@@ -5,53 +5,13 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/memory.h"
 #include "kernels/memory.h"
 #include "model/pipeline/finish.h"
 
 /* The encoder, filter graphs and thread stacks beyond what is resident when the plan is made: measured
  * as the difference of a whole run and its arenas, see docs/architecture.md. */
 #define ENCODER_BYTES ((size_t)17 << 20)
-
-static size_t read_size(const char *path, const char *key)
-{
-    char line[256];
-    size_t v = 0;
-    FILE *f = fopen(path, "r");
-
-    if (f == NULL) {
-        return 0;
-    }
-    while (fgets(line, sizeof line, f) != NULL) {
-        size_t n = strlen(key);
-        if (strncmp(line, key, n) == 0 && sscanf(line + n, "%zu", &v) == 1) {
-            break;
-        }
-    }
-    fclose(f);
-    return v;
-}
-
-size_t cvx_memory_available(void)
-{
-    size_t a = read_size("/proc/meminfo", "MemAvailable:") << 10;
-    size_t limit = read_size("/sys/fs/cgroup/memory.max", "");
-    size_t used = read_size("/sys/fs/cgroup/memory.current", "");
-
-    if (limit > used && limit - used < a) {
-        a = limit - used;
-    }
-    return a;
-}
-
-size_t cvx_memory_resident(void)
-{
-    return read_size("/proc/self/status", "VmRSS:") << 10;
-}
-
-size_t cvx_memory_peak(void)
-{
-    return read_size("/proc/self/status", "VmHWM:") << 10;
-}
 
 /* The last stage, while the models of the others are open as when decoding. One rank makes all of it at worst. */
 static cvx_status measure_finish(cvx_plan *p, const cvx_ctx *ctx, const cvx_job *job)

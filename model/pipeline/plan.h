@@ -33,10 +33,4 @@ cvx_status cvx_plan_rates(cvx_ctx *ctx, double rate[CVX_OP_COUNT]) CVX_CHECK;
 /* Seconds of a stage at these rates. */
 double cvx_plan_seconds(const cvx_stage_cost *c, const double rate[CVX_OP_COUNT]);
 
-/* Bytes of memory a new job may use. */
-size_t cvx_memory_available(void);
-/* Resident size of this process now, and its highest so far. */
-size_t cvx_memory_resident(void);
-size_t cvx_memory_peak(void);
-
 #endif

@@ -5,8 +5,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/memory.h"
 #include "kernels/transfer.h"
-#include "model/pipeline/plan.h"
 #include "model/stages/frames.h"
 
 struct cvx_stages {

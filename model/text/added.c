@@ -5,9 +5,20 @@
 
 #include "base/file.h"
 
+/* The token of this text, NULL if there is none. */
+static const cvx_added_token *find(const cvx_added *a, const char *text, size_t len)
+{
+    for (int64_t i = 0; i < a->n; i++) {
+        if (a->item[i].len == len && memcmp(a->item[i].text, text, len) == 0) {
+            return &a->item[i];
+        }
+    }
+    return NULL;
+}
+
 cvx_status cvx_added_push(cvx_added *a, const char *text, size_t len, int32_t id)
 {
-    if (cvx_added_find(a, text, len) != NULL) {
+    if (find(a, text, len) != NULL) {
         return CVX_OK;
     }
     if (len == 0) {
@@ -28,16 +39,6 @@ cvx_status cvx_added_push(cvx_added *a, const char *text, size_t len, int32_t id
     }
     a->item[a->n++] = (cvx_added_token){copy, len, id};
     return CVX_OK;
-}
-
-const cvx_added_token *cvx_added_find(const cvx_added *a, const char *text, size_t len)
-{
-    for (int64_t i = 0; i < a->n; i++) {
-        if (a->item[i].len == len && memcmp(a->item[i].text, text, len) == 0) {
-            return &a->item[i];
-        }
-    }
-    return NULL;
 }
 
 void cvx_added_close(cvx_added *a)
@@ -163,7 +164,7 @@ static cvx_status decoder_entry(const char *path, const char *key, const json_t 
 static cvx_status place(const char *path, cvx_added *out, const entry *e, int64_t known,
                         int64_t *vocab_size)
 {
-    const cvx_added_token *already = cvx_added_find(out, e->text, strlen(e->text));
+    const cvx_added_token *already = find(out, e->text, strlen(e->text));
     int64_t id = known >= 0 ? known : already != NULL ? already->id : *vocab_size;
 
     if (id != e->id) {

@@ -19,8 +19,6 @@ typedef struct cvx_added {
 
 /* Adds a token; one of the same text is left as it is. CVX_ENOMEM. */
 cvx_status cvx_added_push(cvx_added *a, const char *text, size_t len, int32_t id) CVX_CHECK;
-/* The token of this text, NULL if there is none. */
-const cvx_added_token *cvx_added_find(const cvx_added *a, const char *text, size_t len);
 /* A zeroed or closed one is accepted. */
 void cvx_added_close(cvx_added *a);
 
