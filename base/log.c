@@ -87,6 +87,17 @@ static void put_json(cvx_log_level level, const char *job, json_t *fields, const
     json_decref(j);
 }
 
+/* Whether a field's text needs no quotes, so that whatever it holds, a line stays a line. */
+static bool is_word(const char *s)
+{
+    for (; *s != 0; s++) {
+        if ((unsigned char)*s <= ' ' || *s == 127 || strchr("\"\\=", *s) != NULL) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static void put_text(cvx_log_level level, const char *job, const json_t *fields,
                      const char *message)
 {
@@ -100,7 +111,7 @@ static void put_text(cvx_log_level level, const char *job, const json_t *fields,
                                 job != NULL ? job : "", message);
     json_object_foreach((json_t *)fields, key, v)
     {
-        char *text = json_is_string(v) && strpbrk(json_string_value(v), " \"\\=") == NULL
+        char *text = json_is_string(v) && is_word(json_string_value(v))
                          ? strdup(json_string_value(v))
                          : json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(6));
         if (text != NULL && n + strlen(key) + strlen(text) + 3 < sizeof line) {

@@ -58,12 +58,12 @@ void cvx_job_view_free(cvx_job_view *v);
 cvx_status cvx_jobs_list(cvx_redis *r, const char *owner, const char *state, const char *after,
                          bool ascending, int64_t max, char (*ids)[CVX_ID_MAX],
                          int64_t *n) CVX_CHECK;
-/* state: of 16 bytes, the job's state then; "" where there is none. */
 /* Ids of the jobs that run, those that began first first, at most `max`. */
 cvx_status cvx_jobs_running(cvx_redis *r, int64_t max, char (*ids)[CVX_ID_MAX],
                             int64_t *n) CVX_CHECK;
 /* The name of the pool that a job runs or ran on last; "" if none. */
 cvx_status cvx_jobs_pool(cvx_redis *r, const char *id, char pool[128]) CVX_CHECK;
+/* state: of 16 bytes, the job's state then; "" where there is none. */
 cvx_status cvx_jobs_cancel(cvx_redis *r, const char *id, char state[16]) CVX_CHECK;
 /* Forgets a job that has ended (else *removed is false). image: the file it began with, where no other job does and it may go too;
  * else "". */
