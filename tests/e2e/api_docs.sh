@@ -2,24 +2,10 @@
 # The examples of docs/api.md, one after the other as they stand there, against a service.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
-
-if [ ! -x "$(dirname "$cvx")/cvx-coordinator" ]; then
-    echo "SKIP  the API's examples: this build has no coordinator"
-    finish
-fi
-service=
-stop() {
-    [ -z "$service" ] || { kill "$service" && wait "$service"; } || true
-    rm -rf "$tmp"
-}
-trap stop EXIT
-"$cvx" serve --model models/shapes --data-dir "$tmp/data" --port 0 >"$tmp/serve.log" 2>&1 &
-service=$!
-for _ in $(seq 200); do
-    URL=$(sed -n 's/^cvx: \(http[^ ]*\) serves.*/\1/p' "$tmp/serve.log")
-    [ -n "$URL" ] && curl -sf -o "$tmp/ready" "$URL/readyz" && break
-    sleep 0.1
-done
+needs "the API's examples" cvx-coordinator
+serve --port 0
+# shellcheck disable=SC2034 # the examples have it
+URL=$url
 
 # indented lines that begin with curl or set a variable, with those that go on behind a backslash
 docs=$(pwd)/docs/api.md

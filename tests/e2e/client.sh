@@ -2,32 +2,17 @@
 # cvx submit, status, watch, cancel, list and get against a service, also one that goes away meanwhile.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
-
-if [ ! -x "$(dirname "$cvx")/cvx-coordinator" ] || ! "$cvx" --help | grep -q submit; then
-    echo "SKIP  the client: this build has no coordinator or no libcurl"
+needs "the client" cvx-coordinator
+if ! "$cvx" --help | grep -q submit; then
+    echo "SKIP  the client: this build has no libcurl"
     finish
 fi
 cvx=$(realpath "$cvx")
-service=
-stop() {
-    [ -z "$service" ] || { kill "$service" && wait "$service"; } || true
-    rm -rf "$tmp"
-}
-trap stop EXIT
 printf secret >"$tmp/key"
 printf 'me %s\n' "$(sha256sum <"$tmp/key" | cut -d ' ' -f 1)" >"$tmp/keys"
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 export CVX_SERVER=http://127.0.0.1:$port
-serve() {
-    "$cvx" serve --model models/shapes --clip-model models/shapes-clip --data-dir "$tmp/data" --port "$port" \
-        --api-keys "$tmp/keys" >"$tmp/serve.log" 2>&1 &
-    service=$!
-    for _ in $(seq 200); do
-        grep -q serves "$tmp/serve.log" && return
-        sleep 0.05
-    done
-    wrong "no service: $(cat "$tmp/serve.log")"
-}
+with=(--clip-model models/shapes-clip --port "$port" --api-keys "$tmp/keys")
 
 refuse() { # CODE WORDS NAME ARGS...
     local want=$1 words=$2 name=$3 code=0
@@ -39,7 +24,7 @@ refuse() { # CODE WORDS NAME ARGS...
 }
 refuse 3 "no coordinator answers at $CVX_SERVER" "nobody there" list
 refuse 2 "http://HOST:PORT" "no address" list --server ftp://x
-serve
+serve "${with[@]}"
 refuse 2 "key" "no key" list
 export CVX_API_KEY=wrong
 refuse 2 "key" "a wrong key" list
@@ -106,9 +91,9 @@ id=$("$cvx" submit "${me[@]}" --prompt "$prompt" --num-inference-steps 120)
 "$cvx" watch "${me[@]}" --json "$id" >"$tmp/events" 2>"$tmp/watch.log" &
 watcher=$!
 sleep 1.5
-kill "$service" && wait "$service" || true
+unserve
 sleep 1
-serve
+serve "${with[@]}"
 code=0
 wait $watcher || code=$?
 equal "watch outlives the service: exit code" 0 $code

@@ -28,6 +28,15 @@ def descendants(pid):
     return found
 
 
+def catches(pid, number):
+    """Whether a process has a handler for a signal."""
+    try:
+        with open(f"/proc/{pid}/status") as f:
+            return any(line.startswith("SigCgt:") and int(line.split()[1], 16) >> (number - 1) & 1 for line in f)
+    except OSError:
+        return False
+
+
 def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -85,7 +94,11 @@ class Cluster(Service):
         return below if below else [pool.pid]
 
     def end_pool(self, name, how=signal.SIGUSR1):
-        """A drain where it is asked; else nothing of it is left."""
+        """A drain where it is asked, once the ranks listen for that; else nothing of it is left."""
+        for _ in range(600 if how == signal.SIGUSR1 else 0):
+            if all(catches(pid, how) for pid in self.ranks(name)):
+                break
+            time.sleep(0.05)
         pool = self.pools.pop(name)
         for pid in (self.ranks_of(pool) if how == signal.SIGKILL else []) + [pool.pid]:
             try:

@@ -7,7 +7,7 @@
 cvx=${1:?usage: NAME.sh path/to/cvx}
 exec </dev/null # nothing here may wait for a terminal
 tmp=$(mktemp -d)
-trap 'rm -rf "$tmp"' EXIT
+trap 'unserve; rm -rf "$tmp"' EXIT
 prompt="a red circle moving right on a black background"
 here=tests/e2e
 
@@ -71,6 +71,57 @@ shape() { python3 "$here/tensors.py" shape "$1" "$2"; }
 # probe FILE KEY: one field of the first video stream, by ffprobe.
 probe() {
     ffprobe -v error -count_frames -select_streams v:0 -show_entries "stream=$2" -of default=nk=1:nw=1 "$1"
+}
+
+# needs WHAT PROGRAM...: the programs were built beside cvx; else the test says SKIP and ends.
+needs() {
+    local what=$1 program
+    shift
+    for program in "$@"; do
+        if [ ! -x "$(dirname "$cvx")/$program" ]; then
+            echo "SKIP  $what: this build has no $program"
+            finish
+        fi
+    done
+}
+
+# needs_python WHAT: $python has what tests/python/requirements.txt names; else the test says SKIP and ends.
+python=python3
+needs_python() {
+    if ! python=$(scripts/test-venv "$(dirname "$cvx")"); then
+        echo "SKIP  $1: no Python environment for it"
+        finish
+    fi
+}
+
+# part NAME ARGS...: what tests/e2e/NAME.py looks at, which prints lines as these do.
+part() {
+    local name=$1
+    shift
+    "$python" "$here/$name.py" "$(realpath "$cvx")" "$tmp" "$@" || bad=$((bad + 1))
+}
+
+# serve ARGS...: `cvx serve` of the shapes checkpoint, its state in $tmp/data. Once it is ready $url says where; it ends with the
+# test, or by unserve.
+service=
+serve() {
+    local i
+    "$cvx" serve --model models/shapes --data-dir "$tmp/data" "$@" >"$tmp/serve.log" 2>&1 &
+    service=$!
+    for ((i = 0; i < 600; i++)); do
+        url=$(sed -n 's/^cvx: \(http[^ ]*\) serves.*/\1/p' "$tmp/serve.log")
+        if [ -n "$url" ] && curl -sf -o "$tmp/ready" "$url/readyz"; then
+            return
+        fi
+        kill -0 "$service" 2>/dev/null || break
+        sleep 0.1
+    done
+    wrong "no service: $(cat "$tmp/serve.log")"
+    finish
+}
+unserve() {
+    [ -z "$service" ] || { kill "$service" && wait "$service"; } || true
+    service=
 }
 
 finish() {

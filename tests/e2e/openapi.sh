@@ -3,33 +3,10 @@
 # that it allows may be refused all the same (48 frames): a checkpoint's own rules are in no schema. Longer with CVX_CHECK_FULL=1.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
-
-if [ ! -x "$(dirname "$cvx")/cvx-coordinator" ]; then
-    echo "SKIP  the OpenAPI document: this build has no coordinator"
-    finish
-fi
-if ! python=$(scripts/test-venv "$(dirname "$cvx")"); then
-    echo "SKIP  the OpenAPI document: no Python environment for schemathesis"
-    finish
-fi
-service=
-stop() {
-    [ -z "$service" ] || { kill "$service" && wait "$service"; } || true
-    rm -rf "$tmp"
-}
-trap stop EXIT
+needs "the OpenAPI document" cvx-coordinator
+needs_python "the OpenAPI document"
 printf 'me %s waiting=3\n' "$(printf secret | sha256sum | cut -d ' ' -f 1)" >"$tmp/keys"
-"$cvx" serve --model models/shapes --data-dir "$tmp/data" --port 0 --api-keys "$tmp/keys" >"$tmp/serve.log" 2>&1 &
-service=$!
-for _ in $(seq 200); do
-    grep -q '^cvx: http' "$tmp/serve.log" && break
-    sleep 0.05
-done
-url=$(sed -n 's/^cvx: \(http[^ ]*\) serves.*/\1/p' "$tmp/serve.log")
-for _ in $(seq 200); do
-    "$python" -c "import urllib.request; urllib.request.urlopen('$url/readyz')" 2>/dev/null && break
-    sleep 0.1
-done
+serve --port 0 --api-keys "$tmp/keys"
 
 schemathesis() { # NAME ARGS...
     local name=$1

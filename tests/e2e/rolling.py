@@ -16,8 +16,8 @@ ENDS = "completed", "failed", "cancelled"
 class Client(Service):
     """Asks one of the coordinators."""
 
-    def __init__(self, url):
-        self.url = url
+    def __init__(self, url, tail):
+        self.url, self.tail = url, tail
 
 
 def ended(r, video):
@@ -29,14 +29,9 @@ def ended(r, video):
 def two_coordinators(s):
     r, ids, answers = Redis(s.socket), [], []
     other = free_port()
-    ask = [Client(s.url), Client(f"http://127.0.0.1:{other}")]
+    ask = [Client(s.url, s.tail), Client(f"http://127.0.0.1:{other}", s.tail)]
     second = s.start_coordinator(other)
-    while True:
-        try:
-            if ask[1].call("GET", "/readyz")[0] == 200:
-                break
-        except OSError:
-            time.sleep(0.1)
+    ask[1].wait_ready()
     for k in range(4):
         ids.append(ask[k % 2].call("POST", "/v1/videos", {"prompt": PROMPT, "num_inference_steps": 30, "seed": k})[1]["id"])
     once = "/v1/videos", {"prompt": PROMPT, "num_inference_steps": 1}, {"Idempotency-Key": "the same"}

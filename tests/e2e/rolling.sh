@@ -1,11 +1,7 @@
 #!/usr/bin/env bash
-# A cluster whose parts come and go (rolling.py). Where the service was not built it says SKIP.
+# A cluster whose parts come and go (rolling.py).
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
-
-if [ ! -x "$(dirname "$cvx")/cvx-coordinator" ] || [ ! -x "$(dirname "$cvx")/cvx-rank" ]; then
-    echo "SKIP  the service: this build has no coordinator or no cvx-rank"
-    finish
-fi
-python3 $here/rolling.py "$(realpath "$cvx")" "$tmp" || bad=$((bad + 1))
+needs "the service" cvx-coordinator cvx-rank
+part rolling
 finish

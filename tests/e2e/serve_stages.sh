@@ -1,11 +1,7 @@
 #!/usr/bin/env bash
-# The stages and options around the key frames by way of `cvx serve` (serve_stages.py). Where the service was not built it says SKIP.
+# The stages and options around the key frames by way of `cvx serve` (serve_stages.py).
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
-
-if [ ! -x "$(dirname "$cvx")/cvx-coordinator" ]; then
-    echo "SKIP  the service: this build has no coordinator"
-    finish
-fi
-python3 $here/serve_stages.py "$(realpath "$cvx")" "$tmp" || bad=$((bad + 1))
+needs "the service" cvx-coordinator
+part serve_stages
 finish

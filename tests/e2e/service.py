@@ -37,10 +37,17 @@ class Service:
 
     def wait_ready(self):
         for _ in range(600):
-            if self.call("GET", "/readyz")[0] == 200:
-                return
+            try:
+                if self.call("GET", "/readyz")[0] == 200:
+                    return
+            except OSError:  # it does not listen yet
+                pass
             time.sleep(0.05)
-        say("the service becomes ready", False, open(f"{self.data}/cvx.log").read()[-2000:])
+        say("the service becomes ready", False, self.tail())
+
+    def tail(self):
+        with open(f"{self.data}/cvx.log", errors="replace") as f:
+            return f.read()[-3000:]
 
     def call(self, method, path, body=None, headers=None, raw=False):
         headers = dict(headers or {})
