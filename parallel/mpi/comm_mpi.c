@@ -15,9 +15,12 @@
 #define TAG 77
 /* Tests of a transfer in one poll. */
 #define POLLS 16
-/* Nanoseconds of the first and the longest sleep of a rank that waits and shares its core. */
+/* Nanoseconds of a sleep of a rank that waits and shares its core: the first, and the longest; that of a rank whose wait is already
+ * long may last 1 / NAP_SHARE of it, up to NAP_IDLE. */
 #define NAP_LEAST 5000
 #define NAP_MOST 50000
+#define NAP_SHARE 128
+#define NAP_IDLE 10000000
 /* Seconds that a rank with a failure of its own waits for the others to come and hear of it. */
 #define FAILED_PATIENCE 30.0
 
@@ -48,12 +51,21 @@ static cvx_status check(int rc, const char *call)
 
 /* More ranks than cores. A rank that waits in MPI polls; yielding between polls does not help, since the scheduler
  * gives pollers the same share of a core as the ranks that compute. So it sleeps between polls, for longer
- * the longer it waits. */
+ * the longer it waits: ranks of a pool that has no job hardly wake. */
 static bool crowded;
+
+static int64_t next_nap(int64_t nap, double waited)
+{
+    double share = waited * 1e9 / NAP_SHARE;
+    int64_t most = share < NAP_MOST ? NAP_MOST : share < NAP_IDLE ? (int64_t)share : NAP_IDLE;
+
+    return 2 * nap < most ? 2 * nap : most;
+}
 
 static cvx_status wait_all(int n, MPI_Request *q)
 {
     struct timespec nap = {0, NAP_LEAST};
+    double begin = MPI_Wtime();
     int done = 0;
 
     if (!crowded) {
@@ -63,7 +75,7 @@ static cvx_status wait_all(int n, MPI_Request *q)
         CVX_RETURN_IF(check(MPI_Testall(n, q, &done, MPI_STATUSES_IGNORE), "testall"));
         if (!done && polls >= POLLS) {
             nanosleep(&nap, NULL);
-            nap.tv_nsec = 2 * nap.tv_nsec < NAP_MOST ? 2 * nap.tv_nsec : NAP_MOST;
+            nap.tv_nsec = next_nap(nap.tv_nsec, MPI_Wtime() - begin);
         }
     }
     return CVX_OK;

@@ -37,6 +37,16 @@ def catches(pid, number):
         return False
 
 
+def spent(pids):
+    """Seconds of a processor that these have used."""
+    ticks = 0
+    for pid in pids:
+        with open(f"/proc/{pid}/stat") as f:
+            user, system = f.read().rsplit(")", 1)[1].split()[11:13]
+            ticks += int(user) + int(system)
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
