@@ -16,6 +16,25 @@ static cvx_status io(const char *verb, const char *path)
     return cvx_fail(CVX_EIO, "cannot %s %s: %s", verb, path, strerror(errno));
 }
 
+void cvx_open_standard(void)
+{
+    for (int fd = 0; fd <= 2; fd++) {
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) < 0) {
+            return;
+        }
+    }
+}
+
+cvx_status cvx_close_standard(void)
+{
+    errno = 0;
+    if (fflush(stdout) == 0 && !ferror(stdout)) {
+        return CVX_OK;
+    }
+    return cvx_fail(CVX_EIO, "cannot write to standard output: %s",
+                    errno != 0 ? strerror(errno) : "some of it is lost");
+}
+
 static cvx_status open_regular(int *fd, struct stat *sb, const char *path)
 {
     *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not block us */

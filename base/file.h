@@ -9,6 +9,12 @@
 
 #define CVX_PATH_MAX 4096
 
+/* Where the caller has closed descriptors 0, 1 or 2 they become /dev/null: else a file gets the number, and what is printed goes into
+ * it. The first thing that a program does. */
+void cvx_open_standard(void);
+/* The last: CVX_EIO where something that was printed to stdout did not get there (a full disk). */
+cvx_status cvx_close_standard(void) CVX_CHECK;
+
 /* Reads a regular file of at most `max` bytes, adds a terminating NUL that *len leaves out.
  * Caller frees *out. CVX_EIO / CVX_EFORMAT (too large). */
 cvx_status cvx_file_read(char **out, size_t *len, const char *path, size_t max) CVX_CHECK;

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "cli/cli.h"
 #include "kernels/waiting.h"
 
@@ -71,9 +72,8 @@ static int unknown(const char *want)
                      : cvx_fail(CVX_EINVAL, "unknown command '%s' (cvx --help lists them)", want));
 }
 
-int main(int argc, char **argv)
+static int run(int argc, char **argv)
 {
-    cvx_wait_briefly(argv, false);
     const char *want = argc > 1 ? argv[1] : "--help";
     bool help = strcmp(want, "help") == 0;
 
@@ -94,4 +94,14 @@ int main(int argc, char **argv)
         }
     }
     return unknown(want);
+}
+
+int main(int argc, char **argv)
+{
+    cvx_open_standard();
+    cvx_wait_briefly(argv, false);
+    int code = run(argc, argv);
+    cvx_status st = cvx_close_standard();
+
+    return code == 0 && st != CVX_OK ? cvx_cli_finish(st) : code;
 }

@@ -306,6 +306,7 @@ int main(int argc, char **argv)
     const char *pos[1];
     bool help = false;
     int n = 0;
+    cvx_open_standard();
     cvx_status st = cvx_opts_parse(&cmd, &o, argc, argv, pos, 0, &n, &help);
 
     if (help) {

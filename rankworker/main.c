@@ -6,6 +6,7 @@
 
 #include "base/beat.h"
 #include "base/fault.h"
+#include "base/file.h"
 #include "base/stop.h"
 #include "model/pipeline/arrange.h"
 #include "model/pipeline/batch.h"
@@ -344,6 +345,7 @@ static int run_supervisor(const cvx_command *cmd, options *o, int argc, char **a
 
 int main(int argc, char **argv)
 {
+    cvx_open_standard();
     options o = {.request = CVX_REQUEST_INIT, .supervise = CVX_SUPERVISE_INIT};
     cvx_opt *table = make_table();
     const cvx_command cmd = {

@@ -1,6 +1,7 @@
 #include "store/redis.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -143,6 +144,7 @@ static cvx_status dial(cvx_redis *r)
     if (r->c == NULL || r->c->err != 0) {
         return lost(r);
     }
+    (void)fcntl(r->c->fd, F_SETFD, FD_CLOEXEC); /* pools and plans that we start have their own */
     if (redisSetTimeout(r->c, seconds(r->timeout)) != REDIS_OK) {
         return lost(r);
     }

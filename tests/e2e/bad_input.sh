@@ -173,6 +173,16 @@ fails "a command that is none" 2 "did you mean generate?" "$cvx" genrate
 equal "cvx help COMMAND" "$("$cvx" sheet --help)" "$("$cvx" help sheet)"
 equal "cvx serve --help" "usage: cvx serve [options]" "$("$cvx" serve --help | head -n 1)"
 
+# --- the standard descriptors: closed ones are no one's file, and what cannot be printed is no success ---
+expect "the video of open descriptors" "$cvx" generate --quiet "${job[@]}" --output "$tmp/open.mp4"
+"$cvx" generate "${job[@]}" --json --output "$tmp/closed.mp4" <&- >&- 2>&- || wrong "closed descriptors: exit $?"
+same "the video, with all three closed," "$tmp/closed.mp4" "$tmp/open.mp4"
+"$cvx" generate "${job[@]}" --json --output "$tmp/closed.mp4" >&- 2>"$tmp/log" || wrong "closed stdout: exit $?"
+same "the video, with stdout closed," "$tmp/closed.mp4" "$tmp/open.mp4"
+rc=0
+"$cvx" inspect "$tiny" --json >/dev/full 2>"$tmp/line" || rc=$?
+equal "a full disk behind stdout" "3 cvx: cannot write to standard output: No space left on device" "$rc $(cat "$tmp/line")"
+
 # --- replay ---
 expect "a run to replay" "$cvx" generate --quiet "${job[@]}" --output "$tmp/run.safetensors"
 refuse 4 'run\.safetensors: tensor latents is \[1, 2, .*\[1, 3, .* is needed' "latents of another shape" "${job[@]}" \
