@@ -14,6 +14,7 @@ typedef struct batch {
     FILE *errors;
     char *text;
     size_t len;
+    json_t *outputs;      /* of the lines so far, of all groups: the line's number by its output */
     int64_t jobs, failed; /* of all groups; of this group */
     cvx_status worst;     /* of this group's failures: the least code */
 } batch;
@@ -87,6 +88,29 @@ static cvx_status run_line(batch *b, const char *text, size_t len, int64_t line)
     return st;
 }
 
+/* A job's output is its own: of two lines that name the same one the later is refused. A line that cannot be read is told by
+ * whoever runs it. */
+static cvx_status claim_output(batch *b, const char *text, size_t len, int64_t line)
+{
+    json_t *j = NULL;
+    cvx_status st = CVX_OK;
+
+    if (cvx_json_parse(&j, text, len, "") != CVX_OK) {
+        return CVX_OK;
+    }
+    const char *own = json_string_value(json_object_get(j, "output"));
+    const char *path = own != NULL ? own : b->defaults->output;
+    const json_t *first = path != NULL ? json_object_get(b->outputs, path) : NULL;
+    if (first != NULL) {
+        st = cvx_fail(CVX_EINVAL, "output %s: line %lld writes it", path,
+                      (long long)json_integer_value(first));
+    } else if (path != NULL) {
+        json_object_set_new_nocheck(b->outputs, path, json_integer(line));
+    }
+    json_decref(j);
+    return st;
+}
+
 static bool stops(cvx_status st)
 {
     return st == CVX_EREQUEUE || st == CVX_ECANCELLED;
@@ -107,10 +131,11 @@ static cvx_status run_lines(batch *b)
         if (strspn(text, " \t\r\n") >= len) {
             continue;
         }
+        cvx_status st = claim_output(b, text, len, line);
         if (b->jobs++ % m->degrees.n[CVX_MESH_DATA] != m->at[CVX_MESH_DATA]) {
             continue;
         }
-        cvx_status st = run_line(b, text, len, line);
+        st = st == CVX_OK ? run_line(b, text, len, line) : st;
         if (stops(st)) {
             return st;
         }
@@ -144,7 +169,7 @@ cvx_status cvx_batch(const cvx_request *defaults, const cvx_generator_options *o
 {
     const cvx_mesh *mesh = opt->mesh;
     cvx_generator_options alone = *opt;
-    batch b = {.defaults = defaults, .mesh = mesh, .errors = errors};
+    batch b = {.defaults = defaults, .mesh = mesh, .errors = errors, .outputs = json_object()};
     cvx_status st = CVX_OK;
 
     if (defaults->replay != NULL) {
@@ -159,6 +184,7 @@ cvx_status cvx_batch(const cvx_request *defaults, const cvx_generator_options *o
     st = conclude(&b, run_lines(&b));
 done:
     cvx_generator_close(b.generator);
+    json_decref(b.outputs);
     free(b.text);
     return st;
 }

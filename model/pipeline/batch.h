@@ -9,7 +9,7 @@
  * data group n modulo their number. Models stay open from one job of a group to the next (cvx_generator_run), and
  * what is done already is left as it is.
  *
- * A job that fails is told to `errors` as "FILE:LINE: message", and the others go on. At the end every rank
+ * A line whose output an earlier one has fails. A job that fails is told to `errors` as "FILE:LINE: message", and the others go on. At the end every rank
  * returns the same status: that of a job that failed, with a message that counts them. A signal
  * ends the batch between two jobs or two steps (CVX_EREQUEUE; without --checkpoint-dir CVX_ECANCELLED): the
  * same command then goes on.

@@ -173,6 +173,14 @@ fails "a command that is none" 2 "did you mean generate?" "$cvx" genrate
 equal "cvx help COMMAND" "$("$cvx" sheet --help)" "$("$cvx" help sheet)"
 equal "cvx serve --help" "usage: cvx serve [options]" "$("$cvx" serve --help | head -n 1)"
 
+# --- a batch: two lines of one output ---
+printf '{"prompt": "a", "output": "%s"}\n{"prompt": "b"}\n{"prompt": "c"}\n' "$tmp/own.safetensors" >"$tmp/jobs"
+rc=0
+"$cvx" generate --quiet "${job[@]}" --batch "$tmp/jobs" --output "$tmp/both.safetensors" 2>"$tmp/line" >"$tmp/log" || rc=$?
+equal "two lines of one output" "2 jobs:3: output both.safetensors: line 2 writes it" \
+    "$rc $(grep -v '^cvx: ' "$tmp/line" | sed "s#$tmp/##g")"
+expect "the output of the first of them" test -s "$tmp/both.safetensors"
+
 # --- the standard descriptors: closed ones are no one's file, and what cannot be printed is no success ---
 expect "the video of open descriptors" "$cvx" generate --quiet "${job[@]}" --output "$tmp/open.mp4"
 "$cvx" generate "${job[@]}" --json --output "$tmp/closed.mp4" <&- >&- 2>&- || wrong "closed descriptors: exit $?"
