@@ -10,13 +10,16 @@
 #include "cli/cli.h"
 #include "kernels/ops.h"
 
-static int missing;
+static struct {
+    int needed, optional;
+    bool in_optional; /* what is looked at now */
+} missing;
 
 static void line(bool ok, const char *what, const char *detail, const char *advice)
 {
     printf("  %-4s %-22s %s%s%s\n", ok ? "ok" : "--", what, detail, ok || !advice[0] ? "" : ": ",
            ok ? "" : advice);
-    missing += !ok;
+    *(missing.in_optional ? &missing.optional : &missing.needed) += !ok;
 }
 
 static void check_cpu(void)
@@ -57,7 +60,7 @@ static void check_media(void)
 
 static void check_gpu(void)
 {
-    printf("GPU\n");
+    printf("GPU (optional)\n");
     bool driver = access("/dev/nvidiactl", F_OK) == 0;
     line(driver, "NVIDIA driver", driver ? "present" : "none", "jobs run on the CPU");
     char what[160];
@@ -102,9 +105,18 @@ static int run(int argc, char **argv)
     printf("cvx %s\n", CVX_VERSION);
     check_cpu();
     check_media();
+    missing.in_optional = true;
     check_gpu();
     check_programs();
-    printf("%d %s not there.\n", missing, missing == 1 ? "thing is" : "things are");
+    if (missing.needed > 0) {
+        printf("%d of what cvx needs %s not there.\n", missing.needed,
+               missing.needed == 1 ? "is" : "are");
+    } else if (missing.optional > 0) {
+        printf("Nothing that cvx needs is missing; %d of what it could use %s not there.\n",
+               missing.optional, missing.optional == 1 ? "is" : "are");
+    } else {
+        printf("Everything is there.\n");
+    }
     return 0;
 }
 

@@ -64,6 +64,18 @@ cvx_status cvx_comm_allgatherv(cvx_comm *c, const void *send, int64_t send_bytes
     return count(c, CVX_COMM_ALLGATHER, send_bytes * (c->size - 1), t, st);
 }
 
+cvx_status cvx_comm_gather_each(cvx_comm *c, const void *own, int64_t bytes, void *all)
+{
+    int64_t each[CVX_MAX_RANKS], at[CVX_MAX_RANKS];
+
+    CVX_ASSERT(c->size <= CVX_MAX_RANKS);
+    for (int i = 0; i < c->size; i++) {
+        each[i] = bytes;
+        at[i] = i * bytes;
+    }
+    return cvx_comm_allgatherv(c, own, bytes, all, each, at);
+}
+
 cvx_status cvx_comm_alltoallv(cvx_comm *c, const void *send, const int64_t *send_bytes,
                               const int64_t *send_at, void *recv, const int64_t *recv_bytes,
                               const int64_t *recv_at)

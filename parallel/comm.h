@@ -85,6 +85,8 @@ void cvx_comm_close(cvx_comm *c);
 /* recv gets every rank's bytes: rank r's recv_bytes[r] at recv_at[r]; send may be its own place in recv. */
 cvx_status cvx_comm_allgatherv(cvx_comm *c, const void *send, int64_t send_bytes, void *recv,
                                const int64_t *recv_bytes, const int64_t *recv_at) CVX_CHECK;
+/* The same with `bytes` from every rank: all [size x bytes], in the order of the ranks. */
+cvx_status cvx_comm_gather_each(cvx_comm *c, const void *own, int64_t bytes, void *all) CVX_CHECK;
 /* Rank s gets send[send_at[s]] .. of every rank. send and recv do not overlap. */
 cvx_status cvx_comm_alltoallv(cvx_comm *c, const void *send, const int64_t *send_bytes,
                               const int64_t *send_at, void *recv, const int64_t *recv_bytes,

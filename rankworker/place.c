@@ -63,23 +63,17 @@ cvx_status cvx_place_find(cvx_place *out, cvx_comm *world)
     cvx_place p = {0};
     cvx_comm *node = NULL;
     binding own, *all = NULL;
-    int64_t *bytes = NULL;
     cvx_status st = CVX_OK;
 
     CVX_RETURN_IF(cvx_comm_agree(world, look(&p.cores, &own)));
     CVX_RETURN_IF(cvx_world_node(world, &node));
     p.node_ranks = node->size;
     all = calloc((size_t)node->size, sizeof *all);
-    bytes = calloc(2 * (size_t)node->size, sizeof *bytes);
-    if (all == NULL || bytes == NULL) {
+    if (all == NULL) {
         st = cvx_fail(CVX_ENOMEM, "no memory for the bindings of %d ranks", node->size);
     }
     CVX_TRY(st, cvx_comm_agree(node, st), done);
-    for (int i = 0; i < node->size; i++) {
-        bytes[i] = sizeof own;
-        bytes[node->size + i] = i * (int64_t)sizeof own;
-    }
-    CVX_TRY(st, cvx_comm_allgatherv(node, &own, sizeof own, all, bytes, bytes + node->size), done);
+    CVX_TRY(st, cvx_comm_gather_each(node, &own, sizeof own, all), done);
     for (int i = 0; i < node->size; i++) {
         p.sharers += i == node->rank || overlap(&own, &all[i]);
     }
@@ -87,7 +81,6 @@ cvx_status cvx_place_find(cvx_place *out, cvx_comm *world)
     (void)cvx_world_crowded(p.sharers > p.cores);
     *out = p;
 done:
-    free(bytes);
     free(all);
     cvx_comm_close(node);
     return st;

@@ -345,16 +345,12 @@ static cvx_status run_group(pool *p, const round_plan *r)
 static cvx_status gather(pool *p, int64_t *jobs)
 {
     cvx_group_news own = p->group.news, *all = calloc((size_t)p->host->size, sizeof *all);
-    int64_t bytes[CVX_MAX_RANKS], at[CVX_MAX_RANKS], completed = 0, peak = 0;
+    int64_t completed = 0, peak = 0;
     double sum = 0;
     int n = 0;
 
     CVX_ASSERT(all != NULL);
-    for (int i = 0; i < p->host->size; i++) {
-        bytes[i] = sizeof own;
-        at[i] = i * (int64_t)sizeof own;
-    }
-    cvx_status st = cvx_comm_allgatherv(p->host, &own, sizeof own, all, bytes, at);
+    cvx_status st = cvx_comm_gather_each(p->host, &own, sizeof own, all);
     for (int i = 0; i < p->host->size && st == CVX_OK; i++) {
         *jobs += all[i].jobs;
         completed += all[i].completed;

@@ -69,34 +69,27 @@ cvx_status cvx_stats_print(const cvx_mesh *m, FILE *f, bool json)
     int ranks = m->world->size;
     cvx_comm_stat own[CVX_MESH_COMMS][CVX_COMM_KINDS];
     cvx_comm_stat *of = calloc((size_t)ranks, sizeof own);
-    int64_t *bytes = calloc(2 * (size_t)ranks, sizeof *bytes), *at = bytes + ranks;
     cvx_status st = CVX_OK;
 
     for (int i = 0; i < CVX_MESH_COMMS; i++) {
         memcpy(own[i], cvx_mesh_comm(m, i)->stat, sizeof own[i]);
     }
-    if (of == NULL || bytes == NULL) {
+    if (of == NULL) {
         st = cvx_fail(CVX_ENOMEM, "no memory for the counters of %d ranks", ranks);
     }
     CVX_TRY(st, cvx_comm_agree(m->world, st), done);
-    for (int r = 0; r < ranks; r++) {
-        bytes[r] = sizeof own;
-        at[r] = r * (int64_t)sizeof own;
-    }
-    CVX_TRY(st, cvx_comm_allgatherv(m->world, own, sizeof own, of, bytes, at), done);
+    CVX_TRY(st, cvx_comm_gather_each(m->world, own, sizeof own, of), done);
     if (m->world->rank == 0) {
         print_all(f, json, of, ranks);
     }
 done:
     free(of);
-    free(bytes);
     return st;
 }
 
 cvx_status cvx_stats_add_up(cvx_stats_sum *out, const cvx_mesh *m, cvx_comm *all)
 {
     cvx_stats_sum own = {.peak = (int64_t)cvx_memory_peak()}, *of = NULL;
-    int64_t *bytes = calloc(2 * (size_t)all->size, sizeof *bytes);
     cvx_status st = CVX_OK;
 
     for (int i = 0; i < CVX_MESH_COMMS; i++) {
@@ -106,15 +99,11 @@ cvx_status cvx_stats_add_up(cvx_stats_sum *out, const cvx_mesh *m, cvx_comm *all
     }
     *out = (cvx_stats_sum){0};
     of = calloc((size_t)all->size, sizeof *of);
-    if (of == NULL || bytes == NULL) {
+    if (of == NULL) {
         st = cvx_fail(CVX_ENOMEM, "no memory for the counters of %d ranks", all->size);
     }
     CVX_TRY(st, cvx_comm_agree(all, st), done);
-    for (int r = 0; r < all->size; r++) {
-        bytes[r] = sizeof own;
-        bytes[all->size + r] = r * (int64_t)sizeof own;
-    }
-    CVX_TRY(st, cvx_comm_allgatherv(all, &own, sizeof own, of, bytes, bytes + all->size), done);
+    CVX_TRY(st, cvx_comm_gather_each(all, &own, sizeof own, of), done);
     for (int r = 0; r < all->size; r++) {
         out->peak = of[r].peak > out->peak ? of[r].peak : out->peak;
         for (int k = 0; k < CVX_COMM_KINDS; k++) {
@@ -123,6 +112,5 @@ cvx_status cvx_stats_add_up(cvx_stats_sum *out, const cvx_mesh *m, cvx_comm *all
     }
 done:
     free(of);
-    free(bytes);
     return st;
 }

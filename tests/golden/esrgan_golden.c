@@ -204,41 +204,11 @@ static void on_level(const char *backend, const char *isa)
     from_fixtures(backend, isa, "realesrgan-x4plus", false);
 }
 
-static void test_ref(void **state)
-{
-    (void)state;
-    on_level("ref", NULL);
-}
-
-static void test_portable(void **state)
-{
-    (void)state;
-    on_level("cpu", "portable");
-}
-
-static void test_avx2(void **state)
-{
-    (void)state;
-    on_level("cpu", "avx2");
-}
-
-static void test_avx512(void **state)
-{
-    (void)state;
-    on_level("cpu", "avx512");
-}
-
-static void test_amx(void **state)
-{
-    (void)state;
-    on_level("cpu", "amx");
-}
+LEVEL_TESTS(on_level)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_ref), cmocka_unit_test(test_portable),
-                                       cmocka_unit_test(test_avx2), cmocka_unit_test(test_avx512),
-                                       cmocka_unit_test(test_amx)};
+    const struct CMUnitTest tests[] = {LEVEL_TEST_LIST};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -70,4 +70,21 @@ static inline void close_to(cvx_weights *w, const char *name, const float *a, in
     }
 }
 
+/* A test for each backend and level, which calls each(backend, isa); and their entries in a list of tests. */
+#define LEVEL_TEST(each, name, backend, isa)                                                       \
+    static void test_##name(void **state)                                                          \
+    {                                                                                              \
+        (void)state;                                                                               \
+        each(backend, isa);                                                                        \
+    }
+#define LEVEL_TESTS(each)                                                                          \
+    LEVEL_TEST(each, ref, "ref", NULL)                                                             \
+    LEVEL_TEST(each, portable, "cpu", "portable")                                                  \
+    LEVEL_TEST(each, avx2, "cpu", "avx2")                                                          \
+    LEVEL_TEST(each, avx512, "cpu", "avx512")                                                      \
+    LEVEL_TEST(each, amx, "cpu", "amx")
+#define LEVEL_TEST_LIST                                                                            \
+    cmocka_unit_test(test_ref), cmocka_unit_test(test_portable), cmocka_unit_test(test_avx2),      \
+        cmocka_unit_test(test_avx512), cmocka_unit_test(test_amx)
+
 #endif

@@ -315,35 +315,7 @@ static void every(const char *backend, const char *isa)
     inside_5b(backend, isa);
 }
 
-static void test_ref(void **state)
-{
-    (void)state;
-    every("ref", "auto");
-}
-
-static void test_portable(void **state)
-{
-    (void)state;
-    every("cpu", "portable");
-}
-
-static void test_avx2(void **state)
-{
-    (void)state;
-    every("cpu", "avx2");
-}
-
-static void test_avx512(void **state)
-{
-    (void)state;
-    every("cpu", "avx512");
-}
-
-static void test_amx(void **state)
-{
-    (void)state;
-    every("cpu", "amx");
-}
+LEVEL_TESTS(every)
 
 /* A measured decode tells what a real one takes, byte for byte, and touches nothing. */
 static void test_measure(void **state)
@@ -406,10 +378,10 @@ static void test_tiling(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_frames), cmocka_unit_test(test_tiling),
-        cmocka_unit_test(test_ref),    cmocka_unit_test(test_portable),
-        cmocka_unit_test(test_avx2),   cmocka_unit_test(test_avx512),
-        cmocka_unit_test(test_amx),    cmocka_unit_test(test_measure),
+        cmocka_unit_test(test_frames),
+        cmocka_unit_test(test_tiling),
+        LEVEL_TEST_LIST,
+        cmocka_unit_test(test_measure),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
