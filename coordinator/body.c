@@ -147,11 +147,6 @@ static enum MHD_Result form_piece(void *cls, enum MHD_ValueKind kind, const char
     return MHD_YES;
 }
 
-const char *cvx_http_header(struct MHD_Connection *c, const char *name)
-{
-    return MHD_lookup_connection_value(c, MHD_HEADER_KIND, name);
-}
-
 /* Whether a Content-Type is this one, with or without parameters. */
 static bool is_type(const char *type, const char *wanted)
 {

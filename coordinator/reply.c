@@ -10,6 +10,11 @@
 #include "coordinator/events.h"
 #include "coordinator/http.h"
 
+const char *cvx_http_header(struct MHD_Connection *c, const char *name)
+{
+    return MHD_lookup_connection_value(c, MHD_HEADER_KIND, name);
+}
+
 void cvx_answer_error(cvx_http_answer *a, unsigned status, const char *param, const char *fmt, ...)
 {
     char text[600], name[80];

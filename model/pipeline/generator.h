@@ -1,4 +1,4 @@
-/* What generate.c and bestof.c share: the generator, and one video on its way. */
+/* What generator.c (models that stay open), video.c (one video), bestof.c (the best of several) and generate.c (a request) share. */
 #ifndef CVX_MODEL_PIPELINE_GENERATOR_H
 #define CVX_MODEL_PIPELINE_GENERATOR_H
 
@@ -47,6 +47,16 @@ typedef struct cvx_video {
     cvx_stage_cost cost[CVX_STAGE_COUNT];
 } cvx_video;
 
+/* generator.c: the checkpoint and the context of the present request, unless those that are open are the right ones. */
+cvx_status cvx_generator_open_model(cvx_generator *g) CVX_CHECK;
+/* The plan of a job. What open models hold already is taken off what is needed and added to what is available; where the plan
+ * wants weights in another form than they are open in, they are closed. */
+cvx_status cvx_generator_plan(cvx_generator *g, const cvx_job *job, cvx_plan *plan) CVX_CHECK;
+/* The models, as the plan wants them. */
+cvx_status cvx_generator_open_pipeline(cvx_generator *g, const cvx_plan *plan) CVX_CHECK;
+/* Forgets what belongs to one request alone. */
+void cvx_generator_end_request(cvx_generator *g);
+
 /* Rank 0 of a data group writes what the group made. */
 static inline bool cvx_generator_leads(const cvx_generator *g)
 {
@@ -59,7 +69,7 @@ static inline cvx_comm *cvx_generator_everyone(const cvx_generator *g)
     return g->opt.group_alone ? g->opt.mesh->replica : g->opt.mesh->world;
 }
 
-/* All that follow are collective over the replica. */
+/* video.c. All that follow are collective over the replica. */
 
 /* Opens and renders video k, or only the first half of its steps (trial: then `at` of its checkpoints and the preview
  * are what is left of it). half: where to begin, as a trial left it, taken over; may be NULL. The caller closes the video in any

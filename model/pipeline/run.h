@@ -43,8 +43,11 @@ typedef struct cvx_run {
     int64_t start;      /* steps that were done before this run */
 } cvx_run;
 
+/* run.c: what every stage needs. */
+
 /* Opens a part if it is not open. Not collective: callers agree where one rank's failure would leave others waiting. */
 cvx_status cvx_run_open(cvx_pipeline *p, cvx_part_id id) CVX_CHECK;
+void cvx_run_close(cvx_pipeline *p, cvx_part_id id);
 /* Closes a part that no later stage needs, where memory is to be saved. */
 void cvx_run_done_with(cvx_run *r, cvx_part_id id);
 
