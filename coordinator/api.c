@@ -433,15 +433,28 @@ static cvx_status running(cvx_redis *r, json_t *by_pool)
     return st;
 }
 
+static json_t *members_json(const Cvx__PoolStatus *p)
+{
+    json_t *list = json_array();
+
+    for (size_t i = 0; i < p->n_ranks; i++) {
+        const Cvx__RankStatus *r = p->ranks[i];
+        json_array_append_new(list,
+                              json_pack("{s:i, s:s, s:s, s:i}", "rank", (int)r->rank, "host",
+                                        r->host, "device", r->device, "threads", (int)r->threads));
+    }
+    return list;
+}
+
 static json_t *pool_json(const Cvx__PoolStatus *p, json_t *jobs)
 {
-    return json_pack("{s:s, s:s, s:i, s:s, s:s, s:s?, s:s, s:I, s:f, s:i, s:I, s:f, s:O}", "id",
-                     p->name, "state", p->state, "ranks", (int)p->size, "host", p->host, "device",
-                     p->device, "job", p->job[0] != 0 ? p->job : NULL, "mesh", p->mesh, "completed",
-                     (json_int_t)p->completed, "age_seconds",
+    return json_pack("{s:s, s:s, s:i, s:s, s:s, s:s?, s:s, s:I, s:f, s:i, s:I, s:f, s:O, s:o}",
+                     "id", p->name, "state", p->state, "ranks", (int)p->size, "host", p->host,
+                     "device", p->device, "job", p->job[0] != 0 ? p->job : NULL, "mesh", p->mesh,
+                     "completed", (json_int_t)p->completed, "age_seconds",
                      (double)(cvx_now_ms() - p->seen_ms) * 1e-3, "groups", (int)p->groups,
                      "memory_bytes", (json_int_t)p->rank_bytes * p->size, "rank_tflops", p->tflops,
-                     "jobs", jobs);
+                     "jobs", jobs, "members", members_json(p));
 }
 
 static void pools(call *c)

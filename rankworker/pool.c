@@ -55,13 +55,21 @@ typedef struct round_plan {
     cvx_entry entry[MOST_GROUPS]; /* of the groups, in their order */
 } round_plan;
 
+/* What a rank tells of itself. */
+typedef struct introduction {
+    char host[64], device[32];
+    int32_t threads;
+} introduction;
+
 typedef struct pool {
     const cvx_pool_options *o;
     const cvx_request *defaults;
     cvx_comm *host, *world;
     int node_ranks;
     cvx_link *link; /* on the first rank: the pool's */
-    char name[128], hostname[64], url[600], data_dir[CVX_PATH_MAX], lora_dir[CVX_PATH_MAX];
+    char name[128], url[600], data_dir[CVX_PATH_MAX], lora_dir[CVX_PATH_MAX];
+    introduction *told; /* of all ranks */
+    Cvx__RankStatus *ranks, **rank_list;
     int64_t rank_bytes; /* 0: any */
     double tflops;      /* of a rank; 0: no job has shown it yet */
     int groups;         /* that it is split into */
@@ -94,9 +102,11 @@ static cvx_status open_link(pool *p, cvx_link **out, bool first)
 
     s.version = 1;
     s.name = p->name;
-    s.host = p->hostname;
-    s.device = (char *)p->defaults->backend;
+    s.host = p->told[0].host;
+    s.device = p->told[0].device;
     s.size = p->host->size;
+    s.ranks = p->rank_list;
+    s.n_ranks = (size_t)p->host->size;
     s.rank_bytes = p->rank_bytes;
     return cvx_link_open(out, p->url, &s, first);
 }
@@ -402,17 +412,42 @@ static cvx_status run_round(pool *p, int64_t *jobs, bool *more)
     return CVX_OK;
 }
 
+/* Every rank's host and device, on all ranks. Collective. */
+static cvx_status introduce(pool *p)
+{
+    const cvx_request *r = p->defaults;
+    int n = p->host->size;
+    bool cpu = strcmp(r->backend, "auto") == 0 || strcmp(r->backend, "cpu") == 0;
+    introduction own = {.threads = (int32_t)r->threads};
+
+    gethostname(own.host, sizeof own.host - 1);
+    snprintf(own.device, sizeof own.device, "%.15s%s%.15s", cpu ? "cpu" : r->backend,
+             cpu ? " " : "", cpu ? r->isa : "");
+    p->told = calloc((size_t)n, sizeof *p->told);
+    p->ranks = calloc((size_t)n, sizeof *p->ranks);
+    p->rank_list = calloc((size_t)n, sizeof *p->rank_list);
+    CVX_ASSERT(p->told != NULL && p->ranks != NULL && p->rank_list != NULL);
+    CVX_RETURN_IF(cvx_comm_gather_each(p->host, &own, sizeof own, p->told));
+    for (int i = 0; i < n; i++) {
+        cvx__rank_status__init(&p->ranks[i]);
+        p->ranks[i].rank = i;
+        p->ranks[i].host = p->told[i].host;
+        p->ranks[i].device = p->told[i].device;
+        p->ranks[i].threads = p->told[i].threads;
+        p->rank_list[i] = &p->ranks[i];
+    }
+    return CVX_OK;
+}
+
 /* The first rank's link, and the data folder for all. */
 static cvx_status sign_on(pool *p)
 {
-    char host[64] = "";
     const char *url = p->o->redis != NULL ? p->o->redis : getenv("CVX_REDIS");
 
     if (p->host->rank != 0) {
         return CVX_OK;
     }
-    gethostname(host, sizeof host - 1);
-    snprintf(p->name, sizeof p->name, "%.60s-%ld", host, (long)getpid());
+    snprintf(p->name, sizeof p->name, "%.60s-%ld", p->told[0].host, (long)getpid());
     if (p->o->name != NULL) {
         snprintf(p->name, sizeof p->name, "%s", p->o->name);
     }
@@ -429,7 +464,6 @@ static cvx_status sign_on(pool *p)
         return cvx_fail(CVX_EINVAL, "--redis: more than %zu bytes", sizeof p->url - 1);
     }
     snprintf(p->url, sizeof p->url, "%s", url);
-    snprintf(p->hostname, sizeof p->hostname, "%s", host);
     p->rank_bytes = rank_bytes(p);
     CVX_RETURN_IF(open_link(p, &p->link, true));
     snprintf(p->data_dir, sizeof p->data_dir, "%s", p->o->data_dir != NULL ? p->o->data_dir : "");
@@ -459,7 +493,10 @@ cvx_status cvx_pool_run(const cvx_pool_options *o, const cvx_request *defaults, 
                 .world = world,
                 .node_ranks = node_ranks,
                 .groups = 1};
-    cvx_status st = cvx_comm_agree(host, sign_on(p));
+    cvx_status st = introduce(p);
+    if (st == CVX_OK) {
+        st = cvx_comm_agree(host, sign_on(p));
+    }
     if (st ==
         CVX_OK) { /* what the first rank knows of itself, the groups' first ones need for their links */
         st = cvx_comm_broadcast(host, p->name, sizeof p->name, 0);
@@ -492,6 +529,9 @@ cvx_status cvx_pool_run(const cvx_pool_options *o, const cvx_request *defaults, 
     join(p);
     cvx_link_close(p->own);
     cvx_link_close(p->link);
+    free(p->told);
+    free(p->ranks);
+    free(p->rank_list);
     free(p);
     return st;
 }

@@ -56,11 +56,31 @@ function row(v) {
   return make("li", "", b);
 }
 
+/* [0, 1, 2, 5] as "0-2, 5". */
+function spans(numbers) {
+  const parts = [];
+  for (const n of numbers) {
+    const last = parts[parts.length - 1];
+    if (last && last[1] === n - 1) last[1] = n; else parts.push([n, n]);
+  }
+  return parts.map(([a, b]) => a === b ? a : `${a}-${b}`).join(", ");
+}
+
+/* A line for the ranks of each host and device. */
+function members(p) {
+  const kinds = new Map();
+  for (const r of p.members) {
+    const kind = `on ${r.host}: ${r.device}, ${plural(r.threads, "thread")}`;
+    kinds.set(kind, [...(kinds.get(kind) || []), r.rank]);
+  }
+  return [...kinds].map(([kind, ranks]) => make("div", "dim", `${ranks.length > 1 ? "ranks" : "rank"} ${spans(ranks)} ${kind}`));
+}
+
 function pool(p) {
   const li = make("li"), jobs = p.jobs && p.jobs.length ? p.jobs : p.job ? [p.job] : [];
   li.dataset.testid = "pool";
   li.append(make("div", "name", make("span", "", p.id), make("span", "chip " + p.state, p.state)),
-    make("div", "dim", `${plural(p.ranks, "rank")} on ${p.host}${p.device && p.device !== "auto" ? ", " + p.device : ""}; ${p.completed} completed`));
+    make("div", "dim", `${plural(p.ranks, "rank")}; ${p.completed} completed`), ...members(p));
   if (p.mesh || jobs.length) {
     const line = make("div", "dim", p.mesh ? `mesh ${p.mesh}; ` : "", jobs.length ? "runs " : "");
     for (const id of jobs) {

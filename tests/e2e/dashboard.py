@@ -53,6 +53,7 @@ def fits(b, name):
 def empty(b, s):
     say("empty: the list says what to do", b.wait(f"document.querySelector('{by('jobs')}').innerText.includes('press Generate')"))
     say("empty: the pool is listed", b.wait(f"{seen('pool')} && document.querySelector('{by('pool')}').innerText.includes('1 rank')"))
+    say("empty: with its rank's device", "rank 0 on " in text(b, "pool") and "cpu" in text(b, "pool"), text(b, "pool"))
     say("empty: the model's own values stand in the fields", b.wait("document.querySelector('[name=num_frames]').placeholder === '17'"))
     accessible(b)
     b.picture(f"{pictures}/empty-1280.png")

@@ -32,12 +32,22 @@ def content(s, video):
     return s.call("GET", f"/v1/videos/{video}/content", raw=True)[1]
 
 
+def with_mesh(s, video):
+    """The video, once its pool has said how its ranks are arranged."""
+    for _ in range(600):
+        v = s.call("GET", f"/v1/videos/{video}")[1]
+        if v["cvx"].get("mesh") or v["status"] not in ("queued", "in_progress"):
+            break
+        time.sleep(0.05)
+    return v
+
+
 def held(s, kinds):
     """Jobs that wait together: the pool is busy until all are made. kinds: (how many, steps)."""
     blocker = make(s, 1, 1000)[0]
     s.wait(blocker, ("in_progress",))
     ids = [make(s, n, steps) for n, steps in kinds]
-    v = s.call("GET", f"/v1/videos/{blocker}")[1]
+    v = with_mesh(s, blocker)
     say("one alone has all ranks", v["cvx"]["mesh"] not in (None, "one rank", "cfg 2", "ulysses 2"), v)
     s.call("POST", f"/v1/jobs/{blocker}/cancel")
     say("cancelled on all ranks", s.wait(blocker)["status"] == "cancelled")
@@ -46,6 +56,9 @@ def held(s, kinds):
 
 def idle(s):
     """Ranks that wait for a job sleep: four that asked again and again would take what others compute with."""
+    told = s.call("GET", "/v1/pools")[1]["data"][0]["members"]
+    say("each rank is listed", [m["rank"] for m in told] == [0, 1, 2, 3] and all(m["host"] and m["device"].startswith("cpu ")
+        and m["threads"] == 1 for m in told), told)
     ranks, begin = s.ranks("four"), time.time()
     before = spent(ranks)
     time.sleep(4)
@@ -95,11 +108,7 @@ def mixed(s):
     states = [s.call("GET", f"/v1/videos/{x}")[1]["status"] for x in ids]
     say("the large one waits for all ranks", v["status"] == "in_progress" and states.count("completed") == 3, states)
     late = make(s, 1, 1000, deadline=2)[0]
-    for _ in range(100):
-        v = s.call("GET", f"/v1/videos/{large}")[1]
-        if v["cvx"].get("mesh"):
-            break
-        time.sleep(0.05)
+    v = with_mesh(s, large)
     say("and has them", v["cvx"]["mesh"] not in (None, "one rank", "cfg 2", "ulysses 2"), v)
     late = s.wait(late)
     say("a deadline ends one that waits", late["status"] == "failed" and "deadline" in late["error"]["message"], late)
