@@ -57,18 +57,51 @@ static cvx_status take_image(cvx_body *b, const char *data, size_t n)
                : cvx_fail(CVX_EINTERNAL, "cannot write the picture: %s", strerror(errno));
 }
 
+/* The same, and its size is looked at. */
+static void take_bytes(cvx_body *b, const char *data, size_t n)
+{
+    b->image_bytes += (int64_t)n;
+    if (b->image_bytes > (int64_t)CVX_UPLOAD_MAX) {
+        refuse(b, 413, "input_reference", "input_reference: more than %zu bytes", CVX_UPLOAD_MAX);
+    } else if (n > 0 && take_image(b, data, n) != CVX_OK) {
+        cvx_answer_status(b->answer, CVX_EINTERNAL, NULL);
+        b->refused = true;
+    }
+}
+
+/* A piece of a picture that comes as a text. */
+static void take_url(cvx_body *b, const char *text, size_t n)
+{
+    unsigned char out[CVX_DATA_URL_ROOM(4096)];
+    size_t len;
+
+    for (size_t at = 0; at < n && !b->refused; at += 4096) {
+        size_t piece = n - at < 4096 ? n - at : 4096;
+        if (!cvx_data_url_take(&b->url, text + at, piece, out, &len)) {
+            refuse(b, 400, "input_reference",
+                   "input_reference: a picture is meant, as a form's file or as data:image/...;"
+                   "base64,... (nothing is fetched from elsewhere)");
+            return;
+        }
+        take_bytes(b, (const char *)out, len);
+    }
+}
+
 static void take_file(cvx_body *b, const char *key, const char *data, uint64_t off, size_t size)
 {
     if (strcmp(key, "input_reference") != 0) {
         refuse(b, 400, NULL, "%.60s: no file is meant here", key);
-    } else if (off == 0 && b->image_fd >= 0) {
+    } else if (off == 0 && (b->image_fd >= 0 || b->url.n > 0)) {
         refuse(b, 400, "input_reference", "input_reference: given twice");
-    } else if (off + size > CVX_UPLOAD_MAX) {
-        refuse(b, 413, "input_reference", "input_reference: more than %zu bytes", CVX_UPLOAD_MAX);
-    } else if (size > 0 && take_image(b, data, size) != CVX_OK) {
-        cvx_answer_status(b->answer, CVX_EINTERNAL, NULL);
-        b->refused = true;
+    } else {
+        take_bytes(b, data, size);
     }
+}
+
+/* As OpenAI's SDK writes {"image_url": URL} in a form. */
+static bool is_url(const char *key)
+{
+    return strcmp(key, "input_reference") == 0 || strcmp(key, "input_reference[image_url]") == 0;
 }
 
 /* The text so far with a piece more; NULL where it gets too long. A piece may end within a character: that is checked when
@@ -141,6 +174,10 @@ static enum MHD_Result form_piece(void *cls, enum MHD_ValueKind kind, const char
         refuse(b, 400, NULL, "a part of the form has no name");
     } else if (filename != NULL) {
         take_file(b, key, data, off, size);
+    } else if (is_url(key) && off == 0 && (b->image_fd >= 0 || b->url.n > 0)) {
+        refuse(b, 400, "input_reference", "input_reference: given twice");
+    } else if (is_url(key)) {
+        take_url(b, data, size);
     } else {
         take_text(b, key, data, size, off == 0);
     }
@@ -249,6 +286,27 @@ static void end_form(cvx_body *b)
     }
 }
 
+/* JSON's picture: "input_reference": URL or {"image_url": URL}. It leaves the fields. */
+static void end_json(cvx_body *b)
+{
+    json_t *v = json_object_get(b->fields, "input_reference");
+    const json_t *url = json_is_object(v) ? json_object_get(v, "image_url") : v;
+
+    if (v == NULL || json_is_null(v)) {
+        (void)json_object_del(b->fields, "input_reference");
+        return;
+    }
+    if (!json_is_string(url) || (json_is_object(v) && json_object_size(v) != 1)) {
+        refuse(
+            b, 400, "input_reference",
+            "input_reference: {\"image_url\": \"data:image/...;base64,...\"} is meant, or a form's "
+            "file");
+        return;
+    }
+    take_url(b, json_string_value(url), json_string_length(url));
+    json_object_del(b->fields, "input_reference");
+}
+
 /* Whether a picture begins as one of the kinds that are taken; the rest of it is looked at by whoever plans the job. */
 static void check_image(cvx_body *b)
 {
@@ -273,6 +331,12 @@ void cvx_body_end(cvx_body *b)
     } else if (!b->refused && b->len > 0 &&
                cvx_json_parse(&b->fields, b->text, b->len, "the body") != CVX_OK) {
         refuse(b, 400, NULL, "%s", cvx_error());
+    }
+    if (!b->refused && b->json) {
+        end_json(b);
+    }
+    if (!b->refused && b->url.n > 0 && (!cvx_data_url_whole(&b->url) || b->image_fd < 0)) {
+        refuse(b, 400, "input_reference", "input_reference: no whole data:image/...;base64,...");
     }
     if (b->image_fd >= 0) {
         close(b->image_fd);

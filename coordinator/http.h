@@ -5,6 +5,7 @@
 #include <microhttpd.h>
 #include <sys/socket.h>
 
+#include "coordinator/data_url.h"
 #include "coordinator/guard.h"
 #include "coordinator/server.h"
 
@@ -26,6 +27,8 @@ typedef struct cvx_body {
     json_t *fields; /* of JSON or of the form, once all is there */
     char image[CVX_PATH_MAX];
     int image_fd;
+    int64_t image_bytes;
+    cvx_data_url url; /* the picture, where it comes as one */
 } cvx_body;
 
 void cvx_body_begin(cvx_body *b, const cvx_server *s, cvx_http_answer *a, struct MHD_Connection *c);

@@ -1,10 +1,15 @@
 /* Jobs that are forgotten: by their owners, or when they have been kept long enough. */
+#include <dirent.h>
 #include <ftw.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
+#include "base/log.h"
 #include "coordinator/server.h"
 
-#define SWEEP 100 /* jobs a round */
+#define SWEEP 100           /* jobs a round */
+#define ORPHAN_SECONDS 3600 /* an upload is a job's long before */
 
 static int remove_one(const char *path, const struct stat *sb, int kind, struct FTW *at)
 {
@@ -45,4 +50,41 @@ cvx_status cvx_keep_sweep(const cvx_server *s, cvx_redis *r)
         CVX_RETURN_IF(cvx_keep_remove(s, r, ids[i], &removed));
     }
     return CVX_OK;
+}
+
+/* Whether a job begins with this upload. */
+static cvx_status is_used(cvx_redis *r, const char *path, bool *used)
+{
+    redisReply *reply;
+
+    CVX_RETURN_IF(cvx_redis_command(r, &reply, "HEXISTS cvx:images %s", path));
+    *used = reply->type != REDIS_REPLY_INTEGER || reply->integer != 0;
+    freeReplyObject(reply);
+    return CVX_OK;
+}
+
+cvx_status cvx_keep_orphans(const cvx_server *s, cvx_redis *r)
+{
+    char folder[CVX_PATH_MAX], path[CVX_PATH_MAX];
+    cvx_status st = CVX_OK;
+    struct dirent *e;
+    struct stat file;
+
+    snprintf(folder, sizeof folder, "%.4000s/uploads", s->data_dir);
+    DIR *d = opendir(folder);
+    while (d != NULL && st == CVX_OK && (e = readdir(d)) != NULL) {
+        bool used = true;
+        if (cvx_job_id_valid(e->d_name) && cvx_path_join(path, folder, e->d_name) == CVX_OK &&
+            lstat(path, &file) == 0 && file.st_mtime < cvx_now_ms() / 1000 - ORPHAN_SECONDS) {
+            st = is_used(r, path, &used);
+        }
+        if (!used) {
+            cvx_log(CVX_LOG_INFO, NULL, "deleted %s: an upload of no job", path);
+            (void)unlink(path);
+        }
+    }
+    if (d != NULL) {
+        closedir(d);
+    }
+    return st;
 }

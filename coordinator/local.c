@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -15,6 +16,7 @@
 #include "base/progress.h"
 
 #define ARGS 32
+#define LOCK_SECONDS 5.0
 
 typedef struct child {
     const char *what;
@@ -26,6 +28,7 @@ typedef struct child {
 
 struct cvx_local {
     child redis, pool;
+    int lock; /* of the Redis' folder; -1: none */
     char log[CVX_PATH_MAX];
 };
 
@@ -36,6 +39,7 @@ cvx_status cvx_local_open(cvx_local **out, const char *data_dir)
     if (l == NULL) {
         return cvx_fail(CVX_ENOMEM, "no memory");
     }
+    l->lock = -1;
     *out = l;
     return cvx_path_join(l->log, data_dir, "cvx.log");
 }
@@ -67,6 +71,9 @@ static cvx_status begin(cvx_local *l, child *c)
         }
         setpgid(0, 0); /* a Ctrl-C is the coordinator's to handle */
         (void)setpriority(PRIO_PROCESS, 0, c->nice);
+        if (c == &l->redis) { /* the folder is free once Redis is gone, too */
+            (void)fcntl(l->lock, F_SETFD, 0);
+        }
         if (fd >= 0) {
             dup2(fd, 1);
             dup2(fd, 2);
@@ -108,12 +115,33 @@ static cvx_status wait_for_redis(const cvx_local *l, const char *url)
     }
 }
 
+/* Two Redis in one folder would write into each other's files. One whose service was killed needs a moment to end. */
+static cvx_status lock_folder(cvx_local *l, const char *dir, const char *data_dir)
+{
+    char path[CVX_PATH_MAX];
+    double begun = cvx_now();
+
+    CVX_RETURN_IF(cvx_path_join(path, dir, "lock"));
+    l->lock = open(path, O_CREAT | O_RDWR | O_CLOEXEC, 0640);
+    if (l->lock < 0) {
+        return cvx_fail(CVX_EIO, "cannot write %s: %s", path, strerror(errno));
+    }
+    while (flock(l->lock, LOCK_EX | LOCK_NB) != 0) {
+        if (errno != EWOULDBLOCK || cvx_now() - begun > LOCK_SECONDS) {
+            return cvx_fail(CVX_EINVAL, "--data-dir %s: another cvx serve uses it", data_dir);
+        }
+        usleep(50000);
+    }
+    return CVX_OK;
+}
+
 cvx_status cvx_local_redis(cvx_local *l, const char *data_dir, char url[CVX_URL_MAX])
 {
     char dir[CVX_PATH_MAX], socket[CVX_PATH_MAX], log[CVX_PATH_MAX];
 
     CVX_RETURN_IF(cvx_path_join(dir, data_dir, "redis"));
     CVX_RETURN_IF(cvx_mkdirs(dir));
+    CVX_RETURN_IF(lock_folder(l, dir, data_dir));
     CVX_RETURN_IF(cvx_path_join(log, dir, "redis.log"));
     CVX_RETURN_IF(cvx_path_join(socket, dir, "socket"));
     if (strlen(socket) > 100) { /* what a socket's address holds */
@@ -232,6 +260,9 @@ void cvx_local_close(cvx_local *l)
         /* mpirun gives its ranks only seconds after a SIGTERM, but hands SIGUSR1 on */
         end(&l->pool, SIGUSR1);
         end(&l->redis, SIGTERM);
+        if (l->lock >= 0) {
+            close(l->lock);
+        }
         free(l);
     }
 }

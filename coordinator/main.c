@@ -17,6 +17,7 @@
 #define TICK_US 100000
 #define REAP_SECONDS 1.0
 #define SWEEP_SECONDS 10.0
+#define ORPHAN_SECONDS 600.0
 #define PEM_MAX ((size_t)1 << 20)
 #define PER_ADDRESS 256
 
@@ -99,7 +100,7 @@ static cvx_status tell_pools(cvx_server *s)
 
 /* One round of the scheduler: as many jobs in the queue as there are idle pools, and one more so that none waits for us (a pool that
  * is split, or has room for several, asks for more itself). */
-static cvx_status schedule(cvx_server *s, bool reap, bool sweep)
+static cvx_status schedule(cvx_server *s, bool reap, bool sweep, bool orphans)
 {
     Cvx__PoolStatus *p[CVX_MAX_POOLS];
     cvx_redis *r;
@@ -123,6 +124,9 @@ static cvx_status schedule(cvx_server *s, bool reap, bool sweep)
     if (st == CVX_OK && sweep) {
         st = cvx_keep_sweep(s, r);
     }
+    if (st == CVX_OK && orphans) {
+        st = cvx_keep_orphans(s, r);
+    }
     cvx_server_release(s, r);
     return st;
 }
@@ -131,7 +135,7 @@ static cvx_status schedule(cvx_server *s, bool reap, bool sweep)
  * ran while no coordinator did, have renewed theirs then. */
 static void run(cvx_server *s, cvx_local *local)
 {
-    double since = cvx_now(), swept = 0, reaped = 0;
+    double since = cvx_now(), swept = 0, reaped = 0, looked = 0;
     bool away = false;
 
     while (!cvx_stop_asked()) {
@@ -140,9 +144,11 @@ static void run(cvx_server *s, cvx_local *local)
         }
         bool sweep = cvx_now() - swept > SWEEP_SECONDS;
         bool reap = cvx_now() - reaped > REAP_SECONDS && cvx_now() - since > CVX_LEASE_MS * 1e-3;
+        bool orphans = cvx_now() - looked > ORPHAN_SECONDS;
         swept = sweep ? cvx_now() : swept;
+        looked = orphans ? cvx_now() : looked;
         reaped = reap ? cvx_now() : reaped;
-        cvx_status st = schedule(s, reap, sweep);
+        cvx_status st = schedule(s, reap, sweep, orphans);
         if (st != CVX_OK) {
             if (!away) {
                 cvx_log(CVX_LOG_WARN, NULL, "%s; trying on", cvx_error());
@@ -187,6 +193,14 @@ static cvx_status check(const options *o)
     }
     if (!cvx_is_dir(o->model)) {
         return cvx_fail(CVX_EIO, "--model %s: no such folder", o->model);
+    }
+    char index[CVX_PATH_MAX];
+    CVX_RETURN_IF(cvx_path_join(index, o->model, "model_index.json"));
+    if (!cvx_is_file(index)) {
+        return cvx_fail(CVX_EFORMAT,
+                        "--model %s: no model_index.json; a checkpoint in diffusers' folder layout "
+                        "is needed",
+                        o->model);
     }
     if (o->redis == NULL && !o->local) {
         return cvx_fail(CVX_EINVAL, "--redis URL is needed (cvx serve starts one of its own)");
@@ -347,7 +361,7 @@ int main(int argc, char **argv)
         st = serve(&s, &o, &p);
     }
     if (st != CVX_OK) {
-        fprintf(stderr, "cvx-coordinator: %s\n", cvx_error());
+        fprintf(stderr, "%s: %s\n", o.local ? "cvx serve" : "cvx-coordinator", cvx_error());
     }
     free(s.tls_cert);
     free(s.tls_key);

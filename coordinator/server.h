@@ -9,7 +9,7 @@
 #include "store/jobs.h"
 
 #define CVX_REDIS_CONNECTIONS 16
-#define CVX_BODY_MAX ((size_t)1 << 20)    /* of JSON */
+#define CVX_BODY_MAX ((size_t)8 << 20)    /* of JSON, which may hold a picture */
 #define CVX_UPLOAD_MAX ((size_t)32 << 20) /* of a picture */
 #define CVX_KEYS_MAX 256
 
@@ -83,6 +83,8 @@ cvx_status cvx_keep_remove(const cvx_server *s, cvx_redis *r, const char *id,
                            bool *removed) CVX_CHECK;
 /* Forgets some of the jobs that ended longer ago than they are kept. */
 cvx_status cvx_keep_sweep(const cvx_server *s, cvx_redis *r) CVX_CHECK;
+/* Deletes uploads that have been no job's for an hour, as a coordinator leaves them that is killed amid a request. */
+cvx_status cvx_keep_orphans(const cvx_server *s, cvx_redis *r) CVX_CHECK;
 
 /* Jobs, pools and requests as Prometheus reads them. r: NULL where Redis is away. */
 void cvx_metrics(cvx_redis *r, cvx_http_answer *a);

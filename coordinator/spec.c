@@ -1,26 +1,16 @@
 /* What a request asks for, checked: field by field here, and as a whole by `cvx plan`, which knows the checkpoint. */
-#include <errno.h>
-#include <fcntl.h>
 #include <math.h>
-#include <poll.h>
-#include <pthread.h>
-#include <signal.h>
-#include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include "base/file.h"
 #include "base/json.h"
 #include "base/progress.h"
+#include "coordinator/plan.h"
 #include "coordinator/server.h"
 
 #define LORAS 8
 #define TIMELINE 32 /* prompts */
-#define PLANS_AT_ONCE 4
-#define PLAN_SECONDS 20.0
-#define EXIT_NOMEM 5 /* cvx_status_exit(CVX_ENOMEM) */
 
 /* A body, and where the name of what is wrong with it goes. */
 typedef struct fields {
@@ -388,10 +378,6 @@ static cvx_status check_names(const fields *f)
         for (size_t i = 0; i < MORE_OPTIONS; i++) {
             known |= strcmp(key, more_options[i].field) == 0;
         }
-        if (strcmp(key, "input_reference") == 0) {
-            *f->param = "input_reference";
-            return cvx_fail(CVX_EINVAL, "input_reference: a file in a form is meant");
-        }
         if (!known) {
             *f->param = key;
             return cvx_fail(CVX_EINVAL, "'%.60s' is no field of a job", key);
@@ -446,126 +432,6 @@ cvx_status cvx_spec_fill(const cvx_server *server, Cvx__JobSpec *s, const json_t
     s->deadline_ms = deadline > 0 ? cvx_now_ms() + (int64_t)(deadline * 1000) : 0;
     fill_frames(s, json, seconds);
     return CVX_OK;
-}
-
-/* What a program writes, until its end. What does not fit is read all the same, so that it can end. */
-typedef struct said {
-    char out[16384], err[2048];
-    size_t n[2];
-    bool late; /* it was ended */
-} said;
-
-static bool take_piece(said *s, int which, int fd)
-{
-    char *buf = which == 0 ? s->out : s->err, rest[1024];
-    size_t room = (which == 0 ? sizeof s->out : sizeof s->err) - 1 - s->n[which];
-    ssize_t got = read(fd, room > 0 ? buf + s->n[which] : rest, room > 0 ? room : sizeof rest);
-
-    if (got > 0 && room > 0) {
-        s->n[which] += (size_t)got;
-        buf[s->n[which]] = 0;
-    }
-    return got > 0 || (got < 0 && errno == EINTR);
-}
-
-/* Reads both pipes until the program ends, or has had its time. Its exit code; -1: none. */
-static int listen_to(pid_t pid, const int fd[2], said *s)
-{
-    double begin = cvx_now();
-    struct pollfd p[2] = {{fd[0], POLLIN, 0}, {fd[1], POLLIN, 0}};
-    int status;
-
-    while (p[0].fd >= 0 || p[1].fd >= 0) {
-        if (cvx_now() - begin > PLAN_SECONDS) {
-            kill(pid, SIGKILL);
-            s->late = true;
-        }
-        if (poll(p, 2, 500) <= 0) {
-            continue;
-        }
-        for (int i = 0; i < 2; i++) {
-            if (p[i].fd >= 0 && p[i].revents != 0 && !take_piece(s, i, p[i].fd)) {
-                p[i].fd = -1;
-            }
-        }
-    }
-    while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
-    }
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
-
-/* Starts a program, its output and its errors into a pipe each. */
-static cvx_status start(char **argv, pid_t *pid, int fd[2])
-{
-    posix_spawn_file_actions_t act;
-    int out[2], err[2];
-
-    if (pipe2(out, O_CLOEXEC) != 0) {
-        return cvx_fail(CVX_EINTERNAL, "no pipe for %s: %s", argv[0], strerror(errno));
-    }
-    if (pipe2(err, O_CLOEXEC) != 0) {
-        close(out[0]);
-        close(out[1]);
-        return cvx_fail(CVX_EINTERNAL, "no pipe for %s: %s", argv[0], strerror(errno));
-    }
-    posix_spawn_file_actions_init(&act);
-    posix_spawn_file_actions_addopen(&act, 0, "/dev/null", O_RDONLY, 0);
-    posix_spawn_file_actions_adddup2(&act, out[1], 1);
-    posix_spawn_file_actions_adddup2(&act, err[1], 2);
-    int failed = posix_spawn(pid, argv[0], &act, NULL, argv, environ);
-    posix_spawn_file_actions_destroy(&act);
-    close(out[1]);
-    close(err[1]);
-    fd[0] = out[0];
-    fd[1] = err[0];
-    if (failed != 0) {
-        close(out[0]);
-        close(err[0]);
-        return cvx_fail(CVX_EINTERNAL, "cannot start %s: %s", argv[0], strerror(failed));
-    }
-    return CVX_OK;
-}
-
-/* Runs `cvx plan`, a few at once. lenient: a job that does not fit into this machine is none that cannot be. */
-static cvx_status ask_plan(char **argv, bool lenient, said *s)
-{
-    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-    static pthread_cond_t freed = PTHREAD_COND_INITIALIZER;
-    static int running;
-    pid_t pid;
-    int fd[2] = {-1, -1}, code = -1;
-
-    pthread_mutex_lock(&lock);
-    while (running == PLANS_AT_ONCE) {
-        pthread_cond_wait(&freed, &lock);
-    }
-    running++;
-    pthread_mutex_unlock(&lock);
-    cvx_status st = start(argv, &pid, fd);
-    if (st == CVX_OK) {
-        code = listen_to(pid, fd, s);
-        close(fd[0]);
-        close(fd[1]);
-    }
-    pthread_mutex_lock(&lock);
-    running--;
-    pthread_cond_signal(&freed);
-    pthread_mutex_unlock(&lock);
-    CVX_RETURN_IF(st);
-    if (code == 0 || (code == EXIT_NOMEM && lenient && s->out[0] == '{')) {
-        return CVX_OK;
-    }
-    if (s->late) {
-        return cvx_fail(CVX_EINVAL, "too large: `cvx plan` did not end within %g s", PLAN_SECONDS);
-    }
-    const char *line = strstr(s->err, "cvx: "), *note = line; /* the last one is the cause */
-    while (note != NULL && (note = strstr(note + 1, "\ncvx: ")) != NULL) {
-        line = note + 1;
-    }
-    int len = line != NULL ? (int)strcspn(line, "\n") - 5 : 0;
-    bool asker = code >= 2 && code <= 6;
-    return len > 0 ? cvx_fail(asker ? CVX_EINVAL : CVX_EINTERNAL, "%.*s", len, line + 5)
-                   : cvx_fail(CVX_EINTERNAL, "cvx plan ended without a word");
 }
 
 /* What `cvx plan` said, and the spec's sizes from it. */
@@ -651,7 +517,7 @@ cvx_status cvx_spec_plan(const cvx_server *s, Cvx__JobSpec *spec, json_t **answe
     char *argv[60 + 2 * TIMELINE] = {(char *)s->cvx,   "plan", "--json", "--model",
                                      (char *)s->model, prompt, NULL};
     int argc = 6, k = 0;
-    said heard = {.n = {0, 0}};
+    char said[CVX_PLAN_MAX];
     const struct {
         const char *flag;
         double value;
@@ -690,7 +556,7 @@ cvx_status cvx_spec_plan(const cvx_server *s, Cvx__JobSpec *spec, json_t **answe
             argv[argc++] = more[i];
         }
     }
-    snprintf(prompt, sizeof prompt, "--prompt=%s", spec->prompt);
+    snprintf(prompt, sizeof prompt, "--prompt=-"); /* what it says changes nothing */
     const json_t *turns = json_object_get(set, "prompt"), *one;
     size_t turn;
     json_array_foreach(turns, turn, one)
@@ -707,10 +573,12 @@ cvx_status cvx_spec_plan(const cvx_server *s, Cvx__JobSpec *spec, json_t **answe
         json_decref(set);
         return CVX_OK;
     }
-    cvx_status st = ask_plan(argv, !s->local, &heard);
+    /* a file may be another one under the same name */
+    bool keep = spec->image[0] == 0 && spec->extend[0] == 0;
+    cvx_status st = cvx_plan_ask(argv, !s->local, keep, said);
     json_decref(set);
     if (st == CVX_OK) {
-        st = take_plan(spec, heard.out, answer);
+        st = take_plan(spec, said, answer);
         *param = st != CVX_OK ? "input_reference" : NULL;
         return st;
     }

@@ -275,6 +275,7 @@ def tls(s):
         run = subprocess.run([cvx, "list", "--server", s.url, *args], capture_output=True, text=True)
         say(f"cvx list over https: {name}", run.returncode == want and (want == 0) == (run.stderr == ""), (run.returncode, run.stderr))
     for name, args, words in [("a key alone", ["--tls-key", f"{work}/key.pem"], "one needs the other"),
+                              ("no checkpoint", ["--model", "docs"], "--model docs: no model_index.json"),
                               ("no PEM", ["--tls-cert", f"{work}/keys", "--tls-key", f"{work}/keys"], "--tls-cert"),
                               ("no file", ["--tls-cert", f"{work}/none", "--tls-key", f"{work}/none"], f"{work}/none")]:
         run = subprocess.run([cvx, "serve", "--model", "models/shapes", "--data-dir", f"{work}/never", "--port", "0", *args], capture_output=True, text=True, timeout=60)

@@ -1,6 +1,7 @@
 """OpenAI's Python SDK, unmodified, against the service: videos with and without a picture, sync and async.
 usage: sdk.py CVX WORK_FOLDER; exits with 1 if anything is wrong."""
 import asyncio
+import base64
 import hashlib
 import os
 import struct
@@ -162,6 +163,26 @@ def text_to_video(keys):
     s.stop()
 
 
+def data_urls(c, first, more):
+    """The picture of a video as a text: by the SDK, which sends a form, and in JSON."""
+    with open(f"{work}/picture.png", "rb") as f:
+        url = "data:image/png;base64," + base64.b64encode(f.read()).decode()
+    fields = {"prompt": "x", "size": "96x64", **more}
+    videos = [c.videos.create(prompt="x", size="96x64", extra_body={**more, "input_reference": {"image_url": url}}).id,
+              *(c.post("/videos", body={**fields, "input_reference": how}, cast_to=object)["id"] for how in (url, {"image_url": url}))]
+    want = c.videos.download_content(first.id).read()
+    for how, video in zip(("the SDK's form", "JSON", "JSON with image_url"), videos):
+        done = c.videos.poll(video)
+        say(f"a data URL in {how}: the same video", done.status == "completed" and c.videos.download_content(video).read() == want, done)
+        c.videos.delete(video)
+    for name, how in ("another place's", {"image_url": "http://127.0.0.1/x.png"}), ("half of one", {"image_url": url[:-5] + "="}), ("no picture", {"image_url": "data:image/png;base64,QUJD"}), (
+            "a number", 5), ("two", {"image_url": url, "file_id": "x"}):
+        refused(f"a data URL that is {name}", openai.BadRequestError,
+                lambda: c.post("/videos", body={**fields, "input_reference": how}, cast_to=object), "input_reference")
+    refused("a data URL of another place by the SDK", openai.BadRequestError, lambda: c.videos.create(
+        prompt="x", extra_body={**more, "input_reference": {"image_url": "http://127.0.0.1/x.png"}}), "input_reference")
+
+
 def image_to_video(keys):
     s = Service(f"{work}/i2v", "--api-keys", keys, model="tests/data/variants/tiny-5b-i2v")
     with openai.OpenAI(base_url=s.url + "/v1", api_key="secret", max_retries=0) as c:
@@ -173,6 +194,7 @@ def image_to_video(keys):
         say("input_reference", v.cvx["input_reference"] is True, v)
         v = c.videos.poll(v.id)
         say("input_reference: completed", v.status == "completed", v)
+        data_urls(c, v, more)
         again = c.videos.remix(v.id, prompt="y")
         say("a remix begins with the same picture", again.cvx["input_reference"] and c.videos.poll(again.id).status == "completed", again)
         c.videos.delete(v.id)

@@ -193,6 +193,27 @@ def standalone(s):
     say("but no thumbnail", s.call("GET", f"/v1/videos/{v['id']}/content?variant=thumbnail")[0] == 409)
 
 
+def twice(s):
+    """A folder has one service: two Redis would write into each other's files."""
+    run = subprocess.run([cvx, "serve", "--model", "models/shapes", "--data-dir", s.data, "--port", "0"], capture_output=True,
+                         text=True, timeout=100)
+    say("a second service on the same folder is refused", run.returncode != 0 and "another cvx serve uses it" in run.stderr and
+        len(run.stderr.splitlines()) == 1, run)
+    say("and the first goes on", s.call("GET", "/readyz")[0] == 200)
+
+
+def killed(s):
+    """The service is killed: what it started ends, and another one takes over its folder."""
+    _, v, _ = s.create(num_inference_steps=250)
+    s.wait(v["id"], ("in_progress",))
+    s.process.kill()
+    s.process.wait()
+    t = Service(s.data, "--clip-model", "models/shapes-clip")
+    done = t.wait(v["id"])
+    say("a job outlives a service that is killed", done["status"] == "completed", done)
+    return t
+
+
 def restart(s):
     _, v, _ = s.create(num_inference_steps=250)
     s.wait(v["id"], ("in_progress",))
@@ -200,11 +221,11 @@ def restart(s):
     t = Service(s.data, "--clip-model", "models/shapes-clip")
     done = t.wait(v["id"])
     say("a job outlives the service", done["status"] == "completed", done)
-    t.stop()
+    killed(t).stop()
 
 
 service = Service(f"{work}/data", "--clip-model", "models/shapes-clip")
 say("ready", service.url is not None)
-for part in lifecycle, forms_and_keys, refusals, events, faults, handed_back, redis_dies, standalone, restart:
+for part in lifecycle, forms_and_keys, refusals, events, faults, handed_back, redis_dies, standalone, twice, restart:
     part(service)
 finish()

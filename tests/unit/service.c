@@ -6,10 +6,12 @@
 #include <string.h>
 
 #include <cmocka.h>
+#include <fcntl.h>
 #include <sys/stat.h>
 
 #include "base/hash.h"
 #include "coordinator/auth.h"
+#include "coordinator/data_url.h"
 #include "tests/redis_server.h"
 
 static char dir[] = "/tmp/cvx-test-service-XXXXXX";
@@ -96,17 +98,79 @@ static void test_most_keys(void **state)
     }
 }
 
+/* Bytes written as a data URL and read in pieces of any size; what is none is refused. */
+static void test_data_url(void **state)
+{
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    static const char *const bad[] = {"data:image/png;base64,",
+                                      "data:text/html;base64,QUJD",
+                                      "http://localhost/x.png",
+                                      "data:image/png,QUJD",
+                                      "data:image/png;base64,QUJD=",
+                                      "data:image/png;base64,Q",
+                                      "data:image/png;base64,QUI=C",
+                                      "data:image/png;base64,QU=J",
+                                      "data:image/png;base64,Q===",
+                                      "data:image/png;base64,QU JD",
+                                      "data:image/png;base64,QUI=====",
+                                      "data:image/png;base64,QUI_",
+                                      "",
+                                      "data:image/png;base64"};
+    char text[400], head[100];
+    unsigned char bytes[200], out[CVX_DATA_URL_ROOM(400)], got[300];
+    size_t len;
+    (void)state;
+
+    for (size_t n = 1; n < 190; n++) {
+        for (size_t i = 0; i < n; i++) {
+            bytes[i] = (unsigned char)(i * i * 37 + n);
+        }
+        size_t k = (size_t)sprintf(text, "data:image/png;base64,");
+        for (size_t i = 0; i < n; i += 3) { /* by definition: three bytes are four digits */
+            uint32_t three = (uint32_t)bytes[i] << 16 |
+                             (uint32_t)(i + 1 < n ? bytes[i + 1] : 0) << 8 |
+                             (i + 2 < n ? bytes[i + 2] : 0);
+            for (int d = 0; d < 4; d++) {
+                text[k++] = i + (size_t)d <= n ? digits[three >> (18 - 6 * d) & 63] : '=';
+            }
+        }
+        cvx_data_url u = {.n = 0};
+        size_t have = 0, piece = 1 + n % 7;
+        for (size_t at = 0; at < k; at += piece) {
+            assert_true(
+                cvx_data_url_take(&u, text + at, k - at < piece ? k - at : piece, out, &len));
+            assert_true(len <= CVX_DATA_URL_ROOM(piece));
+            memcpy(got + have, out, len);
+            have += len;
+        }
+        assert_true(cvx_data_url_whole(&u));
+        assert_int_equal(have, n);
+        assert_memory_equal(got, bytes, n);
+    }
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        cvx_data_url u = {.n = 0};
+        size_t had = 0;
+        bool good = cvx_data_url_take(&u, bad[i], strlen(bad[i]), out, &had) &&
+                    cvx_data_url_whole(&u) && had > 0;
+        snprintf(head, sizeof head, "%d %s", good, bad[i]);
+        assert_int_equal(head[0], '0');
+    }
+}
+
 /* A server whose `cvx` is this shell script. */
 static void scripted(cvx_server *s, const char *script)
 {
+    static char cvx[64];
+
+    snprintf(cvx, sizeof cvx, "%s", in_dir("cvx"));
     *s = (cvx_server){.redis_url = server.url,
                       .data_dir = dir,
                       .model = "/the/model",
                       .model_name = "model",
-                      .cvx = in_dir("cvx")};
+                      .cvx = cvx};
     pthread_mutex_init(&s->lock, NULL);
     pthread_cond_init(&s->freed, NULL);
-    write_file(in_dir("cvx"), script, 0700);
+    write_file(cvx, script, 0700);
 }
 
 #define SAYS                                                                                                          \
@@ -131,6 +195,58 @@ static void test_plan_that_talks_much(void **state)
     assert_string_equal(param, "num_frames");
 }
 
+/* How often the script has run. */
+static int64_t times(void)
+{
+    struct stat st;
+
+    return stat(in_dir("times"), &st) == 0 ? (int64_t)st.st_size : 0;
+}
+
+/* The same shape under another prompt and seed is not planned again; another shape, a refusal and a picture are. */
+static void test_plans_are_kept(void **state)
+{
+    Cvx__JobSpec spec = CVX__JOB_SPEC__INIT, other;
+    Cvx__Plan plan = CVX__PLAN__INIT;
+    const char *param = NULL;
+    char script[800];
+    cvx_server s;
+    (void)state;
+
+    snprintf(script, sizeof script,
+             "#!/bin/sh\nprintf x >>%s\n" SAYS
+             "case \"$*\" in *--num-frames*48*) echo 'cvx: no' >&2; exit 2;; esac\n",
+             in_dir("times"));
+    scripted(&s, script);
+    spec.prompt = "one";
+    spec.num_frames = 17;
+    other = spec;
+    other.prompt = "0: another";
+    other.seed = 5;
+    other.plan = &plan;
+    assert_int_equal(cvx_spec_plan(&s, &spec, NULL, &param), CVX_OK);
+    assert_int_equal(cvx_spec_plan(&s, &other, NULL, &param), CVX_OK);
+    assert_int_equal(times(), 1);
+    assert_int_equal(other.width, 96);
+    assert_true(plan.tflop == 3.5 && plan.bytes == 1000);
+    for (int i = 0; i < 2; i++) {
+        other = spec;
+        other.num_frames = 48;
+        assert_int_equal(cvx_spec_plan(&s, &other, NULL, &param), CVX_EINVAL);
+        assert_int_equal(times(), 2 + i);
+    }
+    for (int i = 0; i < 2; i++) {
+        other = spec;
+        other.image = "picture.png";
+        assert_int_equal(cvx_spec_plan(&s, &other, NULL, &param), CVX_OK);
+        assert_int_equal(times(), 4 + i);
+    }
+    other = spec;
+    other.num_inference_steps = 7;
+    assert_int_equal(cvx_spec_plan(&s, &other, NULL, &param), CVX_OK);
+    assert_int_equal(times(), 6);
+}
+
 typedef struct asked {
     cvx_server *s;
     json_t *fields;
@@ -151,7 +267,7 @@ static void *ask(void *payload)
 static void test_plan_holds_no_connection(void **state)
 {
     cvx_server s;
-    char script[400];
+    char script[800];
     pthread_t thread;
     struct stat st;
     (void)state;
@@ -187,11 +303,52 @@ static void test_plan_holds_no_connection(void **state)
     }
 }
 
+/* Of uploads of nobody the old ones go; what a job begins with, what is new and what is no upload stays. */
+static void test_orphans(void **state)
+{
+    static const char *const names[] = {"video_00000000000000000000000000000000",
+                                        "video_00000000000000000000000000000001",
+                                        "video_00000000000000000000000000000002", "README"};
+    const struct timespec old[2] = {{.tv_sec = 1000}, {.tv_sec = 1000}};
+    cvx_server s = {.data_dir = dir};
+    char path[4][128];
+    redisReply *reply;
+    struct stat st;
+    cvx_redis *r;
+    (void)state;
+
+    if (!redis) {
+        skip();
+    }
+    assert_int_equal(cvx_redis_open(&r, server.url), CVX_OK);
+    assert_int_equal(cvx_keep_orphans(&s, r), CVX_OK); /* no folder yet */
+    assert_int_equal(mkdir(in_dir("uploads"), 0700), 0);
+    for (int i = 0; i < 4; i++) {
+        snprintf(path[i], sizeof path[i], "%s/uploads/%s", dir, names[i]);
+        write_file(path[i], "x", 0600);
+        if (i != 1) {
+            assert_int_equal(utimensat(AT_FDCWD, path[i], old, 0), 0);
+        }
+    }
+    assert_int_equal(cvx_redis_command(r, &reply, "HSET cvx:images %s 1", path[2]), CVX_OK);
+    freeReplyObject(reply);
+    assert_int_equal(cvx_keep_orphans(&s, r), CVX_OK);
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(stat(path[i], &st) == 0, i != 0);
+        (void)remove(path[i]);
+    }
+    assert_int_equal(rmdir(in_dir("uploads")), 0);
+    cvx_redis_close(r);
+}
+
 int main(void)
 {
     alarm(120); /* a plan that is not listened to never ends */
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_most_keys),
+                                       cmocka_unit_test(test_data_url),
                                        cmocka_unit_test(test_plan_that_talks_much),
+                                       cmocka_unit_test(test_plans_are_kept),
+                                       cmocka_unit_test(test_orphans),
                                        cmocka_unit_test(test_plan_holds_no_connection)};
     return cmocka_run_group_tests(tests, enter, leave);
 }
