@@ -193,12 +193,16 @@ static bool is_type(const char *type, const char *wanted)
            (type[n] == 0 || type[n] == ';' || type[n] == ' ');
 }
 
-void cvx_body_begin(cvx_body *b, const cvx_server *s, cvx_http_answer *a, struct MHD_Connection *c)
+void cvx_body_begin(cvx_body *b, const cvx_server *s, cvx_http_answer *a, struct MHD_Connection *c,
+                    bool wanted)
 {
     const char *type = cvx_http_header(c, "Content-Type");
     const char *length = cvx_http_header(c, "Content-Length");
 
-    *b = (cvx_body){.s = s, .answer = a, .image_fd = -1};
+    *b = (cvx_body){.s = s, .answer = a, .image_fd = -1, .wanted = wanted};
+    if (!wanted) {
+        return;
+    }
     b->json = is_type(type, "application/json");
     bool form = is_type(type, "multipart/form-data");
     size_t most = form ? CVX_UPLOAD_MAX + CVX_BODY_MAX : CVX_BODY_MAX;
@@ -239,7 +243,7 @@ static void take_json(cvx_body *b, const char *data, size_t n)
 bool cvx_body_take(cvx_body *b, const char *data, size_t n)
 {
     b->came += (int64_t)n;
-    if (b->refused) {
+    if (b->refused || !b->wanted) {
         return b->came <= DROP_MAX;
     }
     if (b->form == NULL) {

@@ -72,7 +72,8 @@ static bool is_foreign(struct MHD_Connection *c)
 }
 
 /* The beginning of a request: who asks, and how the body will be read. */
-static exchange *begin(cvx_server *s, struct MHD_Connection *c, const char *path)
+static exchange *begin(cvx_server *s, struct MHD_Connection *c, const char *path,
+                       const char *method)
 {
     exchange *x = calloc(1, sizeof *x);
 
@@ -81,7 +82,7 @@ static exchange *begin(cvx_server *s, struct MHD_Connection *c, const char *path
     }
     x->begun = cvx_now();
     x->answer.status = 200;
-    cvx_body_begin(&x->body, s, &x->answer, c);
+    cvx_body_begin(&x->body, s, &x->answer, c, strcmp(method, "POST") == 0);
     if (s->keys == 0 && is_foreign(c)) {
         cvx_answer_error(&x->answer, 403, NULL,
                          "without API keys only requests from this machine to 127.0.0.1 or "
@@ -140,7 +141,7 @@ static enum MHD_Result handle(void *cls, struct MHD_Connection *c, const char *p
     (void)version;
 
     if (x == NULL) {
-        *state = begin(s, c, path);
+        *state = begin(s, c, path, method);
         return *state != NULL ? MHD_YES : MHD_NO;
     }
     if (*size > 0) {

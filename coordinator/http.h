@@ -20,6 +20,7 @@ typedef struct cvx_body {
     const cvx_server *s;
     cvx_http_answer *answer;
     bool refused, json; /* refused: the answer is known */
+    bool wanted;        /* else it is read and dropped, whatever it is */
     char *text;
     size_t len;
     int64_t came, counted; /* bytes; those that count among what all requests hold */
@@ -31,7 +32,9 @@ typedef struct cvx_body {
     cvx_data_url url; /* the picture, where it comes as one */
 } cvx_body;
 
-void cvx_body_begin(cvx_body *b, const cvx_server *s, cvx_http_answer *a, struct MHD_Connection *c);
+/* wanted: its method has a use for a body. */
+void cvx_body_begin(cvx_body *b, const cvx_server *s, cvx_http_answer *a, struct MHD_Connection *c,
+                    bool wanted);
 /* false: more came than anybody has patience for; the connection is to be closed. */
 bool cvx_body_take(cvx_body *b, const char *data, size_t n) CVX_CHECK;
 /* All of it is there. */

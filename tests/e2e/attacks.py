@@ -87,6 +87,11 @@ def keys(s):
 
 
 def bodies(s):
+    for method in "PUT", "TRACE", "PATCH":  # what has no use for a body does not look at it
+        status(f"405: {method} with no JSON", s, 405, method, "/v1/videos", b"{", JSON)
+        status(f"405: {method} with half a picture", s, 405, method, "/v1/plan", b'{"prompt":"x","input_reference":"data:image/png"}', JSON)
+    got, v, _ = s.call("GET", "/v1/videos?limit=1", b"{", JSON)
+    say("200: GET with no JSON", got == 200 and v["object"] == "list", (got, v))
     for name, want, body, headers in [
         ("no JSON", 400, b"{", JSON), ("no object", 400, b"[]", JSON), ("nothing", 400, b"", JSON), ("a field twice", 400, b'{"prompt":"a","prompt":"b"}', JSON),
         ("no UTF-8", 400, b'{"prompt":"\xff\xfe"}', JSON), ("half a surrogate", 400, b'{"prompt":"\\ud800"}', JSON), ("a zero", 400, b'{"prompt":"a\\u0000b"}', JSON),

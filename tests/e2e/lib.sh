@@ -106,6 +106,7 @@ part() {
 service=
 serve() {
     local i
+    : >"$tmp/serve.log"
     "$cvx" serve --model models/shapes --data-dir "$tmp/data" "$@" >"$tmp/serve.log" 2>&1 &
     service=$!
     for ((i = 0; i < 600; i++)); do

@@ -112,6 +112,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     close(pair[0]);
     cvx_guard_tend();
     if ((type != NULL && status == 0) || (status >= 500 && status != 503 && status != 505)) {
+        fprintf(stderr, "status %d\n", status);
         abort();
     }
     return 0;
