@@ -86,7 +86,7 @@ cvx_environment() {
     export OMPI_MCA_hwloc_base_binding_policy=${OMPI_MCA_hwloc_base_binding_policy:-none}
     # mpirun told to end gives its ranks so many seconds for their checkpoint
     export OMPI_MCA_odls_base_sigkill_timeout=${OMPI_MCA_odls_base_sigkill_timeout:-15}
-    export NCCL_DEBUG=${NCCL_DEBUG:-WARN} NCCL_ASYNC_ERROR_HANDLING=${NCCL_ASYNC_ERROR_HANDLING:-1}
+    export NCCL_DEBUG=${NCCL_DEBUG:-WARN}
     export SLURM_EXPORT_ENV=ALL # sbatch --export=... speaks of the script; its steps need what the script sets
     if [ -n "${CVX_IFNAME:-}" ]; then
         export NCCL_SOCKET_IFNAME=$CVX_IFNAME OMPI_MCA_btl_tcp_if_include=$CVX_IFNAME
