@@ -104,6 +104,8 @@ void cvx_spec_defaults(Cvx__JobSpec *spec);
  * field, also in *param: the body's own key or a literal. */
 cvx_status cvx_spec_fill(const cvx_server *s, Cvx__JobSpec *spec, const json_t *fields, bool form,
                          const char **param) CVX_CHECK;
+/* What else the job asked for, by the fields of a body: windows, a timeline, the best of several... New reference. */
+json_t *cvx_spec_options(const Cvx__JobSpec *spec);
 /* What cvx_spec_fill has allocated, also when it failed: lora and options, where they are no longer `old`'s (NULL: none). */
 void cvx_spec_free(Cvx__JobSpec *spec, const Cvx__JobSpec *old);
 /* Asks `cvx plan` whether the job can be, and fills in what the checkpoint decides and, where there is a spec->plan, what it will

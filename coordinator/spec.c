@@ -329,6 +329,40 @@ static cvx_status options(const fields *f, Cvx__JobSpec *s)
     return st;
 }
 
+/* The id of the job that made the file, whose folder it lies in: DATA/jobs/ID/TRY/video.mp4. NULL: of none. */
+static json_t *maker(const char *file)
+{
+    for (const char *at = strchr(file, '/'); at != NULL; at = strchr(at + 1, '/')) {
+        char id[CVX_ID_MAX];
+        snprintf(id, sizeof id, "%.*s", (int)strcspn(at + 1, "/"), at + 1);
+        if (cvx_job_id_valid(id)) {
+            return json_string(id);
+        }
+    }
+    return NULL;
+}
+
+json_t *cvx_spec_options(const Cvx__JobSpec *s)
+{
+    json_t *set = json_loads(s->options, 0, NULL), *out = json_object();
+
+    for (size_t i = 0; i < MORE_OPTIONS; i++) {
+        json_t *v = json_object_get(set, more_options[i].option);
+        if (v != NULL) {
+            json_object_set(out, more_options[i].field, v);
+        }
+    }
+    json_t *turns = json_object_get(set, "prompt"), *from = maker(s->extend);
+    if (turns != NULL) {
+        json_object_set(out, "timeline", turns);
+    }
+    if (from != NULL) {
+        json_object_set_new(out, "extend", from);
+    }
+    json_decref(set);
+    return out;
+}
+
 void cvx_spec_free(Cvx__JobSpec *s, const Cvx__JobSpec *old)
 {
     if (old == NULL || s->lora != old->lora) {
@@ -481,10 +515,8 @@ static void rename_in(char *text, size_t size, const char *from, const char *to)
     }
 }
 
-/* The field of a request that a refusal speaks of: the first of their names in it, as options are written or as fields. */
-static const char *blame(const char *message)
-{
-    static const char *const names[][3] = {{"num_frames", "--num-frames", "num_frames"},
+/* A field of a request, the option that it becomes, and another word by which a refusal may speak of it. */
+static const char *const spoken_of[][3] = {{"num_frames", "--num-frames", "num_frames"},
                                            {"width", "--width", "width "},
                                            {"height", "--height", "height "},
                                            {"input_reference", "--image", "input_reference"},
@@ -496,14 +528,19 @@ static const char *blame(const char *message)
                                            {"extend", "--extend", "extend"},
                                            {"upscale", "--upscale", "upscale"},
                                            {"fps", "--fps", "fps"}};
+#define SPOKEN_OF (sizeof spoken_of / sizeof *spoken_of)
+
+/* The field of a request that a refusal speaks of: the first of their names in it, as options are written or as fields. */
+static const char *blame(const char *message)
+{
     const char *best = NULL, *first = NULL;
 
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+    for (size_t i = 0; i < SPOKEN_OF; i++) {
         for (int k = 1; k < 3; k++) {
-            const char *at = strstr(message, names[i][k]);
+            const char *at = strstr(message, spoken_of[i][k]);
             if (at != NULL && (first == NULL || at < first)) {
                 first = at;
-                best = names[i][0];
+                best = spoken_of[i][0];
             }
         }
     }
@@ -587,5 +624,8 @@ cvx_status cvx_spec_plan(const cvx_server *s, Cvx__JobSpec *spec, json_t **answe
     rename_in(prompt, sizeof prompt, spec->extend, "extend");
     rename_in(prompt, sizeof prompt, s->model, s->model_name);
     *param = blame(prompt);
+    for (size_t i = 0; i < SPOKEN_OF; i++) { /* the asker knows fields, not options */
+        rename_in(prompt, sizeof prompt, spoken_of[i][1], spoken_of[i][0]);
+    }
     return cvx_fail(st, "%s", prompt);
 }

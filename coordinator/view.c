@@ -118,6 +118,7 @@ static json_t *extension(const cvx_job_view *v)
         json_array_append_new(lora, text_json(s->lora[i]));
     }
     json_object_set_new(j, "lora", lora);
+    json_object_set_new(j, "options", cvx_spec_options(s));
     json_object_set_new(j, "run_seconds", r != NULL ? json_real(sane(r->seconds)) : json_null());
     json_object_set_new(j, "scores", cvx_scores_json(v->scores));
     return j;

@@ -16,14 +16,16 @@ function settings() {
 /* Fills the form with a video's settings. */
 function useSettings(v) {
   const c = v.cvx, own = { ...c, prompt: v.prompt, frame_interpolation_exp: c.interpolate > 1 ? Math.log2(c.interpolate) : "",
-    upscale: c.upscale > 1 ? c.upscale : "", lora: (c.lora || []).join(", "), ...(c.options || {}) };
-  if (c.interpolate > 1 || c.upscale > 1) own.num_frames = own.fps = own.width = own.height = ""; /* those of the finished file */
+    upscale: c.upscale > 1 ? c.upscale : "", lora: (c.lora || []).join(", "), ...c.options };
+  own.timeline = (own.timeline || []).join("\n");
+  if (c.interpolate > 1 || c.upscale > 1 || own.extend) own.num_frames = own.fps = own.width = own.height = ""; /* those of the finished file */
   for (const e of form.elements) {
     if (!e.name) continue;
     if (e.type === "checkbox") e.checked = Boolean(own[e.name]);
     else e.value = own[e.name] === undefined || own[e.name] === null ? (e.name === "priority" ? "normal" : "") : own[e.name];
   }
   $("settings").open = true;
+  $("long").open = Object.keys(c.options).length > 0;
   form.scrollIntoView({ block: "start" });
   form.elements.prompt.focus();
   estimate();

@@ -86,11 +86,13 @@ function facts(v) {
     Pool: c.pool, Mesh: c.mesh || (v.status === "in_progress" ? "being chosen" : ""), Priority: c.priority === "normal" ? "" : c.priority,
     Expected: c.plan && !OVER.includes(v.status) ? `${seconds(c.plan.seconds)} on one rank of the coordinator's machine` : "",
     "Run time": c.run_seconds ? `${c.run_seconds.toFixed(1)} s` : "", Tries: c.attempts > 1 ? c.attempts : "",
+    Turns: (c.options.timeline || []).join("; "), "Goes on from": c.options.extend,
+    Windows: c.options.window_frames ? `${c.options.window_frames} frames` : "", "Best of": c.options.best_of ? plural(c.options.best_of, "seed") : "",
     "Remix of": v.remixed_from_video_id };
   return Object.entries(list).filter(f => f[1] !== "" && f[1] !== null && f[1] !== undefined).flatMap(([name, value]) => {
     const dd = make("dd");
     dd.dataset.name = name;
-    if (name === "Remix of") {
+    if (["Remix of", "Goes on from"].includes(name)) {
       const b = make("button", "link", value);
       b.type = "button";
       b.onclick = () => choose(value);

@@ -64,7 +64,8 @@ def empty(b, s):
     b.type("[name=num_frames]", "48")
     b.click(by("submit"))
     say("what cannot be is said", b.wait(f"document.querySelector('{by('form-error')}').innerText.includes('45')"), text(b, "form-error"))
-    b.errors.clear()  # the browser notes the 400
+    b.wait("document.querySelector('#estimate').innerText.includes('45')")
+    b.errors.clear()  # the browser notes the 400s of the job and of its estimate
     b.type("[name=num_frames]", "")
     b.js("document.querySelector('[name=num_frames]').value = ''")
 
@@ -183,6 +184,68 @@ def foreign_words(b, s):
     b.size(*WIDE)
 
 
+def long_videos(b, s):
+    """Prompts that take turns by windows, then the end of that video gone on from, with the form's fields alone."""
+    turns = ["0: a red square standing still on a black background", "17: a blue square standing still on a black background"]
+    b.js("form.reset()")
+    b.js("document.querySelector('#settings').open = true, document.querySelector('#long').open = true")
+    b.type(by("prompt"), "two squares")
+    for name, value in (("num_inference_steps", "4"), ("num_frames", "33"), ("timeline", "\n".join(turns)), ("window_stride", "8")):
+        b.type(f"[name={name}]", value)
+    b.click(by("submit"))
+    say("turns: without windows it is said", b.wait(f"document.querySelector('{by('form-error')}').innerText.includes('window_frames')"), text(b, "form-error"))
+    b.type("[name=window_frames]", "17")
+    say("turns: an estimate", b.wait("document.querySelector('#estimate').innerText.includes('33 frames of 96x64')"),
+        b.js("document.querySelector('#estimate').innerText"))
+    b.errors.clear()  # the browser notes the 400s of the job and of its estimate
+    b.picture(f"{pictures}/turns-form-1280.png")
+    b.size(*PHONE)
+    fits(b, "the form of a long video, on a phone")
+    b.picture(f"{pictures}/turns-form-390.png")
+    b.size(*WIDE)
+    b.click(by("submit"))
+    first = finished(b, s, "two squares", "turns")
+    say("turns: as they were typed", (first["cvx"]["num_frames"], first["cvx"]["options"]) ==
+        (33, {"window_frames": 17, "window_stride": 8, "timeline": turns}), first)
+    say("turns: they stand beside the video", b.js("document.querySelector('[data-name=Turns]').innerText") == "; ".join(turns), text(b, "facts"))
+    b.picture(f"{pictures}/turns-1280.png")
+    b.js("form.reset()")
+    b.click(by("copy"))
+    say("turns: into the form again", b.js("[...['timeline', 'window_frames', 'num_frames'].map(n => form.elements[n].value)]") ==
+        ["\n".join(turns), "17", "33"] and b.js("document.querySelector('#long').open"))
+
+    b.js("form.reset()")
+    b.click(by("extend"))
+    b.type(by("prompt"), "the blue square stays")
+    for name, value in (("num_inference_steps", "4"), ("extend_overlap", "5")):
+        b.type(f"[name={name}]", value)
+    b.click("[name=extend_only]")
+    b.picture(f"{pictures}/extend-form-1280.png")
+    b.click(by("submit"))
+    rest = finished(b, s, "the blue square stays", "going on")
+    say("going on: its new frames alone, as it was filled in", (rest["cvx"]["num_frames"], rest["cvx"]["options"]) ==
+        (12, {"extend": first["id"], "extend_overlap": 5, "extend_only": True}), rest)
+    b.click(by("copy"))
+    say("going on: into the form again", b.js("[form.elements.extend.value, form.elements.extend_overlap.value, form.elements.extend_only.checked]") ==
+        [first["id"], "5", True])
+    b.picture(f"{pictures}/extended-1280.png")
+    b.size(*PHONE)
+    fits(b, "a video that goes on, on a phone")
+    b.picture(f"{pictures}/extended-390.png")
+    b.size(*WIDE)
+    b.click("[data-name='Goes on from'] button")
+    say("going on: a way to the first", b.wait(f"document.querySelector('{by('title')}').innerText === 'two squares' && location.hash === '#{first['id']}'"))
+    b.js("form.reset()")
+    calm(b, "long videos")
+
+
+def finished(b, s, title, name):
+    """The shown job once its video plays."""
+    say(f"{name}: plays", b.wait(f"document.querySelector('{by('title')}').innerText === '{title}' && {seen('video')} && "
+                                 f"document.querySelector('{by('video')}').readyState >= 2", 180), text(b, "form-error"))
+    return s.call("GET", f"/v1/videos/{b.js('location.hash.slice(1)')}")[1]
+
+
 def redis_away(b, s):
     pids = subprocess.run(["pgrep", "-f", f"redis-server.*{s.data}|redis-server unixsocket:{s.data}"], capture_output=True,
                           text=True).stdout.split()
@@ -254,6 +317,7 @@ def main():
         watch(b, s, video)
         remix(b, s, video)
         foreign_words(b, s)
+        long_videos(b, s)
         redis_away(b, s)
         keys_and_pictures(b)
     finally:

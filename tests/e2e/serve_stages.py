@@ -4,6 +4,7 @@ usage: serve_stages.py CVX WORK_FOLDER; exits with 1 if anything is wrong."""
 import json
 import subprocess
 
+from redis import Redis
 from service import Service, cvx, finish, say, work
 
 CLIP = ["--clip-model", "models/shapes-clip"]
@@ -40,6 +41,53 @@ def scored(name, done, *args):
     say(f"{name}: the scores of cvx score", max(abs(a - b) for a, b in zip(got, want)) < 0.05, (got, want))
 
 
+def drifting(data):
+    """The numbers of the drifting frames in a FrameScores message (proto/cvx.proto), read by hand: field 4, packed."""
+    def varint(at):
+        value = shift = 0
+        while True:
+            value |= (data[at] & 127) << shift
+            shift, at = shift + 7, at + 1
+            if data[at - 1] < 128:
+                return value, at
+
+    at, found = 0, []
+    while at < len(data):
+        tag, at = varint(at)
+        if tag & 7 == 1:
+            at += 8
+            continue
+        value, at = varint(at)
+        if tag & 7 == 2:
+            end = at + value
+            while tag >> 3 == 4 and at < end:
+                number, at = varint(at)
+                found.append(number)
+            at = end
+    return found
+
+
+def marks(s):
+    """A few frames of another picture, then sixteen of what the prompt says: the first drift, and are marked wherever scores are."""
+    other = "a blue circle moving left on a white background"
+    _, v, _ = s.create(prompt=other, num_inference_steps=10, num_frames=5)
+    s.wait(v["id"])
+    _, clip, _ = s.call("GET", f"/v1/videos/{v['id']}/content", raw=True)
+    with open(f"{work}/other.mp4", "wb") as f:
+        f.write(clip)
+    _, v, _ = s.create(prompt=PROMPT, num_inference_steps=10, extend=v["id"], extend_overlap=1)
+    done = s.wait(v["id"])
+    api = done["cvx"]["scores"]["drift"]
+    say("drift: the frames of another prompt", api[:5] == [0, 1, 2, 3, 4] and max(api) <= done["cvx"]["num_frames"] - 16, done["cvx"])
+    stored = drifting(Redis(f"{s.data}/redis/socket")("GET", f"cvx:scores:{v['id']}"))
+    say("drift: marked in Redis", stored == api, (stored, api))
+    program("generate", "--model", "models/shapes", "--prompt", PROMPT, "--num-inference-steps", "10", "--quiet", *CLIP,
+            "--extend", f"{work}/other.mp4", "--extend-overlap", "1", "--output", f"{work}/drift.mp4")
+    with open(f"{work}/drift.mp4.json") as f:
+        written = json.load(f)["scores"]["drift"]["frames"]
+    say("drift: marked in the manifest", written == api, (written, api))
+
+
 service = Service(f"{work}/data", *CLIP)
 plain = ["--prompt", PROMPT]
 same(service, "stages", {"enable_frame_interpolation": True, "upscale": 2}, [*plain, "--interpolate", "2", "--upscale", "2"], 34)
@@ -70,5 +118,6 @@ say("a remix has its own prompt alone", again["status"] == "completed" and again
 _, data, _ = service.call("GET", f"/v1/videos/{v['id']}/content", raw=True)
 with open(f"{work}/turns.mp4", "rb") as f:
     say("and takes no turns", data != f.read())
+marks(service)
 say("SIGTERM ends it well", service.stop() == 0)
 finish()
