@@ -1,29 +1,73 @@
 """Judges long videos from their frames alone.
 
-    long.py steady FILE [STRIDE] the object has one colour, and from frame to frame its centre moves at most twice the
-                                 median step (and two pixels, what a soft edge makes) anywhere; where a window begins, every
-                                 STRIDE frames, at most twice the median step (and a quarter of a pixel)
-    long.py turns FILE A B       first third in colour A, last third in colour B
+    long.py steady FILE STRIDE ALONE
+                        the object has one colour, and its centre does not jump where the set of windows changes; ALONE is one
+                        window's video of the same prompt and seed
+    long.py turns FILE A B
+                        first third in colour A, last third in colour B
+
+A window has 17 frames, five latent ones, of which the first is one frame and each other four. The set of windows changes before a
+latent frame with which a window begins, and behind one with which it ends: there are the seams.
+
+The centre is the mean place of all pixels, weighted by how far they are from the ground's colour towards the object's.
+
+What a jump is: a step of the centre from one frame to the next above twice the median step, and above every step of ALONE. A model
+that draws uneven motion does so in one window too (and the centre of a shape that stands still moves by what its edge
+flickers), so ALONE's longest step is what this measure cannot tell from no jump at all. That alone would let every seam be as
+long as that: so half of all seams are also held to twice the median, which a blending that jumps exceeds.
 """
-import math
 import statistics
 import sys
+from math import dist
 
-from obey import COLORS, nearest, objects
+from obey import COLORS, frames_of, nearest, objects
+
+LENGTH = 5
 
 
-def steady(path, stride=None):
-    _, seen = objects(path)
-    seen = [s for s in seen if s[0] >= 5]  # what grows is too small before
+def centres(path):
+    """{frame: (x, y)} where a shape is seen, no speck, and the share of frames with the most frequent colour."""
+    ground, seen = objects(path)
     colours = [nearest(COLORS, s[4]) for s in seen]
-    share = colours.count(statistics.mode(colours)) / len(colours)
-    at = {b[0]: math.dist(a[1:3], b[1:3]) / (b[0] - a[0]) for a, b in zip(seen, seen[1:])}
-    median, longest = statistics.median(at.values()), max(at.values())
-    # the frame before which a window begins, and the first of its own
-    seams = [step for frame, step in at.items() if stride and frame >= stride and frame % stride < 2]
-    print(f"{statistics.mode(colours)} in {share:.0%}, median step {median:.2f}, longest {longest:.2f}, at seams "
-          f"{max(seams, default=0):.2f}")
-    return share >= 0.9 and longest <= 2 * median + 2 and all(s <= 2 * median + 0.25 for s in seams)
+    axis = [statistics.median(s[4][c] for s in seen) - ground[c] for c in range(3)]
+    square = sum(a * a for a in axis)
+    frames, h, w = frames_of(path)
+    at, mass = {}, {}
+    for t in (s[0] for s in seen):
+        towards = [sum(a * (v - g) for a, v, g in zip(axis, pixel, ground)) / square for pixel in frames[t]]
+        weights = [min(d, 1) if d > 0.25 else 0 for d in towards]  # below it is what the decoder leaves in the ground
+        mass[t] = sum(weights)
+        if mass[t] > 0:
+            at[t] = [sum(k * v for k, v in zip(weights, place)) / mass[t] for place in
+                     ([i % w for i in range(h * w)], [i // w for i in range(h * w)])]
+    least = statistics.median(mass.values()) / 4
+    return {t: xy for t, xy in at.items() if mass[t] >= least}, colours.count(statistics.mode(colours)) / len(colours)
+
+
+def steps_of(path):
+    """{frame: how far the centre goes from it to the next}"""
+    at, share = centres(path)
+    return {t: dist(at[t], at[t + 1]) for t in at if t + 1 in at}, share
+
+
+def seams_of(frames, stride):
+    """The frames behind which the set of windows changes."""
+    latent, seams, start = (frames - 1) // 4 + 1, set(), 0
+    while start + LENGTH < latent:
+        seams.add(4 * (start + LENGTH - 1))
+        start = min(start + stride // 4, latent - LENGTH)
+        seams.add(4 * (start - 1))
+    return seams
+
+
+def steady(path, stride, alone):
+    steps, share = steps_of(path)
+    floor = max(steps_of(alone)[0].values())
+    median = statistics.median(steps.values())
+    seams = [steps[t] for t in seams_of(len(frames_of(path)[0]), int(stride)) if t in steps]
+    print(f"one colour in {share:.0%}, median step {median:.2f}, longest {max(steps.values()):.2f}, at {len(seams)} seams {max(seams):.2f} "
+          f"({max(seams) / median:.1f} medians), half of them below {statistics.median(seams):.2f}; in one window {floor:.2f}")
+    return share >= 0.9 and all(s <= max(2 * median, floor) for s in seams) and statistics.median(seams) <= 2 * median
 
 
 def turns(path, first, last):
@@ -35,5 +79,5 @@ def turns(path, first, last):
 
 
 if __name__ == "__main__":
-    ok = steady(sys.argv[2], *map(int, sys.argv[3:])) if sys.argv[1] == "steady" else turns(*sys.argv[2:5])
+    ok = steady(*sys.argv[2:5]) if sys.argv[1] == "steady" else turns(*sys.argv[2:5])
     sys.exit(0 if ok else 1)

@@ -11,12 +11,27 @@ make() { # OUTPUT ARGS...
         --quiet --manifest none --output "$tmp/$out.safetensors" "$@"
 }
 
-make still --num-frames 65 --prompt "a red square standing still on a black background"
-make short --num-frames 33 --prompt "a red square standing still on a black background"
-make growing --num-frames 33 --prompt "a blue square growing on a white background"
-for v in still short growing; do
-    expect "$v: the object stays, without a jump" python3 "$here/long.py" steady "$tmp/$v.safetensors" 8
-done
+# steady NAME FRAMES SEED PROMPT: by windows and in one
+steady() {
+    make "$1" --num-frames "$2" --seed "$3" --prompt "$4"
+    make "$1-alone" --num-frames 17 --seed "$3" --prompt "$4"
+    expect "$1: the object stays, without a jump" python3 "$here/long.py" steady "$tmp/$1.safetensors" 8 "$tmp/$1-alone.safetensors"
+    cat "$tmp/log"
+}
+
+steady still 65 5 "a red square standing still on a black background"
+steady short 33 5 "a red square standing still on a black background"
+steady growing 33 5 "a blue square growing on a white background"
+steady shrinking 33 13 "a yellow circle shrinking on a black background"
+steady right 33 5 "a red square moving right on a black background"
+steady down 33 7 "a cyan circle moving down on a black background"
+# windows that do not overlap begin their motion anew: a jump
+make apart --num-frames 41 --window-stride 20 --prompt "a red square moving right on a black background"
+if python3 "$here/long.py" steady "$tmp/apart.safetensors" 20 "$tmp/right-alone.safetensors"; then
+    wrong "the judge sees no jump between windows that do not overlap"
+else
+    ok "the judge sees the jump between windows that do not overlap"
+fi
 make turns --num-frames 65 --prompt "0: a red square standing still on a black background" \
     --prompt "33: a blue square standing still on a black background"
 expect "two prompts take turns" python3 "$here/long.py" turns "$tmp/turns.safetensors" red blue
