@@ -58,15 +58,38 @@ int cvx_opts_distance(const char *a, size_t na, const char *b)
     return row[nb];
 }
 
+/* Whether one name begins or ends with the other, by whole words: "frames" and "num-frames", "output-path" and "output", as
+ * other programs have it. */
+static bool akin(const char *a, size_t na, const char *b)
+{
+    char name[64];
+    size_t nb = strlen(b);
+
+    if (na >= sizeof name || na == nb) {
+        return false;
+    }
+    for (size_t i = 0; i <= na; i++) {
+        name[i] = i == na ? 0 : a[i] == '_' ? '-' : a[i];
+    }
+    const char *s = na < nb ? name : b, *l = na < nb ? b : name;
+    size_t ns = na < nb ? na : nb, nl = na < nb ? nb : na;
+    return ns > 2 && ((memcmp(l, s, ns) == 0 && l[ns] == '-') ||
+                      (memcmp(l + nl - ns, s, ns) == 0 && l[nl - ns - 1] == '-'));
+}
+
 static cvx_status unknown(const cvx_opt *opts, const char *name, size_t n)
 {
     const cvx_opt *best = NULL;
-    int best_d = 4;
+    double least = 4; /* letters that differ; words that are missing count as one and a half */
 
     for (const cvx_opt *o = opts; o->name != NULL; o++) {
-        int d = o->name[0] == 0 ? 99 : cvx_opts_distance(name, n, o->name);
-        if (d < best_d) {
-            best_d = d;
+        if (o->name[0] == 0) {
+            continue;
+        }
+        double d = cvx_opts_distance(name, n, o->name);
+        d = d > 1.5 && akin(name, n, o->name) ? 1.5 : d;
+        if (d < least) {
+            least = d;
             best = o;
         }
     }
