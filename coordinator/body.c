@@ -146,7 +146,7 @@ static void take_text(cvx_body *b, const char *key, const char *data, size_t n, 
     }
     json_t *text = longer(first ? NULL : list ? json_array_get(old, at - 1) : old, data, n);
     if (text == NULL) {
-        refuse(b, 413, NULL, "%.60s: more than %d bytes", name, FIELD_MAX);
+        refuse(b, 400, name, "%.60s: more than %d bytes", name, FIELD_MAX);
     } else if (!list) {
         json_object_set_new_nocheck(b->fields, name, text);
     } else if (old == NULL) {
