@@ -191,7 +191,7 @@ static void test_plan_that_talks_much(void **state)
         "head -c 300000 /dev/zero | tr '\\0' x >&2\nhead -c 300000 /dev/zero | tr '\\0' x\nexit 2\n");
     spec.prompt = "x";
     assert_int_equal(cvx_spec_plan(&s, &spec, NULL, &param), CVX_EINVAL);
-    assert_string_equal(cvx_error(), "--num-frames 48: 45 and 49 would be right");
+    assert_string_equal(cvx_error(), "num_frames 48: 45 and 49 would be right");
     assert_string_equal(param, "num_frames");
 }
 
