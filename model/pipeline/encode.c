@@ -32,19 +32,32 @@ static cvx_status encode_prompt(cvx_run *r, cvx_t5_tokenizer *tok, const char *t
     return st;
 }
 
+/* A prompt may ask for any of the tokenizer's ids, so the embedding must have them all. */
+static cvx_status open_tokenizer(cvx_t5_tokenizer **out, const cvx_checkpoint *c)
+{
+    char dir[CVX_PATH_MAX];
+
+    CVX_RETURN_IF(cvx_checkpoint_part(c, dir, "tokenizer"));
+    CVX_RETURN_IF(cvx_t5_tokenizer_open(out, dir));
+    int64_t ids = cvx_t5_tokenizer_size(*out);
+    return ids <= c->t5.vocab_size
+               ? CVX_OK
+               : cvx_fail(CVX_EFORMAT,
+                          "%s: %lld ids, more than the text encoder's vocab_size of %lld", dir,
+                          (long long)ids, (long long)c->t5.vocab_size);
+}
+
 /* By the tensor ranks beside the leader, each with its shard of T5. */
 static cvx_status encode_prompts(cvx_run *r)
 {
     const cvx_request *q = r->job->request;
-    char dir[CVX_PATH_MAX];
     cvx_t5_tokenizer *tok = NULL;
     cvx_status st = CVX_OK;
     int64_t i = 0;
 
     st = cvx_run_open(r->p, CVX_PART_T5);
     if (st == CVX_OK && !r->p->ctx->measure) {
-        st = cvx_checkpoint_part(r->p->ckpt, dir, "tokenizer");
-        st = st == CVX_OK ? cvx_t5_tokenizer_open(&tok, dir) : st;
+        st = open_tokenizer(&tok, r->p->ckpt);
     }
     /* from here on the ranks that share T5 wait for each other */
     CVX_TRY(st, cvx_comm_agree(r->p->opt.mesh->dim[CVX_MESH_TENSOR], st), done);

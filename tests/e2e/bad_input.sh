@@ -146,6 +146,10 @@ shape transformer num_layers "[0-9]*" 9 'no tensor transformer_blocks\.'
 shape text_encoder d_ff "[0-9]*" 50 'tensor .* is needed'
 shape vae layers_per_block "[0-9]*" 5 'no tensor (en|de)coder\.'
 copy
+echo '{"<new>": 900}' >"$copy/tokenizer/added_tokens.json"
+refuse 4 'tokenizer: 901 ids, more than the text encoder.s vocab_size of 900' "a tokenizer with more ids than the text encoder" \
+    "${job[@]}" --model "$copy"
+copy
 sed -i 's/"CogVideoXDDIMScheduler"/"EulerDiscreteScheduler"/' "$copy/scheduler/scheduler_config.json"
 refuse 6 'scheduler_config\.json.*EulerDiscreteScheduler' "unknown scheduler class" "${job[@]}" --model "$copy"
 refuse 4 'model_index\.json' "an image that is none" "${job[@]}" --model tests/data/variants/tiny-5b-i2v \
