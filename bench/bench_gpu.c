@@ -184,6 +184,7 @@ static void decoder(bench *b)
     cvx_tensor sums, stats, in = cvx_slice(&x, 1, 1, H);
     cvx_conv3d_args c = {.y = &y, .x = &x, .w = &p, .b = &bias, .residual = &y, .stride = 1};
     double size = (double)cvx_dtype_size(x.dtype), all = (double)T * H * W * C;
+    char what[160];
 
     p.layout = CVX_PACKED_CONV;
     check(cvx_arena_alloc(&b->arena, &p.data, cvx_packed_bytes(b->ctx, &w, p.layout)));
@@ -194,6 +195,12 @@ static void decoder(bench *b)
     in = cvx_slice(&in, 0, 0, T);
     TIME(b, conv3d, "8 x 480 x 720 x 128 -> 128, 3x3x3", (8 + size) * all,
          cvx_op_conv3d(b->ctx, &c));
+    if (x.dtype == CVX_BF16 && cvx_cudnn_usable(what)) {
+        setenv("CVX_CUDA_CONV", "cudnn", 1);
+        TIME(b, conv3d, "8 x 480 x 720 x 128 -> 128, 3x3x3, cudnn", (8 + size) * all,
+             cvx_op_conv3d(b->ctx, &c));
+        unsetenv("CVX_CUDA_CONV");
+    }
     TIME(b, group_norm_stats, "8 x 480 x 720 x 128", 4 * all,
          cvx_op_group_norm_stats(b->ctx, &(cvx_group_norm_stats_args){&sums, &y}));
     TIME(b, group_norm_finish, "3840 rows of 32", 16.0 * T * H * 32,
@@ -211,6 +218,7 @@ int main(int argc, char **argv)
 {
     const char *what = argc > 1 ? argv[1] : "bf16";
     bool f32 = strcmp(what, "f32") == 0, fp8 = strcmp(what, "fp8") == 0;
+    char what_of_cudnn[160];
     bench b = {.layout = fp8 ? CVX_PACKED_LINEAR_F8 : CVX_PACKED_LINEAR};
 
     if (!f32 && !fp8 && strcmp(what, "bf16") != 0) {
@@ -232,6 +240,9 @@ int main(int argc, char **argv)
         attention(&b, f32 ? 4096 : TOKENS, HEADS, "");
         if (!f32) {
             attention(&b, TOKENS, HEADS, "mma");
+        }
+        if (!f32 && cvx_cudnn_usable(what_of_cudnn)) {
+            attention(&b, TOKENS, HEADS, "cudnn");
         }
         rows(&b);
         decoder(&b);

@@ -66,6 +66,8 @@ static void check_gpu(void)
     char what[160];
     bool usable = cvx_cuda_usable(what);
     line(usable, "CUDA backend", what, "jobs run on the CPU");
+    usable = cvx_cudnn_usable(what);
+    line(usable, "cuDNN (optional)", what, "the program's own kernels are used");
 }
 
 static void check_programs(void)

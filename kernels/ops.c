@@ -743,6 +743,11 @@ bool cvx_cuda_usable(char what[160])
     snprintf(what, 160, "this build has no backend \"cuda\"");
     return false;
 }
+
+bool cvx_cudnn_usable(char what[160])
+{
+    return cvx_cuda_usable(what);
+}
 #endif
 
 /* The backend "cuda": CVX_EUNSUPPORTED where the build or the machine lacks it. */

@@ -320,6 +320,8 @@ void cvx_ctx_close(cvx_ctx *ctx);
  * "cpu". what[160]: the devices in one line, or what is missing. */
 bool cvx_cuda_built(void);
 bool cvx_cuda_usable(char what[160]);
+/* Whether NVIDIA's cuDNN can be asked for (docs/gpu.md). what[160]: its version, or what is missing. */
+bool cvx_cudnn_usable(char what[160]);
 
 /* The tables. ref is complete; cpu's NULL entries are filled from ref at cvx_ctx_open so that a
  * table in use has no hole. */

@@ -1,5 +1,6 @@
 /* Which kernel attends. */
 #include "kernels/cuda/attention.h"
+#include "kernels/cuda/cudnn.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -22,16 +23,15 @@ bool cvx_cuda_flash_of(cvx_flash *f, const cvx_attention_args *a)
     const cvx_tensor *t[] = {a->q, a->k, a->v, a->o};
     int64_t *strides[] = {f->qs, f->ks, f->vs, f->os};
     int64_t d = a->q->dim[3];
-    cvx_dtype dtype = a->q->dtype;
 
     for (int i = 0; i < 4; i++) {
-        if (t[i]->dtype != dtype || !aligned(t[i], i == 3 ? 4 : 16)) {
+        if (t[i]->dtype != CVX_BF16 || !aligned(t[i], i == 3 ? 4 : 16)) {
             return false;
         }
         memcpy(strides[i], t[i]->stride, 3 * sizeof(int64_t));
     }
-    if ((dtype != CVX_BF16 && dtype != CVX_F16) || d > 128 || d % 8 != 0 || a->k->dim[1] == 0 ||
-        a->bias != NULL || a->causal || !((float)a->scale > 0)) {
+    if (d > 128 || d % 8 != 0 || a->k->dim[1] == 0 || a->bias != NULL || a->causal ||
+        !((float)a->scale > 0)) {
         return false;
     }
     f->q = a->q->data;
@@ -61,8 +61,7 @@ static cvx_status run_sage(cvx_cuda *s, const cvx_attention_args *a)
                         "--attention sage needs compute capability 9.0; %s has %d.%d", s->name,
                         s->sm / 10, s->sm % 10);
     }
-    if (a->q->dim[3] != 64 || a->q->dtype != CVX_BF16 || !cvx_cuda_flash_of(&f, a) ||
-        f.b * f.h > 65535) {
+    if (a->q->dim[3] != 64 || !cvx_cuda_flash_of(&f, a) || f.b * f.h > 65535) {
         return cvx_fail(CVX_EUNSUPPORTED,
                         "--attention sage is for heads of 64 in bf16, not of %lld in %s",
                         (long long)a->q->dim[3], cvx_dtype_name(a->q->dtype));
@@ -73,6 +72,7 @@ static cvx_status run_sage(cvx_cuda *s, const cvx_attention_args *a)
 cvx_status cvx_cuda_attention(cvx_cuda *s, const cvx_attention_args *a)
 {
     const char *only = getenv("CVX_CUDA_ATTENTION");
+    bool done = false;
     cvx_flash f;
 
     if (a->sage) {
@@ -88,8 +88,14 @@ cvx_status cvx_cuda_attention(cvx_cuda *s, const cvx_attention_args *a)
     if (f.b * f.h == 0 || f.sq == 0) {
         return CVX_OK;
     }
-    if (s->hopper && a->q->dtype == CVX_BF16 && (only == NULL || strcmp(only, "mma") != 0)) {
+    if (only != NULL && strcmp(only, "cudnn") == 0) {
+        CVX_RETURN_IF(cvx_cudnn_attention(s, &f, &done));
+        if (done) {
+            return CVX_OK;
+        }
+    }
+    if (s->hopper && (only == NULL || strcmp(only, "mma") != 0)) {
         return cvx_cuda_attention_hopper(s, &f);
     }
-    return cvx_cuda_attention_mma(s, &f, a->q->dtype);
+    return cvx_cuda_attention_mma(s, &f);
 }

@@ -22,10 +22,7 @@ template <typename T, int D> static cvx_status launch(cvx_cuda *s, const cvx_fla
     return cvx_cuda_launched(s, "attention");
 }
 
-extern "C" cvx_status cvx_cuda_attention_mma(cvx_cuda *s, const cvx_flash *a, cvx_dtype t)
+extern "C" cvx_status cvx_cuda_attention_mma(cvx_cuda *s, const cvx_flash *a)
 {
-    if (t == CVX_F16) {
-        return a->d <= 64 ? launch<f16, 64>(s, a) : launch<f16, 128>(s, a);
-    }
     return a->d <= 64 ? launch<bf16, 64>(s, a) : launch<bf16, 128>(s, a);
 }

@@ -78,7 +78,8 @@ static __device__ __forceinline__ void bring(const cvx_cuda_conv &a, uint32_t st
 {
     int piece = threadIdx.x % 8, row = threadIdx.x / 8, ch = s.channel + piece * 8;
     int left = (int)(a.cin - ch) * 2, bytes = left < 0 ? 0 : left < 16 ? left : 16;
-    const T *x = (const T *)a.x, *w = (const T *)a.w + s.tap * a.cout * a.kp + ch;
+    const T *x = (const T *)a.x, *w = (const T *)a.w + s.tap * a.kp + ch;
+    int64_t row_of_w = (int64_t)a.kt * a.kh * a.kw * a.kp;
 
 #pragma unroll
     for (int i = 0; i < BM / 32; i++) {
@@ -90,7 +91,7 @@ static __device__ __forceinline__ void bring(const cvx_cuda_conv &a, uint32_t st
     for (int i = 0; i < BN / 32; i++) {
         int64_t o = n0 + row + 32 * i;
         copy_async(stage + BM * BK * 2 + swizzled(row + 32 * i, piece),
-                   o < a.cout ? w + o * a.kp : w, o < a.cout ? 16 : 0);
+                   o < a.cout ? w + o * row_of_w : w, o < a.cout ? 16 : 0);
     }
 }
 
@@ -213,7 +214,7 @@ static __global__ void __launch_bounds__(256) conv_f32(cvx_cuda_conv a)
     for (int tap = 0; tap < a.kt * a.kh * a.kw; tap++) {
         const float *x =
             (const float *)a.x + place(a, p, tap / a.kw / a.kh, tap / a.kw % a.kh, tap % a.kw);
-        const float *w = (const float *)a.w + (tap * a.cout + n0 + row) * a.kp;
+        const float *w = (const float *)a.w + ((n0 + row) * (a.kt * a.kh * a.kw) + tap) * a.kp;
         for (int64_t k = 0; k < a.cin; k += FK) {
             float u[4], v[4];
 #pragma unroll

@@ -3,8 +3,10 @@
  * Packed weights are [n, kp] of the product's type (f32, bf16 or f16 as ctx->compute says), kp being k padded with
  * zeros to a multiple of 64; packed as e4m3 they are followed by a scale a row. Where the library can do bias,
  * gelu or the residual in the product's epilogue it does; everything else is one more kernel (rows.cu). */
+#include <stdlib.h>
 #include <string.h>
 
+#include "kernels/cuda/cudnn.h"
 #include "kernels/cuda/parts.h"
 #include "kernels/cuda/rows.h"
 
@@ -97,7 +99,7 @@ static cvx_status pack_rows(cvx_cuda *s, void *dst, cvx_dtype t, const cvx_tenso
     return CVX_OK;
 }
 
-/* Convolutions: [taps, cout, kp]. */
+/* Convolutions: [cout, taps, kp], the order that cuDNN wants, too. */
 static cvx_status pack_conv(cvx_cuda *s, void *dst, cvx_dtype t, const cvx_tensor *w)
 {
     int64_t taps = w->dim[2] * w->dim[3] * w->dim[4];
@@ -328,8 +330,10 @@ static cvx_status conv_input(cvx_cuda *s, const cvx_tensor *x, cvx_cuda_conv *c)
 cvx_status cvx_cuda_op_conv3d(cvx_ctx *ctx, const cvx_conv3d_args *a)
 {
     cvx_cuda *s = cvx_cuda_of(ctx);
+    const char *how = getenv("CVX_CUDA_CONV"); /* "cudnn", or our own kernel */
     const int64_t *w = a->w->dim;
     void *room = NULL;
+    bool done = false;
     cvx_cuda_conv c = {.y = a->y->data,
                        .w = a->w->data,
                        .b = a->b != NULL ? a->b->data : NULL,
@@ -361,5 +365,8 @@ cvx_status cvx_cuda_op_conv3d(cvx_ctx *ctx, const cvx_conv3d_args *a)
         c.w = room;
     }
     CVX_RETURN_IF(conv_input(s, a->x, &c));
-    return cvx_cuda_conv_run(s, &c);
+    if (how != NULL && strcmp(how, "cudnn") == 0) {
+        CVX_RETURN_IF(cvx_cudnn_conv(s, &c, &done));
+    }
+    return done ? CVX_OK : cvx_cuda_conv_run(s, &c);
 }

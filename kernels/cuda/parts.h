@@ -33,6 +33,7 @@ typedef struct cvx_cuda_parts {
     int n_algos;
     struct cvx_cuda_weights *streamed; /* weights in host memory (offload.c) */
     struct cvx_cuda_graph *graph;      /* a step's kernels (graph.c) */
+    struct cvx_cudnn *cudnn;           /* once it was asked for (cudnn.h) */
 } cvx_cuda_parts;
 
 static inline cvx_cuda_parts *cvx_cuda_parts_of(const cvx_cuda *s)

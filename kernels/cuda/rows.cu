@@ -189,7 +189,7 @@ __global__ void pack_taps(TY *y, const TW *w, int64_t n, int64_t k, int64_t kp, 
 {
     int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i < taps * n * kp) {
-        int64_t e = i % kp, o = i / kp % n, tap = i / kp / n;
+        int64_t e = i % kp, tap = i / kp % taps, o = i / kp / taps;
         y[i] = from_float<TY>(e < k ? to_float(w[(o * k + e) * taps + tap]) : 0.0f);
     }
 }

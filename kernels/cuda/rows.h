@@ -30,11 +30,11 @@ typedef struct cvx_cuda_finish {
 } cvx_cuda_finish;
 cvx_status cvx_cuda_rows_finish(cvx_cuda *s, const cvx_cuda_finish *f) CVX_CHECK;
 
-/* y [taps, n, kp] of dtype yt <- weights [n, k, taps] of dtype wt in device memory, zeros from k on. */
+/* y [n, taps, kp] of dtype yt <- weights [n, k, taps] of dtype wt in device memory, zeros from k on. */
 cvx_status cvx_cuda_rows_pack_conv(cvx_cuda *s, void *y, cvx_dtype yt, int64_t kp, const void *w,
                                    cvx_dtype wt, int64_t n, int64_t k, int64_t taps) CVX_CHECK;
 
-/* op conv3d on packed weights [taps, cout, kp] of dtype wt (F32, BF16 or F16). x is of
+/* op conv3d on packed weights [cout, taps, kp] of dtype wt (F32, BF16 or F16). x is of
  * the same dtype; pixels of BF16 and F16 are aligned to 16 bytes. Also a matrix product whose library lacks the shape (t = h = 1). */
 typedef struct cvx_cuda_conv {
     const void *x;

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/cuda/cudnn.h"
 #include "kernels/cuda/parts.h"
 
 /* The oldest compute capability that kernels are built for. */
@@ -229,6 +230,36 @@ void cvx_cuda_process_close(void)
     }
 }
 
+/* What the environment asks for, before anything is computed: a choice that is none of `names` (NULL ends them), or cuDNN where it
+ * cannot be had. */
+static cvx_status check_choice(cvx_cuda *s, const char *variable, const char *const names[])
+{
+    const char *v = getenv(variable);
+    cvx_cudnn *unused = NULL;
+    char all[64] = "";
+
+    if (v == NULL) {
+        return CVX_OK;
+    }
+    for (int i = 0; names[i] != NULL; i++) {
+        if (strcmp(v, names[i]) == 0) {
+            return strcmp(v, "cudnn") == 0 ? cvx_cudnn_of(s, &unused) : CVX_OK;
+        }
+        size_t n = strlen(all);
+        snprintf(all + n, sizeof all - n, "%s%s", i > 0 ? ", " : "", names[i]);
+    }
+    return cvx_fail(CVX_EINVAL, "%s=%.40s: one of %s is possible", variable, v, all);
+}
+
+static cvx_status check_choices(cvx_cuda *s)
+{
+    static const char *const attention[] = {"plain", "mma", "hopper", "cudnn", NULL};
+    static const char *const conv[] = {"own", "cudnn", NULL};
+
+    CVX_RETURN_IF(check_choice(s, "CVX_CUDA_ATTENTION", attention));
+    return check_choice(s, "CVX_CUDA_CONV", conv);
+}
+
 cvx_status cvx_cuda_open(cvx_ctx *ctx)
 {
     struct cudaDeviceProp d;
@@ -252,6 +283,7 @@ cvx_status cvx_cuda_open(cvx_ctx *ctx)
             done);
     describe(s, &d);
     CVX_TRY(st, open_staging(s), done);
+    CVX_TRY(st, check_choices(s), done);
 done:
     if (st != CVX_OK) {
         cvx_cuda_close(ctx);
@@ -272,6 +304,7 @@ void cvx_cuda_close(cvx_ctx *ctx)
     cvx_cuda_graph_close(s);
     cvx_cuda_forget_weights(s);
     cvx_cuda_gemm_close(s);
+    cvx_cudnn_close(p->cudnn);
     for (int i = 0; i < CVX_CUDA_SCRATCHES; i++) {
         cudaFree(p->scratch[i]);
     }

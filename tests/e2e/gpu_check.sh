@@ -17,7 +17,7 @@ program() {
     printf '#!/bin/sh\n%s\n' "$2" >"$tmp/build/$1"
     chmod +x "$tmp/build/$1"
 }
-for t in op_cuda op_flash op_norm op_elementwise op_linear op_attention op_conv op_image dit_golden t5_golden vae_golden nccl; do
+for t in op_cuda op_flash op_cudnn op_norm op_elementwise op_linear op_attention op_conv op_image dit_golden t5_golden vae_golden nccl; do
     program "tests/test_$t" 'echo fine'
 done
 program tests/test_op_norm 'echo "error of 3"; exit 1'
