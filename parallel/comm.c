@@ -145,10 +145,21 @@ cvx_status cvx_comm_broadcast(cvx_comm *c, void *buf, int64_t bytes, int root)
     return count(c, CVX_COMM_BROADCAST, c->rank == root ? bytes * (c->size - 1) : 0, t, st);
 }
 
+/* A rank's failure, as code·CVX_MAX_RANKS + rank. */
+static cvx_status failed_peer(int value)
+{
+    int code = (value - CVX_MAX_RANKS + 1) / CVX_MAX_RANKS; /* rounded down */
+    return cvx_fail_peer((cvx_status)code, value - code * CVX_MAX_RANKS);
+}
+
 cvx_status cvx_comm_least(cvx_comm *c, int *value)
 {
     double t = begin(c);
-    cvx_status st = c->ops->agree(c, value);
+    int least = *value;
+    cvx_status st = c->ops->agree(c, &least);
+
+    st = st == CVX_OK && least < CVX_COMM_BROKEN ? failed_peer(least - CVX_COMM_BROKEN) : st;
+    *value = st == CVX_OK ? least : *value;
     return count(c, CVX_COMM_AGREE, 4 * (c->size - 1), t, st);
 }
 
@@ -164,8 +175,7 @@ cvx_status cvx_comm_agree_wish(cvx_comm *c, cvx_status own, bool *wish)
     if (least >= 0 || least == mine) {
         return own;
     }
-    int code = (least - CVX_MAX_RANKS + 1) / CVX_MAX_RANKS; /* rounded down */
-    return cvx_fail_peer((cvx_status)code, least - code * CVX_MAX_RANKS);
+    return failed_peer(least);
 }
 
 cvx_status cvx_comm_agree(cvx_comm *c, cvx_status own)

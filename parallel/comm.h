@@ -2,12 +2,14 @@
  * have no special case; MPI and NCCL fill the same table.
  *
  * Every call is collective over the communicator unless it says otherwise: all ranks call it, in the
- * same order, with matching counts. Buffers are host memory for `self` and `mpi`, device memory
- * for `nccl`. Counts and displacements are in bytes. A failure inside a collective leaves the communicator
+ * same order, with matching counts. Buffers are host memory for `self`, `mpi` and `tcp`, device memory
+ * for `nccl` and what takes its place. Counts and displacements are in bytes. A failure inside a collective leaves the communicator
  * unusable (the caller ends the job); a failure of a rank's own work is told to the others by
  * cvx_comm_agree at the step boundary, never by leaving a collective alone. */
 #ifndef CVX_PARALLEL_COMM_H
 #define CVX_PARALLEL_COMM_H
+
+#include <limits.h>
 
 #include "base/status.h"
 
@@ -36,6 +38,8 @@ typedef struct cvx_comm_pending {
 
 /* The most ranks of one job: lists of byte counts stand on the stack. */
 #define CVX_MAX_RANKS 1024
+/* Numbers below it are no numbers that ranks agree on: cvx_comm_ops.agree. */
+#define CVX_COMM_BROKEN (INT_MIN / 2)
 
 typedef struct cvx_comm_ops {
     const char *name; /* "self", "mpi", "tcp", "nccl" */
@@ -55,7 +59,9 @@ typedef struct cvx_comm_ops {
     void (*poll)(cvx_comm *c, cvx_comm_pending *p); /* NULL: it moves on by itself */
     cvx_status (*wait)(cvx_comm *c, cvx_comm_pending *p);
     cvx_status (*broadcast)(cvx_comm *c, void *buf, int64_t bytes, int root);
-    cvx_status (*agree)(cvx_comm *c, int *least); /* in: own, out: the least of all ranks' */
+    /* in: own, out: the least of all ranks'. A rank that finds in here that its device or its connections failed brings
+     * CVX_COMM_BROKEN + status·CVX_MAX_RANKS + rank and returns the status: the others get the number. */
+    cvx_status (*agree)(cvx_comm *c, int *least);
     cvx_status (*split)(cvx_comm *c, int colour, int key, cvx_comm **out);
     cvx_status (*first)(cvx_comm *c, int n, cvx_comm **out);
     void (*close)(cvx_comm *c);
@@ -65,6 +71,8 @@ struct cvx_comm {
     const cvx_comm_ops *ops;
     int rank, size;
     bool dry; /* counts only */
+    bool
+        device; /* sendrecv, start_sendrecv and broadcast take device memory, too (MPI built with CUDA) */
     void *impl;
     cvx_comm_stat stat[CVX_COMM_KINDS];
 };
@@ -125,8 +133,8 @@ void cvx_comm_end_first(cvx_comm *c, cvx_comm *first); /* accepts first = NULL *
 cvx_status cvx_comm_agree(cvx_comm *c, cvx_status own) CVX_CHECK;
 /* The same; if none failed, *wish becomes true on every rank if it was on any. */
 cvx_status cvx_comm_agree_wish(cvx_comm *c, cvx_status own, bool *wish) CVX_CHECK;
-/* *value becomes the least that any rank brings. Counted as an agreement, which it costs as much as; in
- * measure mode the rank's own value stays. */
+/* *value (not below half of INT_MIN) becomes the least that any rank brings; a rank whose device failed is an error on
+ * every rank. Counted as an agreement, which it costs as much as; in measure mode the rank's own value stays. */
 cvx_status cvx_comm_least(cvx_comm *c, int *value) CVX_CHECK;
 
 /* The `rank`-th of `size` even contiguous shards of 0 .. total: no shard is more than one longer than

@@ -9,14 +9,24 @@
 #endif
 
 #ifdef CVX_HAVE_CUDA
-static cvx_device_exchange asked(void)
+static cvx_status asked(cvx_device_exchange *how)
 {
+    static const char *const names[] = {"auto", "nccl", "mpi",
+                                        "staged"}; /* in the enumeration's order */
     const char *v = getenv("CVX_DEVICE_EXCHANGE");
 
-    return v == NULL                  ? CVX_DEVICE_AUTO
-           : strcmp(v, "nccl") == 0   ? CVX_DEVICE_NCCL
-           : strcmp(v, "staged") == 0 ? CVX_DEVICE_STAGED
-                                      : CVX_DEVICE_AUTO;
+    *how = CVX_DEVICE_AUTO;
+    for (int i = 0; v != NULL && i < 4; i++) {
+        if (strcmp(v, names[i]) == 0) {
+            *how = (cvx_device_exchange)i;
+            return CVX_OK;
+        }
+    }
+    return v == NULL
+               ? CVX_OK
+               : cvx_fail(CVX_EINVAL,
+                          "CVX_DEVICE_EXCHANGE=%.40s: one of auto, nccl, mpi, staged is possible",
+                          v);
 }
 #endif
 
@@ -37,7 +47,9 @@ cvx_status cvx_device_world(cvx_comm **out, cvx_comm *world, cvx_request *r, cha
     }
 #ifdef CVX_HAVE_CUDA
     if (strcmp(r->backend, "cuda") == 0) {
-        return cvx_comm_device_open(out, world, asked(), note);
+        cvx_device_exchange how;
+        CVX_RETURN_IF(cvx_comm_agree(world, asked(&how)));
+        return cvx_comm_device_open(out, world, how, note);
     }
 #endif
     return CVX_OK;

@@ -2,6 +2,9 @@
 
 #include <limits.h>
 #include <mpi.h>
+#ifdef OPEN_MPI
+#include <mpi-ext.h>
+#endif
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -247,6 +250,16 @@ static void close_mpi(cvx_comm *c)
     free(i);
 }
 
+/* Whether buffers may be device memory: Open MPI alone says so. */
+static bool takes_device_memory(void)
+{
+#ifdef MPIX_CUDA_AWARE_SUPPORT
+    return MPIX_Query_cuda_support() == 1;
+#else
+    return false;
+#endif
+}
+
 static cvx_status wrap(cvx_comm **out, MPI_Comm comm)
 {
     static const cvx_comm_ops ops = {.name = "mpi",
@@ -273,8 +286,10 @@ static cvx_status wrap(cvx_comm **out, MPI_Comm comm)
     cvx_status st = cvx_comm_new(out, &ops, rank, size, i);
     if (st != CVX_OK) {
         free(i);
+        return st;
     }
-    return st;
+    (*out)->device = takes_device_memory();
+    return CVX_OK;
 }
 
 int cvx_comm_mpi_launched(void)

@@ -13,6 +13,7 @@ typedef struct no_nccl *ncclComm_t;
 #endif
 
 #include "kernels/cuda/cuda.h"
+#include "parallel/nccl/by_host.h"
 
 /* Seconds until a collective that does not end is given up. */
 #define TIMEOUT 120.0
@@ -22,12 +23,11 @@ typedef struct no_nccl *ncclComm_t;
 typedef struct impl {
     cvx_comm *host; /* the same ranks in host memory */
     bool own_host;
-    ncclComm_t nccl; /* NULL: staged */
+    ncclComm_t nccl;     /* NULL: by host */
+    cvx_by_host by_host; /* then */
     const cvx_cuda_process *cuda;
     cudaEvent_t queued, arrived; /* compute -> exchange stream, and back */
-    void *pinned[2];             /* staged: what goes out, what comes in */
-    size_t pinned_size[2];
-    float *sums; /* device: every rank's part of one share */
+    float *sums;                 /* device: every rank's part of one share */
     size_t sums_size;
     /* of the watching thread; `lock` guards them */
     pthread_mutex_t lock;
@@ -194,49 +194,6 @@ static bool on_device(const void *p)
     return a.type == cudaMemoryTypeDevice || a.type == cudaMemoryTypeManaged;
 }
 
-static cvx_status room(impl *i, int which, size_t bytes)
-{
-    if (bytes > i->pinned_size[which]) {
-        cudaFreeHost(i->pinned[which]);
-        i->pinned[which] = NULL;
-        i->pinned_size[which] = 0;
-        CVX_RETURN_IF(cuda_status(cudaMallocHost(&i->pinned[which], bytes), "pinned memory"));
-        i->pinned_size[which] = bytes;
-    }
-    return CVX_OK;
-}
-
-static cvx_status to_host(impl *i, void *dst, const void *src, int64_t bytes)
-{
-    if (bytes > 0) {
-        CVX_RETURN_IF(cuda_status(cudaMemcpyAsync(dst, src, (size_t)bytes, cudaMemcpyDeviceToHost,
-                                                  i->cuda->compute),
-                                  "staging"));
-    }
-    return cuda_status(cudaStreamSynchronize(i->cuda->compute), "staging");
-}
-
-static cvx_status to_device(impl *i, void *dst, const void *src, int64_t bytes)
-{
-    if (bytes > 0) {
-        CVX_RETURN_IF(cuda_status(cudaMemcpyAsync(dst, src, (size_t)bytes, cudaMemcpyHostToDevice,
-                                                  i->cuda->compute),
-                                  "staging"));
-    }
-    return cuda_status(cudaStreamSynchronize(i->cuda->compute), "staging");
-}
-
-/* Where the last of a list of pieces ends. */
-static int64_t end_of(const cvx_comm *c, const int64_t *bytes, const int64_t *at)
-{
-    int64_t end = 0;
-
-    for (int r = 0; r < c->size; r++) {
-        end = at[r] + bytes[r] > end ? at[r] + bytes[r] : end;
-    }
-    return end;
-}
-
 static cvx_status usable(impl *i)
 {
     pthread_mutex_lock(&i->lock);
@@ -307,23 +264,6 @@ static cvx_status exchange_all(cvx_comm *c, const char *send, const int64_t *sen
 
 /* --- the table --- */
 
-static cvx_status staged_gather(cvx_comm *c, const void *send, int64_t bytes, void *recv,
-                                const int64_t *recv_bytes, const int64_t *recv_at)
-{
-    impl *i = impl_of(c);
-    int64_t all = end_of(c, recv_bytes, recv_at);
-
-    CVX_RETURN_IF(room(i, 1, (size_t)all));
-    char *in = i->pinned[1];
-    CVX_RETURN_IF(to_host(i, in + recv_at[c->rank], send, bytes));
-    CVX_RETURN_IF(
-        i->host->ops->allgatherv(i->host, in + recv_at[c->rank], bytes, in, recv_bytes, recv_at));
-    for (int r = 0; r < c->size; r++) {
-        CVX_RETURN_IF(to_device(i, (char *)recv + recv_at[r], in + recv_at[r], recv_bytes[r]));
-    }
-    return CVX_OK;
-}
-
 static cvx_status allgatherv(cvx_comm *c, const void *send, int64_t send_bytes, void *recv,
                              const int64_t *recv_bytes, const int64_t *recv_at)
 {
@@ -357,7 +297,7 @@ static cvx_status allgatherv(cvx_comm *c, const void *send, int64_t send_bytes, 
         return st;
     }
 #endif
-    return staged_gather(c, send, send_bytes, recv, recv_bytes, recv_at);
+    return cvx_by_host_allgatherv(&i->by_host, send, send_bytes, recv, recv_bytes, recv_at);
 }
 
 static cvx_status alltoallv(cvx_comm *c, const void *send, const int64_t *send_bytes,
@@ -365,7 +305,6 @@ static cvx_status alltoallv(cvx_comm *c, const void *send, const int64_t *send_b
                             const int64_t *recv_at)
 {
     impl *i = impl_of(c);
-    int64_t out = end_of(c, send_bytes, send_at), in = end_of(c, recv_bytes, recv_at);
 
     if (!on_device(recv) && !on_device(send)) {
         return i->host->ops->alltoallv(i->host, send, send_bytes, send_at, recv, recv_bytes,
@@ -376,16 +315,7 @@ static cvx_status alltoallv(cvx_comm *c, const void *send, const int64_t *send_b
         return exchange_all(c, send, send_bytes, send_at, recv, recv_bytes, recv_at);
     }
 #endif
-    CVX_RETURN_IF(room(i, 0, (size_t)out + 1));
-    CVX_RETURN_IF(room(i, 1, (size_t)in + 1));
-    CVX_RETURN_IF(to_host(i, i->pinned[0], send, out));
-    CVX_RETURN_IF(i->host->ops->alltoallv(i->host, i->pinned[0], send_bytes, send_at, i->pinned[1],
-                                          recv_bytes, recv_at));
-    for (int r = 0; r < c->size; r++) { /* only what came: there may be other things between */
-        CVX_RETURN_IF(to_device(i, (char *)recv + recv_at[r], (char *)i->pinned[1] + recv_at[r],
-                                recv_bytes[r]));
-    }
-    return CVX_OK;
+    return cvx_by_host_alltoallv(&i->by_host, send, send_bytes, send_at, recv, recv_bytes, recv_at);
 }
 
 /* recv [counts[rank]] = every rank's send[at[rank]] .., added in rank order on every rank: the pieces come by an
@@ -493,21 +423,6 @@ static cvx_status pair(cvx_comm *c, cudaStream_t stream, const void *send, int64
 }
 #endif
 
-static cvx_status staged_pair(cvx_comm *c, const void *send, int64_t send_bytes, int to, void *recv,
-                              int64_t recv_bytes, int from)
-{
-    impl *i = impl_of(c);
-
-    CVX_RETURN_IF(room(i, 0, (size_t)send_bytes + 1));
-    CVX_RETURN_IF(room(i, 1, (size_t)recv_bytes + 1));
-    if (to >= 0) {
-        CVX_RETURN_IF(to_host(i, i->pinned[0], send, send_bytes));
-    }
-    CVX_RETURN_IF(i->host->ops->sendrecv(i->host, i->pinned[0], send_bytes, to, i->pinned[1],
-                                         recv_bytes, from));
-    return from >= 0 ? to_device(i, recv, i->pinned[1], recv_bytes) : CVX_OK;
-}
-
 static cvx_status sendrecv(cvx_comm *c, const void *send, int64_t send_bytes, int to, void *recv,
                            int64_t recv_bytes, int from)
 {
@@ -521,19 +436,23 @@ static cvx_status sendrecv(cvx_comm *c, const void *send, int64_t send_bytes, in
         return pair(c, i->cuda->compute, send, send_bytes, to, recv, recv_bytes, from);
     }
 #endif
-    return staged_pair(c, send, send_bytes, to, recv, recv_bytes, from);
+    return cvx_by_host_sendrecv(&i->by_host, send, send_bytes, to, recv, recv_bytes, from);
 }
 
-/* What computes on the compute stream from here on runs beside the transfer. */
+/* What computes on the compute stream from here on runs beside the transfer. Host memory's is done when it returns. */
 static cvx_status start_sendrecv(cvx_comm *c, cvx_comm_pending *p, const void *send,
                                  int64_t send_bytes, int to, void *recv, int64_t recv_bytes,
                                  int from)
 {
-#ifdef CVX_HAVE_NCCL
     impl *i = impl_of(c);
+
+    if (!on_device(to >= 0 ? send : recv)) {
+        return i->host->ops->sendrecv(i->host, send, send_bytes, to, recv, recv_bytes, from);
+    }
+#ifdef CVX_HAVE_NCCL
     cudaStream_t stream = i->cuda->exchange;
 
-    if (i->nccl != NULL && on_device(to >= 0 ? send : recv)) {
+    if (i->nccl != NULL) {
         CVX_RETURN_IF(cuda_status(cudaEventRecord(i->queued, i->cuda->compute), "exchange"));
         CVX_RETURN_IF(cuda_status(cudaStreamWaitEvent(stream, i->queued, 0), "exchange"));
         CVX_RETURN_IF(pair(c, stream, send, send_bytes, to, recv, recv_bytes, from));
@@ -542,14 +461,25 @@ static cvx_status start_sendrecv(cvx_comm *c, cvx_comm_pending *p, const void *s
         return CVX_OK;
     }
 #endif
-    (void)p; /* done when it returns */
-    return sendrecv(c, send, send_bytes, to, recv, recv_bytes, from);
+    return cvx_by_host_start_sendrecv(&i->by_host, p, send, send_bytes, to, recv, recv_bytes, from);
+}
+
+static void poll_arrived(cvx_comm *c, cvx_comm_pending *p)
+{
+    impl *i = impl_of(c);
+
+    if (i->nccl == NULL && i->host->ops->poll != NULL) {
+        i->host->ops->poll(i->host, p);
+    }
 }
 
 static cvx_status wait_arrived(cvx_comm *c, cvx_comm_pending *p)
 {
     impl *i = impl_of(c);
 
+    if (i->nccl == NULL) {
+        return i->host->ops->wait(i->host, p);
+    }
     p->impl = NULL;
     return cuda_status(cudaStreamWaitEvent(i->cuda->compute, i->arrived, 0), "exchange");
 }
@@ -569,12 +499,7 @@ static cvx_status broadcast(cvx_comm *c, void *buf, int64_t bytes, int root)
         return queued(i, r, i->cuda->compute, "broadcast");
     }
 #endif
-    CVX_RETURN_IF(room(i, 0, (size_t)bytes + 1));
-    if (c->rank == root) {
-        CVX_RETURN_IF(to_host(i, i->pinned[0], buf, bytes));
-    }
-    CVX_RETURN_IF(i->host->ops->broadcast(i->host, i->pinned[0], bytes, root));
-    return c->rank == root ? CVX_OK : to_device(i, buf, i->pinned[0], bytes);
+    return cvx_by_host_broadcast(&i->by_host, buf, bytes, root);
 }
 
 /* What is queued must have come to an end, or be known to have failed, before ranks agree that all is well. */
@@ -582,16 +507,19 @@ static cvx_status agree(cvx_comm *c, int *least)
 {
     impl *i = impl_of(c);
 
+    cvx_status st = CVX_OK;
+
     if (*least >= 0) {
-        cvx_status st =
-            cuda_status(cudaStreamSynchronize(i->cuda->compute), "waiting for the device");
+        st = cuda_status(cudaStreamSynchronize(i->cuda->compute), "waiting for the device");
         st = st == CVX_OK ? usable(i) : st;
-        CVX_RETURN_IF(st);
+        *least = st == CVX_OK ? *least : CVX_COMM_BROKEN + st * CVX_MAX_RANKS + c->rank;
     }
-    return i->host->ops->agree(i->host, least);
+    cvx_status told =
+        i->host->ops->agree(i->host, least); /* the others wait for this rank's word */
+    return st == CVX_OK ? told : st;
 }
 
-static cvx_status wrap(cvx_comm **out, cvx_comm *host, bool own_host, ncclComm_t nccl);
+static cvx_status wrap(cvx_comm **out, cvx_comm *host, bool own_host, ncclComm_t nccl, bool direct);
 
 #ifdef CVX_HAVE_NCCL
 static cvx_status split_nccl(impl *i, int colour, int key, ncclComm_t *out)
@@ -627,7 +555,7 @@ static cvx_status split(cvx_comm *c, int colour, int key, cvx_comm **out)
         }
     }
 #endif
-    return wrap(out, host, true, nccl);
+    return wrap(out, host, true, nccl, i->by_host.direct);
 }
 
 static cvx_status first(cvx_comm *c, int n, cvx_comm **out)
@@ -647,7 +575,7 @@ static cvx_status first(cvx_comm *c, int n, cvx_comm **out)
         }
     }
 #endif
-    return host == NULL ? CVX_OK : wrap(out, host, true, nccl);
+    return host == NULL ? CVX_OK : wrap(out, host, true, nccl, i->by_host.direct);
 }
 
 static void close_device(cvx_comm *c)
@@ -677,8 +605,7 @@ static void close_device(cvx_comm *c)
         }
     }
     cudaFree(i->sums);
-    cudaFreeHost(i->pinned[0]);
-    cudaFreeHost(i->pinned[1]);
+    cvx_by_host_close(&i->by_host);
     if (i->own_host) {
         cvx_comm_close(i->host);
     }
@@ -690,7 +617,7 @@ static void close_device(cvx_comm *c)
 }
 
 /* Takes over host (if own_host) and nccl, also where it fails. */
-static cvx_status wrap(cvx_comm **out, cvx_comm *host, bool own_host, ncclComm_t nccl)
+static cvx_status wrap(cvx_comm **out, cvx_comm *host, bool own_host, ncclComm_t nccl, bool direct)
 {
     static const cvx_comm_ops nccl_ops = {.name = "nccl",
                                           .allgatherv = allgatherv,
@@ -699,19 +626,20 @@ static cvx_status wrap(cvx_comm **out, cvx_comm *host, bool own_host, ncclComm_t
                                           .allreduce_f32 = allreduce,
                                           .sendrecv = sendrecv,
                                           .start_sendrecv = start_sendrecv,
+                                          .poll = poll_arrived,
                                           .wait = wait_arrived,
                                           .broadcast = broadcast,
                                           .agree = agree,
                                           .split = split,
                                           .first = first,
                                           .close = close_device};
-    static cvx_comm_ops staged_ops;
+    static cvx_comm_ops by_host_ops;
     cvx_comm *c = calloc(1, sizeof *c);
     impl *i = calloc(1, sizeof *i);
     cvx_status st = CVX_OK;
 
-    staged_ops = nccl_ops;
-    staged_ops.name = "staged";
+    by_host_ops = nccl_ops;
+    by_host_ops.name = "by host";
     if (c == NULL || i == NULL) {
         free(c);
         free(i);
@@ -721,13 +649,14 @@ static cvx_status wrap(cvx_comm **out, cvx_comm *host, bool own_host, ncclComm_t
         return cvx_fail(CVX_ENOMEM, "no memory for a communicator");
     }
     pthread_mutex_init(&i->lock, NULL);
-    c->ops = nccl != NULL ? &nccl_ops : &staged_ops;
+    c->ops = nccl != NULL ? &nccl_ops : &by_host_ops;
     c->impl = i;
     c->rank = host->rank;
     c->size = host->size;
     i->host = host;
     i->own_host = own_host;
     CVX_TRY(st, cvx_cuda_process_open(&i->cuda), done);
+    i->by_host = (cvx_by_host){.host = host, .stream = i->cuda->compute, .direct = direct};
     cudaEvent_t *events[] = {&i->queued, &i->arrived, &i->last};
     for (int k = 0; k < 3; k++) {
         CVX_TRY(st,
@@ -876,20 +805,40 @@ cvx_status cvx_nccl_try(cvx_comm *host)
 #endif
 }
 
+/* Without NCCL: by an MPI that takes device memory on every rank, or staged. */
+static cvx_status open_by_host(cvx_comm **out, cvx_comm *host, cvx_device_exchange how,
+                               const char *why, char note[200])
+{
+    int direct = host->device && how != CVX_DEVICE_STAGED;
+
+    CVX_RETURN_IF(cvx_comm_least(host, &direct));
+    if (!direct && how == CVX_DEVICE_MPI) {
+        return cvx_fail(
+            CVX_EUNSUPPORTED,
+            "the ranks' \"%s\" does not take device memory; an Open MPI built with CUDA "
+            "does",
+            host->ops->name);
+    }
+    snprintf(note, 200, "device memory is exchanged %s: %.120s",
+             direct ? "by MPI" : "through host memory", why);
+    return wrap(out, host, false, NULL, direct);
+}
+
 cvx_status cvx_comm_device_open(cvx_comm **out, cvx_comm *host, cvx_device_exchange how,
                                 char note[200])
 {
     device_card card;
     bool shared = false;
-    ncclComm_t nccl = NULL;
 
-    snprintf(note, 200, "device memory is exchanged through host memory (asked for)");
     CVX_RETURN_IF(cvx_comm_agree(host, read_card(&card)));
     CVX_RETURN_IF(compare_cards(host, &card, &shared));
-    if (host->size == 1 || how == CVX_DEVICE_STAGED) {
-        return wrap(out, host, false, nccl);
+    if (host->size == 1 || how == CVX_DEVICE_STAGED || how == CVX_DEVICE_MPI) {
+        return open_by_host(out, host, host->size == 1 ? CVX_DEVICE_STAGED : how,
+                            host->size == 1 ? "one rank" : "asked for", note);
     }
 #ifdef CVX_HAVE_NCCL
+    ncclComm_t nccl = NULL;
+
     if (shared) {
         pretend_hosts(host->rank);
     }
@@ -897,16 +846,16 @@ cvx_status cvx_comm_device_open(cvx_comm **out, cvx_comm *host, cvx_device_excha
     if (st == CVX_OK) {
         snprintf(note, 200, "device memory is exchanged by NCCL%s",
                  shared ? "; ranks share a GPU and use sockets" : "");
-    } else if (how == CVX_DEVICE_NCCL) {
-        return st;
-    } else {
-        snprintf(note, 200, "device memory is exchanged through host memory: %.120s", cvx_error());
+        return wrap(out, host, false, nccl, false);
     }
+    if (how == CVX_DEVICE_NCCL) {
+        return st;
+    }
+    return open_by_host(out, host, how, cvx_error(), note);
 #else
     if (how == CVX_DEVICE_NCCL) {
         return cvx_fail(CVX_EUNSUPPORTED, "this build has no NCCL");
     }
-    snprintf(note, 200, "device memory is exchanged through host memory: this build has no NCCL");
+    return open_by_host(out, host, how, "this build has no NCCL", note);
 #endif
-    return wrap(out, host, false, nccl);
 }

@@ -1,20 +1,22 @@
 /* Communicators for device memory, beside a communicator of the same ranks for host memory (MPI). Device buffers go
- * through NCCL, or where that cannot be had through host memory and the other communicator ("staged"); host
- * buffers, agreements and bootstrap always go the other's way. */
+ * through NCCL, or where that cannot be had through the other communicator: directly, if that is of an MPI that takes
+ * device memory, else through host memory ("staged"); host buffers, agreements and bootstrap always go the other's way. */
 #ifndef CVX_PARALLEL_NCCL_COMM_NCCL_H
 #define CVX_PARALLEL_NCCL_COMM_NCCL_H
 
 #include "parallel/comm.h"
 
 typedef enum cvx_device_exchange {
-    CVX_DEVICE_AUTO = 0, /* NCCL, or staged where some rank cannot open it */
+    CVX_DEVICE_AUTO =
+        0, /* NCCL; where some rank cannot open it MPI, if it takes device memory, else staged */
     CVX_DEVICE_NCCL,
+    CVX_DEVICE_MPI,
     CVX_DEVICE_STAGED
 } cvx_device_exchange;
 
 /* A communicator of host's ranks on this process's device. host stays the caller's, is not to be used by others
  * meanwhile, and outlives it. note[200]: which way was taken and why, one line. Errors: CVX_EUNSUPPORTED without a
- * device, for devices of different models (naming both), or where NCCL is asked for and cannot be had. Collective
+ * device, for devices of different models (naming both), or where NCCL or MPI is asked for and cannot be had. Collective
  * over host.
  *
  * Collectives are queued on the process's compute stream and return at once; start_sendrecv goes on a stream of its

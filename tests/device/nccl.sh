@@ -17,6 +17,17 @@ for n in 1 2 3 5; do
 done
 expect "collectives by nccl, 3 ranks on 2 devices" env CVX_EMULATED_DEVICES=2 CVX_TEST_EXCHANGE=nccl \
     timeout 100 scripts/ranks -n 3 "$comm"
+if command -v mpirun >/dev/null; then
+    # an MPI that takes device memory, which here every one does; sent from and received in the operands themselves
+    for n in 1 2 3 5; do
+        expect "collectives by MPI, $n ranks" env CVX_TEST_EXCHANGE=mpi LSAN_OPTIONS=detect_leaks=0 timeout 100 \
+            mpirun --allow-run-as-root --oversubscribe --bind-to none -n "$n" "$comm"
+    done
+else
+    echo "SKIP: no mpirun"
+fi
+env CVX_TEST_EXCHANGE=mpi LSAN_OPTIONS=detect_leaks=0 timeout 100 scripts/ranks -n 2 "$comm" >"$tmp/log" 2>&1 || true
+equal "ranks over TCP are told that it takes none" 2 "$(grep -c '"tcp" does not take device memory' "$tmp/log")"
 equal "nothing of NCCL's stays" 0 "$(find "$tmp" -maxdepth 1 -name 'cvx-nccl-*' | wc -l)"
 
 # lost NAME SECONDS TEXT VARIABLE...: the others end with exit code 7 in time
@@ -31,6 +42,11 @@ lost() {
         wrong "$name, after $((SECONDS - begin)) s: $(tail -n 3 "$tmp/log")"
     fi
 }
+for how in nccl staged; do
+    env CVX_TEST_EXCHANGE=$how CVX_TEST_FAULT=1 LSAN_OPTIONS=detect_leaks=0 timeout 60 scripts/ranks -n 3 "$comm" >"$tmp/log" 2>&1 || true
+    equal "a rank whose device fails, by $how" "1 2" \
+        "$(grep -c 'rank 1: CUDA: waiting for the device' "$tmp/log") $(grep -c 'rank 1 failed' "$tmp/log")"
+done
 lost "a rank that dies" 40 'is gone\|no longer answers\|broken' CVX_TEST_LOST=1
 lost "a rank that does not come" 60 'is gone\|no longer answers\|broken' CVX_TEST_LATE=2
 finish

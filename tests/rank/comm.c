@@ -1,7 +1,8 @@
 /* Every collective of a communicator with uneven and empty counts, against values each rank can work out for itself; sums
  * bit for bit in rank order; bytes by the formulas of parallel/comm.h; parts of it likewise. Host memory; with
  * CVX_TEST_EXCHANGE=nccl or staged device memory that the host sees. CVX_TEST_LOST=R: rank R ends, or with
- * CVX_TEST_LATE=R does not come, before the last of them, which the others must get to know (exit code 7). */
+ * CVX_TEST_LATE=R does not come, before the last of them, which the others must get to know (exit code 7); with
+ * CVX_TEST_FAULT=R rank R's device (the stand-in's) fails, which every rank must get to know. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +15,15 @@
 #endif
 
 #include "../shared_memory.h"
+
+#ifdef CVX_TEST_CUDA_AWARE
+/* Device memory of the stand-in is the host's: any MPI is one that takes it. */
+int MPIX_Query_cuda_support(void);
+int MPIX_Query_cuda_support(void)
+{
+    return getenv("CVX_TEST_EXCHANGE") != NULL && strcmp(getenv("CVX_TEST_EXCHANGE"), "mpi") == 0;
+}
+#endif
 #include "must.h"
 
 #define IS(cond)                                                                                   \
@@ -239,8 +249,11 @@ static cvx_comm *open_asked(cvx_comm *host)
     char note[200];
 
     if (how != NULL) {
-        MUST(cvx_comm_device_open(
-            &c, host, strcmp(how, "nccl") == 0 ? CVX_DEVICE_NCCL : CVX_DEVICE_STAGED, note));
+        MUST(cvx_comm_device_open(&c, host,
+                                  strcmp(how, "nccl") == 0  ? CVX_DEVICE_NCCL
+                                  : strcmp(how, "mpi") == 0 ? CVX_DEVICE_MPI
+                                                            : CVX_DEVICE_STAGED,
+                                  note));
         return c;
     }
 #endif
@@ -250,7 +263,8 @@ static cvx_comm *open_asked(cvx_comm *host)
 /* Ends or stays away where the test wants it; the others' exit code. */
 static int lose_one(cvx_comm *c)
 {
-    const char *lost = getenv("CVX_TEST_LOST"), *late = getenv("CVX_TEST_LATE");
+    const char *lost = getenv("CVX_TEST_LOST"), *late = getenv("CVX_TEST_LATE"),
+               *fault = getenv("CVX_TEST_FAULT");
 
     if (lost != NULL && strtol(lost, NULL, 10) == c->rank) {
         _exit(9);
@@ -261,7 +275,11 @@ static int lose_one(cvx_comm *c)
     }
     float *f = make(c, 100000);
     cvx_status st = cvx_comm_allreduce_f32(c, f, 100000);
+    if (fault != NULL && strtol(fault, NULL, 10) == c->rank) {
+        setenv("CVX_EMULATED_FAULT", "1", 1);
+    }
     st = st == CVX_OK ? cvx_comm_agree(c, CVX_OK) : st;
+    unsetenv("CVX_EMULATED_FAULT");
     fprintf(stderr, "rank %d: %s\n", c->rank, st == CVX_OK ? "nothing happened" : cvx_error());
     free(f);
     return st == CVX_OK ? 1 : cvx_status_exit(st);
@@ -282,7 +300,8 @@ int main(int argc, char **argv)
     }
     parts(c);
     cvx_status all = cvx_comm_agree(c, ok ? CVX_OK : CVX_EINTERNAL);
-    if (getenv("CVX_TEST_LOST") != NULL || getenv("CVX_TEST_LATE") != NULL) {
+    if (getenv("CVX_TEST_LOST") != NULL || getenv("CVX_TEST_LATE") != NULL ||
+        getenv("CVX_TEST_FAULT") != NULL) {
         code = lose_one(c);
     }
     if (c != host) {
