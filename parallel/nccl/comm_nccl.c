@@ -832,9 +832,12 @@ cvx_status cvx_comm_device_open(cvx_comm **out, cvx_comm *host, cvx_device_excha
 
     CVX_RETURN_IF(cvx_comm_agree(host, read_card(&card)));
     CVX_RETURN_IF(compare_cards(host, &card, &shared));
-    if (host->size == 1 || how == CVX_DEVICE_STAGED || how == CVX_DEVICE_MPI) {
-        return open_by_host(out, host, host->size == 1 ? CVX_DEVICE_STAGED : how,
-                            host->size == 1 ? "one rank" : "asked for", note);
+    if (host->size == 1) { /* nothing is exchanged */
+        note[0] = 0;
+        return wrap(out, host, false, NULL, false);
+    }
+    if (how == CVX_DEVICE_STAGED || how == CVX_DEVICE_MPI) {
+        return open_by_host(out, host, how, "asked for", note);
     }
 #ifdef CVX_HAVE_NCCL
     ncclComm_t nccl = NULL;
