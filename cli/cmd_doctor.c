@@ -67,7 +67,7 @@ static void check_gpu(void)
     bool usable = cvx_cuda_usable(what);
     line(usable, "CUDA backend", what, "jobs run on the CPU");
     usable = cvx_cudnn_usable(what);
-    line(usable, "cuDNN (optional)", what, "the program's own kernels are used");
+    line(usable, "cuDNN", what, "the program's own kernels are used");
 }
 
 static void check_programs(void)

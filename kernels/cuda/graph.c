@@ -175,6 +175,15 @@ static void drop(graph *g)
     g->passes = 0;
 }
 
+void cvx_cuda_graph_moved(cvx_cuda *s)
+{
+    graph *g = cvx_cuda_parts_of(s)->graph;
+
+    if (g != NULL && g->mode == OFF) {
+        drop(g);
+    }
+}
+
 void cvx_cuda_graph_close(cvx_cuda *s)
 {
     cvx_cuda_parts *p = cvx_cuda_parts_of(s);

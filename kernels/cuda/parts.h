@@ -103,6 +103,9 @@ bool cvx_cuda_graph_move(cvx_cuda *s, const void *dst, const void *src, size_t b
 /* Host bytes on their way to the device within a step: *done if they were taken care of. */
 cvx_status cvx_cuda_graph_upload(cvx_cuda *s, void *dst, const void *src, size_t bytes,
                                  bool *done) CVX_CHECK;
+/* Scratch memory, which a captured step's kernels use, is about to go: between steps the graph goes with it (while one is
+ * captured, the wait before it spoils the capture). */
+void cvx_cuda_graph_moved(cvx_cuda *s);
 /* Something happens that no graph can hold; whether a step is being captured or repeated. */
 bool cvx_cuda_graph_spoil(cvx_cuda *s);
 

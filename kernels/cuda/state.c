@@ -66,8 +66,9 @@ cvx_status cvx_cuda_scratch(cvx_cuda *s, int slot, void **out, size_t bytes)
     if (bytes > p->scratch_size[slot]) {
         size_t size = (bytes + ((size_t)1 << 20) - 1) >> 20 << 20;
         void *more = NULL;
-        /* what is queued may still use the old one */
+        /* what is queued may still use the old one, and so does a captured step */
         CVX_RETURN_IF(cvx_cuda_status((int)cudaStreamSynchronize(s->stream), "scratch"));
+        cvx_cuda_graph_moved(s);
         cudaFree(p->scratch[slot]);
         p->in_use -= p->scratch_size[slot];
         p->scratch[slot] = NULL;

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -100,14 +101,19 @@ void device_drop_piece(const void *p)
     }
 }
 
+/* From this size on a piece has pages of its own, at addresses that are never used again: a use after it was given back is a fault. */
+static const size_t LARGE = (size_t)1 << 20;
+
 static cudaError_t take(void **out, size_t bytes, kind k)
 {
     if (bytes == 0) {
         *out = nullptr;
         return cudaSuccess;
     }
-    void *p = aligned_alloc(256, (bytes + 255) / 256 * 256);
-    if (p == nullptr) {
+    void *p = bytes < LARGE ? aligned_alloc(256, (bytes + 255) / 256 * 256)
+                            : mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                                   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == nullptr || p == MAP_FAILED) {
         return told(cudaErrorMemoryAllocation);
     }
     memset(p, 0xff, bytes);
@@ -124,10 +130,17 @@ static cudaError_t give(void *p)
     }
     cudaDeviceSynchronize(); /* as cudaFree does */
     std::lock_guard<std::mutex> hold(lock);
-    if (pieces.erase((const char *)p) == 0) {
+    auto it = pieces.find((const char *)p);
+    if (it == pieces.end()) {
         fault("a piece of memory is freed that was not taken");
     }
-    free(p);
+    if (it->second.bytes < LARGE) {
+        free(p);
+    } else {
+        mmap(p, it->second.bytes, PROT_NONE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
+    }
+    pieces.erase(it);
     return cudaSuccess;
 }
 
