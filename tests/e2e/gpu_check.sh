@@ -61,5 +61,20 @@ done
 kill -KILL $pid
 wait $pid 2>/dev/null || true
 equal "a run that was killed leaves its figures" "600 False" "$(field '["bench"]["bf16"]["rows"][0]["tflops"]') $(field '["finished"]')"
+
+# a pack: its programs run with its libraries, placeholders among them, and compute what the build's do
+build=$(dirname "$cvx")
+if [ "${CVX_CHECK_FULL:-0}" = 1 ] && [ -x "$build/bench/bench_gpu" ]; then
+    tools/gpu-check --pack "$build" "$tmp/pack.tar.xz"
+    tar -C "$tmp" -xf "$tmp/pack.tar.xz"
+    job=(--model models/shapes --prompt "a red circle" --num-inference-steps 2 --quiet --manifest none --backend cpu)
+    "$cvx" generate "${job[@]}" --output "$tmp/a.safetensors"
+    LD_LIBRARY_PATH=$tmp/p/lib "$tmp/p/cvx" generate "${job[@]}" --output "$tmp/b.safetensors"
+    expect "a packed program makes the same frames" cmp "$tmp/a.safetensors" "$tmp/b.safetensors"
+    LD_LIBRARY_PATH=$tmp/p/lib "$tmp/p/cvx" generate "${job[@]}" --output "$tmp/b.mp4" 2>"$tmp/err" || true
+    expect "what is not in the pack says so" grep -q 'is not in this pack' "$tmp/err"
+    expect "a pack and the sources are less than 64 MiB" test \
+        $(($(stat -c %s "$tmp/pack.tar.xz") + $(git ls-files -z | xargs -0 stat -c %s | awk '{ s += $1 } END { print s }'))) -lt $((64 << 20))
+fi
 fails "without a GPU" 2 "no NVIDIA GPU here" env PATH=/usr/bin:/bin tools/gpu-check --out "$tmp/x.json"
 finish
