@@ -730,7 +730,7 @@ static cvx_status compare_cards(cvx_comm *host, const device_card *own, bool *sh
         if (strcmp(all[r].name, all[0].name) != 0) {
             st = cvx_fail(
                 CVX_EUNSUPPORTED,
-                "rank 0 has a %s, rank %d a %s: ranks on different GPUs would wait for the slowest "
+                "rank 0 has \"%s\", rank %d \"%s\": ranks on different GPUs would wait for the slowest "
                 "and give other bits; choose devices of one kind",
                 all[0].name, r, all[r].name);
         }

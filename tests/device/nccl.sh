@@ -28,6 +28,10 @@ else
 fi
 env CVX_TEST_EXCHANGE=mpi LSAN_OPTIONS=detect_leaks=0 timeout 100 scripts/ranks -n 2 "$comm" >"$tmp/log" 2>&1 || true
 equal "ranks over TCP are told that it takes none" 2 "$(grep -c '"tcp" does not take device memory' "$tmp/log")"
+# shellcheck disable=SC2016 # the rank's own shell expands it
+env CVX_TEST_EXCHANGE=nccl LSAN_OPTIONS=detect_leaks=0 timeout 100 scripts/ranks -n 3 \
+    sh -c '[ "$LOCAL_RANK" = 2 ] && export CVX_EMULATED_NAME="other GPU"; exec "$0"' "$comm" >"$tmp/log" 2>&1 || true
+equal "GPUs of two kinds are refused by name, on every rank" 3 "$(grep -c 'rank 0 has "emulated GPU", rank 2 "other GPU"' "$tmp/log")"
 equal "nothing of NCCL's stays" 0 "$(find "$tmp" -maxdepth 1 -name 'cvx-nccl-*' | wc -l)"
 
 # lost NAME SECONDS TEXT VARIABLE...: the others end with exit code 7 in time
