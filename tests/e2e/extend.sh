@@ -12,6 +12,8 @@ rough() { "$cvx" generate "${coarse[@]}" --prompt "$still" --output "$tmp/$1" "$
 frames() { find "$tmp/$1" -name '*.png' | wc -l; }
 
 make clip/ --seed 3
+make clip.safetensors --seed 3
+make alone.safetensors --seed 4
 rough all/ --seed 4 --extend "$tmp/clip"
 equal "17 frames and 8 new ones" 25 "$(frames all)"
 for i in 0000 0016; do
@@ -24,10 +26,10 @@ expect "the same new ones" cmp "$tmp/only/0007.png" "$tmp/all/0024.png"
 # longer than a window, from a short overlap and from the whole clip
 make long.safetensors --seed 4 --extend "$tmp/clip" --num-frames 41 --window-frames 17
 equal "windows: 17 frames and 32 new ones" "49,3,64,96" "$(shape "$tmp/long.safetensors" frames)"
-expect "the object stays, without a jump" python3 "$here/long.py" steady "$tmp/long.safetensors"
+expect "the object stays, without a jump" python3 "$here/long.py" extended "$tmp/long.safetensors" "$tmp/clip.safetensors" "$tmp/alone.safetensors"
 make one.safetensors --seed 4 --extend "$tmp/clip" --extend-overlap 1
 equal "from one frame: 17 and 16 new ones" "33,3,64,96" "$(shape "$tmp/one.safetensors" frames)"
-expect "from one frame: the object stays" python3 "$here/long.py" steady "$tmp/one.safetensors"
+expect "from one frame: the object stays" python3 "$here/long.py" extended "$tmp/one.safetensors" "$tmp/clip.safetensors" "$tmp/alone.safetensors"
 "$cvx" generate "${fine[@]}" --seed 4 --extend "$tmp/clip" --num-frames 41 --window-frames 17 \
     --prompt "0: $still" --prompt "30: a blue square standing still on a black background" --output "$tmp/turns.safetensors"
 expect "a timeline counts the frames of the output" python3 "$here/long.py" turns "$tmp/turns.safetensors" red blue

@@ -3,6 +3,9 @@
     long.py steady FILE STRIDE ALONE
                         the object has one colour, and its centre does not jump where the set of windows changes; ALONE is one
                         window's video of the same prompt and seed
+    long.py extended FILE CLIP ALONE
+                        CLIP went on as FILE: one colour, and from the clip's end on no step is longer than half of the one from
+                        CLIP's last frame to the first of ALONE, which is one window's video of FILE's prompt and seed without CLIP
     long.py turns FILE A B
                         first third in colour A, last third in colour B
 
@@ -70,6 +73,15 @@ def steady(path, stride, alone):
     return share >= 0.9 and all(s <= max(2 * median, floor) for s in seams) and statistics.median(seams) <= 2 * median
 
 
+def extended(path, clip, alone):
+    steps, share = steps_of(path)
+    before, apart = centres(clip)[0], centres(alone)[0]
+    jump = dist(before[max(before)], apart[min(apart)])
+    longest = max(step for t, step in steps.items() if t >= len(frames_of(clip)[0]) - 1)
+    print(f"one colour in {share:.0%}, longest step from the clip's end on {longest:.2f}; to another video {jump:.2f}")
+    return share >= 0.9 and longest <= jump / 2
+
+
 def turns(path, first, last):
     seen = [nearest(COLORS, s[4]) for s in objects(path)[1]]
     third = len(seen) // 3
@@ -79,5 +91,4 @@ def turns(path, first, last):
 
 
 if __name__ == "__main__":
-    ok = steady(*sys.argv[2:5]) if sys.argv[1] == "steady" else turns(*sys.argv[2:5])
-    sys.exit(0 if ok else 1)
+    sys.exit(0 if {"steady": steady, "extended": extended, "turns": turns}[sys.argv[1]](*sys.argv[2:]) else 1)
