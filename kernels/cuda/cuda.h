@@ -23,7 +23,7 @@ typedef struct cvx_cuda {
     int shared_max;             /* bytes of shared memory a block may opt in to */
     char name[96], uuid[48];    /* "NVIDIA H200", "GPU-xxxxxxxx-..." */
     size_t memory;              /* bytes of device memory in all */
-    bool hopper;                /* sm == 90: kernels built for 90a may run */
+    bool hopper;                /* sm == 90, and this build has kernels for 90a */
     bool managed;               /* memory that the host sees too; every op waits (for tests) */
     struct CUstream_st *stream; /* compute */
     struct CUstream_st *copies; /* transfers beside it */

@@ -10,8 +10,9 @@
 /* Operands' ids. */
 enum { Q = 1, K, V, O, LSE, SCALE, X = 1, W, Y, BIAS, RESIDUAL, PRODUCT, BIASED };
 enum { ATTENTION = 1, CONV };
-/* Scratch slots for workspaces: the last that attention has to itself, and one that a convolution leaves alone. */
-enum { CONV_SLOT = 2, ATTENTION_SLOT = CVX_CUDA_SCRATCHES - 1 };
+/* Scratch slots for workspaces: the last that attention has to itself, and one where a convolution (linear.c) has nothing by
+ * then, nor conv2d its product (picture.cu). */
+enum { CONV_SLOT = 3, ATTENTION_SLOT = CVX_CUDA_SCRATCHES - 1 };
 
 static cudnnDataType_t type_of(cvx_dtype t)
 {

@@ -2,7 +2,8 @@
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/parts.h"
 
-/* Scratch of conv2d: its product before what follows it; conv3d, which makes it, has the others (linear.c). */
+/* Scratch of conv2d: its product before what follows it; conv3d, which makes it, has 0, 1 and 3 (linear.c,
+ * cudnn_graphs.c). */
 #define PRODUCT 2
 /* Scratch of abs_max: one value. */
 #define MOST 0

@@ -53,6 +53,8 @@ extern "C" cvx_status cvx_cuda_rows_convert(cvx_cuda *s, void *y, cvx_dtype yt, 
 
 /* The greatest value of e4m3. */
 #define E4M3_MAX 448.0f
+/* Rows whose values are all smaller are rows of zeros: the reciprocal of their scale would not be finite. */
+#define LEAST 1e-30f
 
 /* One row a block: its greatest magnitude, then its values. */
 template <typename T>
@@ -79,7 +81,8 @@ __global__ void quantize_rows(uint8_t *y, float *scales, const T *x, int64_t k, 
     for (int i = 0; i < CVX_THREADS / 32; i++) {
         most = fmaxf(most, room[i]);
     }
-    float scale = most > 0 ? most / E4M3_MAX : 1.0f, inverse = most > 0 ? E4M3_MAX / most : 1.0f;
+    bool scaled = most > LEAST;
+    float scale = scaled ? most / E4M3_MAX : 1.0f, inverse = scaled ? E4M3_MAX / most : 1.0f;
     if (threadIdx.x == 0) {
         scales[blockIdx.x] = scale;
     }

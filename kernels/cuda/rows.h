@@ -17,7 +17,7 @@ cvx_status cvx_cuda_rows_convert(cvx_cuda *s, void *y, cvx_dtype yt, int64_t kp,
                                  cvx_dtype xt, int64_t ldx, int64_t m, int64_t k) CVX_CHECK;
 
 /* y [m, kp] e4m3 and scales [m] <- x [m, k]: row i of x is scales[i] · y[i], the greatest magnitude of a row being
- * 448 · scale (a row of zeros has scale 1). */
+ * 448 · scale (a row of zeros, or of nothing above 1e-30, has scale 1). */
 cvx_status cvx_cuda_rows_quantize(cvx_cuda *s, void *y, float *scales, int64_t kp, const void *x,
                                   cvx_dtype xt, int64_t ldx, int64_t m, int64_t k) CVX_CHECK;
 

@@ -137,7 +137,9 @@ static void describe(cvx_cuda *s, const struct cudaDeviceProp *d)
     size_t at = 4;
 
     s->sm = 10 * d->major + d->minor;
+#ifndef CVX_NO_HOPPER
     s->hopper = s->sm == 90;
+#endif
     s->sm_count = d->multiProcessorCount;
     s->shared_max = (int)d->sharedMemPerBlockOptin;
     s->memory = d->totalGlobalMem;
@@ -172,8 +174,8 @@ static struct {
 /* This process's number among those on its machine. */
 static int local_rank(void)
 {
-    static const char *const names[] = {"OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID",
-                                        "LOCAL_RANK"};
+    static const char *const names[] = {"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID",
+                                        "SLURM_LOCALID", "LOCAL_RANK"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         const char *v = getenv(names[i]);
         if (v != NULL) {

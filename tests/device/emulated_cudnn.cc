@@ -509,6 +509,7 @@ cudnnStatus_t cudnnBackendExecute(cudnnHandle_t h, cudnnBackendDescriptor_t plan
                 attend(op, *r);
             }
         }
+        memset(room, 0xff, size); /* to the last it is the library's */
     });
     return CUDNN_STATUS_SUCCESS;
 }

@@ -3,6 +3,7 @@
  * list of levels has the GPU too. */
 #include "values.h"
 
+#include "kernels/cuda/cuda.h"
 #include "kernels/memory.h"
 #include "kernels/transfer.h"
 
@@ -62,6 +63,12 @@ static void check_fp8(const both *b)
 {
     enum { M = 64, K = 256, N = 128 };
     cvx_tensor x = MAKE(b->t, 1, M, K), w = MAKE(CVX_F32, 2, N, K), y = MAKE(CVX_F32, 3, M, N);
+    char *row = (char *)x.data + 5 * K * cvx_dtype_size(x.dtype);
+
+    for (int i = 0; i < K; i++) { /* a row so small that a scale of its own has no reciprocal */
+        float v = i % 2 == 0 ? 0 : 1e-38f;
+        cvx_from_f32(row + (size_t)i * cvx_dtype_size(x.dtype), x.dtype, &v, 1);
+    }
     cvx_tensor want = MAKE(CVX_F32, 4, M, N), xf = widen(&x), p = w;
 
     p.layout = CVX_PACKED_LINEAR_F8;
@@ -414,9 +421,35 @@ static void graphs(void **state)
     (free)(host);
 }
 
+/* Each launcher's number of the rank on its machine chooses the device, modulo those there are. */
+static void local_ranks(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID",
+                                        "SLURM_LOCALID", "LOCAL_RANK"};
+    enum { N = sizeof names / sizeof *names };
+    char what[160];
+
+    for (int i = 0; i < N; i++) {
+        unsetenv(names[i]);
+    }
+    setenv("CVX_EMULATED_DEVICES", "3", 1); /* the stand-in's; a real machine has what it has */
+    for (int i = 0; i < N && cvx_cuda_usable(what); i++) {
+        long devices = strtol(what, NULL, 10);
+        cvx_ctx *ctx = NULL;
+        setenv(names[i], "4", 1);
+        TEST_OK(cvx_ctx_open(&ctx, &(cvx_ctx_options){.backend = "cuda"}));
+        assert_int_equal(cvx_cuda_of(ctx)->device, 4 % devices);
+        cvx_ctx_close(ctx);
+        unsetenv(names[i]);
+    }
+    unsetenv("CVX_EMULATED_DEVICES");
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(every_op), cmocka_unit_test(beside_ref),
-                                       cmocka_unit_test(arenas), cmocka_unit_test(graphs)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(local_ranks), cmocka_unit_test(every_op),
+                                       cmocka_unit_test(beside_ref), cmocka_unit_test(arenas),
+                                       cmocka_unit_test(graphs)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

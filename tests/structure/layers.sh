@@ -48,11 +48,11 @@ offences() {
     done
 }
 
-# Names of MPI, NCCL and CUDA outside the files that may hold them.
+# Names of MPI, NCCL and CUDA outside the files that may hold them; in quotes stand launchers' variables.
 foreign() {
     case $1 in
     parallel/* | rankworker/main.c) ;;
-    *) grep -nE '<mpi\.h>|\bMPI_[A-Z]|<nccl\.h>|\bnccl[A-Z]' "$1" |
+    *) grep -nE '<mpi\.h>|(^|[^"[:alnum:]_])MPI_[A-Z]|<nccl\.h>|\bnccl[A-Z]' "$1" |
         sed "s|^|$1:|; s|\$|   <- MPI and NCCL belong to parallel/ and rankworker/main.c|" || true ;;
     esac
     case $1 in
