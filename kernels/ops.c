@@ -12,6 +12,7 @@
 #include "base/progress.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/memory.h"
+#include "kernels/trace.h"
 #ifdef CVX_HAVE_CUDA
 #include "kernels/cuda/parts.h"
 #endif
@@ -690,13 +691,24 @@ static double flops_abs_max(const cvx_abs_max_args *a)
     return (double)cvx_numel(a->x);
 }
 
+/* An op that succeeded took that long. */
+static cvx_status written_down(cvx_ctx *ctx, cvx_status st, int op, double begin, double seconds,
+                               double flops)
+{
+    if (ctx->trace == NULL || st != CVX_OK) {
+        return st;
+    }
+    return cvx_trace_note(ctx->trace, &(cvx_trace_op){op, begin, seconds, flops});
+}
+
 #define CVX_OP(op)                                                                                 \
     cvx_status cvx_op_##op(cvx_ctx *ctx, const cvx_##op##_args *a)                                 \
     {                                                                                              \
         cvx_op_stat *s = &ctx->stat[CVX_OP_ID_##op];                                               \
         CVX_RETURN_IF(check_##op(a));                                                              \
+        double flops = flops_##op(a);                                                              \
         s->calls++;                                                                                \
-        s->flops += flops_##op(a);                                                                 \
+        s->flops += flops;                                                                         \
         if (ctx->measure) {                                                                        \
             return CVX_OK;                                                                         \
         }                                                                                          \
@@ -708,9 +720,10 @@ static double flops_abs_max(const cvx_abs_max_args *a)
         if (ctx->timed && st == CVX_OK) {                                                          \
             st = cvx_sync(ctx);                                                                    \
         }                                                                                          \
-        s->seconds += cvx_now() - start;                                                           \
+        double seconds = cvx_now() - start;                                                        \
+        s->seconds += seconds;                                                                     \
         cvx_beat();                                                                                \
-        return st;                                                                                 \
+        return written_down(ctx, st, CVX_OP_ID_##op, start, seconds, flops);                       \
     }
 #include "kernels/ops.def"
 #undef CVX_OP

@@ -297,12 +297,13 @@ typedef struct cvx_op_stat {
 /* One compute context per process or rank: backend, threads, precision, counters. */
 struct cvx_ctx {
     const cvx_ops *ops;
-    int threads;       /* OpenMP threads that kernels use */
-    int cores;         /* that the process may run on */
-    cvx_dtype compute; /* CVX_F32 or CVX_BF16, see above */
-    bool measure;      /* ops return at once: only arenas and counters move */
-    bool timed;        /* every op waits for its device, so that stat[].seconds are its own */
-    void *backend;     /* the backend's own state (scratch, handles) */
+    int threads;             /* OpenMP threads that kernels use */
+    int cores;               /* that the process may run on */
+    cvx_dtype compute;       /* CVX_F32 or CVX_BF16, see above */
+    bool measure;            /* ops return at once: only arenas and counters move */
+    bool timed;              /* every op waits for its device, so that stat[].seconds are its own */
+    void *backend;           /* the backend's own state (scratch, handles) */
+    struct cvx_trace *trace; /* ops write themselves down here (kernels/trace.h), or NULL */
     cvx_op_stat stat[CVX_OP_COUNT];
 };
 

@@ -6,8 +6,10 @@
 
 #include "base/memory.h"
 #include "kernels/memory.h"
+#include "kernels/trace.h"
 #include "kernels/transfer.h"
 #include "model/pipeline/generate.h"
+#include "model/pipeline/waterfall.h"
 
 #define AT(f) offsetof(cvx_bench_options, f)
 
@@ -49,6 +51,8 @@ typedef struct bench {
     const cvx_mesh *mesh;
     cvx_arena weights, arena, step;
     double seconds[1000];
+    cvx_trace trace; /* of the last run, which lasted from begin to end */
+    double begin, end;
 } bench;
 
 /* Values in -1..1 that do not repeat soon: timing on zeros would flatter. */
@@ -92,8 +96,19 @@ static int64_t own_run(const bench *b)
 static void begin_run(bench *b, int64_t i)
 {
     b->ctx->timed = i == b->o->runs;
+    b->ctx->trace = i == b->o->runs + own_run(b) - 1 ? &b->trace : NULL;
     if (i == 0 || b->ctx->timed) {
         memset(b->ctx->stat, 0, sizeof b->ctx->stat);
+    }
+}
+
+/* All ranks are done with run i. */
+static void end_run(bench *b, int64_t i, double begin)
+{
+    b->begin = begin;
+    b->end = cvx_now();
+    if (i >= 0 && i < b->o->runs) {
+        b->seconds[i] = b->end - begin;
     }
 }
 
@@ -129,9 +144,7 @@ static cvx_status bench_dit(bench *b)
         CVX_TRY(st, cvx_dit_forward(dit, &dj, &b->step, &out, &in, 500, NULL, NULL), done);
         CVX_TRY(st, cvx_sync(b->ctx), done);
         CVX_TRY(st, cvx_comm_agree(b->mesh->world, CVX_OK), done);
-        if (i >= 0 && i < b->o->runs) {
-            b->seconds[i] = cvx_now() - t;
-        }
+        end_run(b, i, t);
     }
 done:
     cvx_dit_close(dit);
@@ -169,9 +182,7 @@ static cvx_status bench_vae(bench *b)
         CVX_TRY(st, cvx_vae_decode(vae, &b->step, &z, &b->job.tiling, drop_frames, NULL), done);
         CVX_TRY(st, cvx_sync(b->ctx), done);
         CVX_TRY(st, cvx_comm_agree(b->mesh->world, CVX_OK), done);
-        if (i >= 0 && i < b->o->runs) {
-            b->seconds[i] = cvx_now() - t;
-        }
+        end_run(b, i, t);
     }
 done:
     cvx_vae_close(vae);
@@ -210,7 +221,7 @@ static double roofline(const bench *b)
     return 0;
 }
 
-/* Where a step's time goes, longest first: op, bar, share, rate and its share of the roofline. */
+/* Where the time goes by op: share, rate and its share of the roofline. */
 static void print_ops(const bench *b, FILE *out)
 {
     double all = 0, most = roofline(b);
@@ -251,14 +262,16 @@ static void print_ops_json(const bench *b, FILE *out)
     fprintf(out, "}");
 }
 
-static void report(bench *b, const char *what, FILE *out)
+static cvx_status report(bench *b, const char *what, FILE *out)
 {
+    cvx_waterfall fall;
     double flops = 0;
     int64_t n = b->o->runs;
 
     for (int i = 0; i < CVX_OP_COUNT; i++) {
         flops += b->ctx->stat[i].flops / (own_run(b) ? 1.0 : (double)n);
     }
+    CVX_RETURN_IF(cvx_waterfall_make(&fall, &b->trace, b->begin, b->end));
     qsort(b->seconds, (size_t)n, sizeof b->seconds[0], by_value);
     double median = b->seconds[n / 2];
     if (b->o->request.json) {
@@ -271,8 +284,11 @@ static void report(bench *b, const char *what, FILE *out)
             b->seconds[0], median, b->seconds[n - 1], flops / 1e9, flops / median / 1e9,
             cvx_memory_peak(), b->step.peak, cvx_ctx_peak(b->ctx));
         print_ops_json(b, out);
+        fprintf(out, ", \"waterfall\": ");
+        cvx_waterfall_print_json(&fall, out);
         fprintf(out, "}\n");
-        return;
+        cvx_waterfall_free(&fall);
+        return CVX_OK;
     }
     fprintf(
         out,
@@ -288,6 +304,10 @@ static void report(bench *b, const char *what, FILE *out)
             (double)cvx_ctx_peak(b->ctx) / (1 << 20));
     }
     print_ops(b, out);
+    fprintf(out, "\n");
+    cvx_waterfall_print(&fall, out);
+    cvx_waterfall_free(&fall);
+    return CVX_OK;
 }
 
 static cvx_status prepare(bench *b)
@@ -327,10 +347,11 @@ cvx_status cvx_bench(const cvx_bench_options *o, const char *what, const cvx_mes
     CVX_TRY(st, cvx_comm_agree(mesh->world, st), done);
     CVX_TRY(st, dit ? bench_dit(b) : bench_vae(b), done);
     if (mesh->world->rank == 0) {
-        report(b, what, out);
+        st = report(b, what, out);
     }
 done:
     if (b != NULL) {
+        cvx_trace_free(&b->trace);
         cvx_arena_close(&b->step);
         cvx_arena_close(&b->arena);
         cvx_arena_close(&b->weights);

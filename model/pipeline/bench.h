@@ -18,8 +18,8 @@ typedef struct cvx_bench_options {
 /* Options of `cvx bench` and `cvx-rank bench`. */
 extern const cvx_opt cvx_bench_opts[];
 
-/* what: "dit" or "vae" (CVX_EINVAL otherwise). Rank 0 of the mesh prints times and rates by op to `out`, or one JSON
- * object with request.json. A run lasts until the last rank is done. Collective over the mesh. */
+/* what: "dit" or "vae" (CVX_EINVAL otherwise). Rank 0 of the mesh prints times and rates by op and its
+ * waterfall of one run (model/pipeline/waterfall.h) to `out`, or one JSON object with request.json. A run lasts until the last rank is done. Collective over the mesh. */
 cvx_status cvx_bench(const cvx_bench_options *o, const char *what, const cvx_mesh *mesh,
                      FILE *out) CVX_CHECK;
 
