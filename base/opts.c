@@ -119,8 +119,8 @@ static cvx_status set_number(const cvx_opt *o, void *field, const char *value)
         if (*value == 0 || *end != 0) {
             return cvx_fail(CVX_EINVAL, "--%s %s: must be a whole number", o->name, value);
         }
-        if (errno ==
-            ERANGE) { /* v is the nearest there is: only for the check of a narrower range */
+        if (errno == ERANGE) {
+            /* v is the nearest there is: only for the check of a narrower range */
             CVX_RETURN_IF(check_range(o, value, (double)v));
             return cvx_fail(CVX_EINVAL, "--%s %s: must be from %lld to %lld", o->name, value,
                             LLONG_MIN, LLONG_MAX);

@@ -7,9 +7,9 @@
 #include "base/status.h"
 
 typedef struct cvx_trace_op {
-    int op; /* CVX_OP_ID_... */
-    double begin,
-        seconds; /* cvx_now() before it; how long it took (ctx->timed: on its device, too) */
+    int op;         /* CVX_OP_ID_... */
+    double begin;   /* cvx_now() before it */
+    double seconds; /* how long it took (ctx->timed: on its device, too) */
     double flops;
 } cvx_trace_op;
 

@@ -11,8 +11,8 @@
 #ifdef CVX_HAVE_CUDA
 static cvx_status asked(cvx_device_exchange *how)
 {
-    static const char *const names[] = {"auto", "nccl", "mpi",
-                                        "staged"}; /* in the enumeration's order */
+    /* in the enumeration's order */
+    static const char *const names[] = {"auto", "nccl", "mpi", "staged"};
     const char *v = getenv("CVX_DEVICE_EXCHANGE");
 
     *how = CVX_DEVICE_AUTO;

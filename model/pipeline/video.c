@@ -337,8 +337,8 @@ static cvx_status open_video(cvx_video *v)
     if (!cvx_generator_leads(g)) {
         return CVX_OK;
     }
-    if (r->checkpoint_dir !=
-        NULL) { /* a run that may have been killed before, also while it wrote */
+    /* a run that may have been killed before, also while it wrote */
+    if (r->checkpoint_dir != NULL) {
         cvx_places_clean(&v->places);
     }
     CVX_RETURN_IF(cvx_output_open(&v->output, j->out_frames, j->height, j->width,

@@ -441,8 +441,8 @@ cudnnStatus_t cudnnBackendGetAttribute(cudnnBackendDescriptor_t from,
     descriptor *d = of(from);
 
     *n = 0;
-    if (name ==
-        CUDNN_ATTR_ENGINEHEUR_RESULTS) { /* what the library knows of the graph comes with the configuration */
+    if (name == CUDNN_ATTR_ENGINEHEUR_RESULTS) {
+        /* what the library knows of the graph comes with the configuration */
         descriptor **out = (descriptor **)values;
         for (int i = 0; i < 4 && i < most; i++, (*n)++) {
             out[i]->engine = i;
