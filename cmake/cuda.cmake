@@ -27,7 +27,8 @@ elseif(NOT CMAKE_CUDA_COMPILER)
   message(STATUS "CUDA: not found, left out")
 else()
   if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
-    set(CMAKE_CUDA_ARCHITECTURES "80-real;90a-real" CACHE STRING "GPU architectures that kernels are built for")
+    # 80 as PTX too, for generations that are newer than the toolkit or this list: the driver translates it
+    set(CMAKE_CUDA_ARCHITECTURES "80;90a-real" CACHE STRING "GPU architectures that kernels are built for")
   endif()
   set(CMAKE_CUDA_RUNTIME_LIBRARY Shared) # one runtime, the one that cuBLAS and NCCL use
   set(CMAKE_CUDA_STANDARD 17)

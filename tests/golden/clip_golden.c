@@ -64,7 +64,7 @@ static int setup(void **state)
     OK(cvx_clip_open(&f.tiny, f.ctx, TINY_CLIP));
     OK(cvx_weights_open(&f.f32, DATA "shapes-goldens/clip-f32.safetensors"));
     OK(cvx_weights_open(&f.bf16, DATA "shapes-goldens/clip.safetensors"));
-    OK(cvx_weights_open(&f.tiny_golden, TINY_CLIP "/golden.safetensors"));
+    OK(cvx_weights_open(&f.tiny_golden, DATA "shapes-goldens/clip-tiny.safetensors"));
     OK(cvx_weights_open(&f.frames, DATA "shapes-goldens/red-circle-right.safetensors"));
     load_frames(&f);
     *state = &f;

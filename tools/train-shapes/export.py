@@ -18,6 +18,7 @@ import world
 from state import write_whole
 
 LIMIT = 20_000_000
+TINY_CLIP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../tests/data/variants/tiny-clip")
 
 
 def size_of(folder):
@@ -124,24 +125,28 @@ def pipeline_goldens(checkpoint, out):
 
 @torch.no_grad()
 def clip_goldens(clip_folder, out):
-    """CLIP on the frames of the first golden, in the checkpoint's bfloat16 and in float32. What does not depend on the
-    frames (token ids, crops, captions) stays as it stands in OUT/clip.safetensors."""
+    """CLIP on the frames of the first golden, in the checkpoint's bfloat16 and in float32, and the tests' tiny CLIP on its
+    first ten. What does not depend on the frames (token ids, crops, captions) stays as it stands in OUT."""
     frames = load_file(os.path.join(out, "red-circle-right.safetensors"))["frames"].permute(0, 2, 3, 1).numpy()
-    tokenizer = CLIPTokenizer.from_pretrained(clip_folder)
-    pixels = CLIPImageProcessorPil.from_pretrained(clip_folder)(images=list(frames), return_tensors="pt").pixel_values
-    for name, dtype in (("clip", torch.bfloat16), ("clip-f32", torch.float32)):
+    for name, folder, dtype, count, every in (("clip", clip_folder, torch.bfloat16, len(frames), 8),
+                                              ("clip-f32", clip_folder, torch.float32, len(frames), 8),
+                                              ("clip-tiny", TINY_CLIP, torch.float32, 10, 1)):
         path = os.path.join(out, name + ".safetensors")
         tensors = load_file(path)
         with safe_open(path, "pt") as f:
             metadata = f.metadata()
-        model = CLIPModel.from_pretrained(clip_folder, torch_dtype=dtype).eval()
+        tokenizer = CLIPTokenizer.from_pretrained(folder)
+        model = CLIPModel.from_pretrained(folder, torch_dtype=dtype).eval()
+        length = model.config.text_config.max_position_embeddings
+        pixels = CLIPImageProcessorPil.from_pretrained(folder)(images=list(frames[:count]),
+                                                               return_tensors="pt").pixel_values
         if "pixel_values" in tensors:
-            tensors["pixel_values"] = pixels[::8]
+            tensors["pixel_values"] = pixels[::every]
         image = model.get_image_features(pixel_values=pixels.to(dtype))
         image = getattr(image, "pooler_output", image)
         tensors["image_embeds"] = image
         for i, caption in enumerate(json.loads(metadata["captions"])):
-            ids = tokenizer(caption, return_tensors="pt", truncation=True, max_length=77)
+            ids = tokenizer(caption, return_tensors="pt", truncation=True, max_length=length)
             text = model.get_text_features(**ids)
             text = getattr(text, "pooler_output", text)
             score = 100 * (image / image.norm(dim=-1, keepdim=True)) @ (text / text.norm(dim=-1, keepdim=True))[0]
@@ -199,7 +204,7 @@ def install(folder, start, out, clip_folder, golden_folder, device, count, steps
     result, misses = evaluate(folder, partial, clip_folder, device, count, steps)
     if golden_folder:
         with tempfile.TemporaryDirectory() as made:
-            for f in ("clip", "clip-f32"):
+            for f in ("clip", "clip-f32", "clip-tiny"):
                 shutil.copy(os.path.join(golden_folder, f + ".safetensors"), made)
             goldens(partial, clip_folder, made)
             for f in os.listdir(made):

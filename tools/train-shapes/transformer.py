@@ -13,9 +13,9 @@ import world
 from state import SEED, Trainer, generators, log, rate, write_json, write_whole
 
 TEXT_LENGTH = 32
-DROP_CAPTION = 0.1
+DROP_CAPTION = 0.2
 EVALUATE_STEPS = 25
-GUIDANCE = 6.0
+GUIDANCE = 1.5     # more exaggerates outlines
 
 
 class PlainAttention:
@@ -90,7 +90,8 @@ class Models:
 
 
 class Sampler:
-    """What one training step sees: latents, noise, times and captions, all decided by the step's number."""
+    """What one training step sees, all decided by the step's number: noisy latents, the velocity that is right, how much an
+    error counts, times, captions."""
 
     def __init__(self, folder, models, recipe, device):
         latents, self.keys = cache_latents(folder, recipe, device)
@@ -108,12 +109,13 @@ class Sampler:
                     for i in pick]
         # evenly spread over the batch: the loss of a batch then depends less on which times it drew
         u = (torch.arange(self.batch) + torch.rand(self.batch, generator=gen)) / self.batch
-        # three in ten go to the noisy third, where the caption decides the most
-        u = torch.where(torch.rand(self.batch, generator=gen) < 0.3, 1 - u / 3, u)
+        # every second one goes where outlines are decided: with more noise nothing but chance is left, with less they stand
+        u = torch.where(torch.rand(self.batch, generator=gen) < 0.5, 0.35 + 0.55 * u, u)
         t = (u * len(self.alphas)).long().clamp(max=len(self.alphas) - 1)
         noise = torch.randn(x0.shape, generator=gen)
         a = self.alphas[t].view(-1, 1, 1, 1, 1)
-        return (a.sqrt() * x0 + (1 - a).sqrt() * noise, a.sqrt() * noise - (1 - a).sqrt() * x0, t,
+        # an error e of the velocity is one of (1 - a) e in the clean latents: what a viewer sees of it
+        return (a.sqrt() * x0 + (1 - a).sqrt() * noise, a.sqrt() * noise - (1 - a).sqrt() * x0, (1 - a).clamp(min=0.1), t,
                 self.models.ids(captions))
 
 
@@ -165,11 +167,11 @@ def train(folder, start, recipe, device, clip_folder):
     trainer.load()
     smooth, began, first = None, time.monotonic(), trainer.step
     while trainer.step < recipe.steps:
-        x, target, t, ids = (v.to(device) for v in draw(trainer.step))
+        x, target, weight, t, ids = (v.to(device) for v in draw(trainer.step))
         with torch.autocast(device, dtype=torch.bfloat16):
             y = models.transformer(hidden_states=x, encoder_hidden_states=models.text(ids)[0], timestep=t,
                                    return_dict=False)[0]
-        loss = (y.float() - target).pow(2).mean()
+        loss = (weight * (y.float() - target).pow(2)).mean()
         trainer.update(loss, rate(trainer.step, recipe.steps, recipe.lr))
         smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
         if trainer.step % recipe.log_every == 0:
