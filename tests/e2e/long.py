@@ -27,11 +27,11 @@ LENGTH = 5
 
 def centres(path):
     """{frame: (x, y)} where a shape is seen, no speck, and the share of frames with the most frequent colour."""
-    ground, seen = objects(path)
+    frames, h, w = frames_of(path)
+    ground, seen = objects(frames, h, w)
     colours = [nearest(COLORS, s[4]) for s in seen]
     axis = [statistics.median(s[4][c] for s in seen) - ground[c] for c in range(3)]
     square = sum(a * a for a in axis)
-    frames, h, w = frames_of(path)
     at, mass = {}, {}
     for t in (s[0] for s in seen):
         towards = [sum(a * (v - g) for a, v, g in zip(axis, pixel, ground)) / square for pixel in frames[t]]
@@ -79,7 +79,7 @@ def extended(path, clip, alone):
 
 
 def turns(path, first, last):
-    seen = [nearest(COLORS, s[4]) for s in objects(path)[1]]
+    seen = [nearest(COLORS, s[4]) for s in objects(*frames_of(path))[1]]
     third = len(seen) // 3
     head, tail = seen[:third].count(first) / third, seen[-third:].count(last) / third
     print(f"{first} in {head:.0%} of the first third, {last} in {tail:.0%} of the last")

@@ -72,9 +72,8 @@ def frames_of(path):
     return out, h, w
 
 
-def objects(path):
-    """The ground's colour, and for each frame that shows a shape: (frame, centre x, y, root of the area, colour)."""
-    frames, h, w = frames_of(path)
+def objects(frames, h, w):
+    """The ground's colour, and for each of frames_of's that shows a shape: (frame, centre x, y, root of the area, colour)."""
     corners = [f[y * w + x] for f in frames for y in (*range(4), *range(h - 4, h)) for x in (*range(4), *range(w - 4, w))]
     ground = tuple(statistics.median(p[c] for p in corners) for c in range(3))
     out = []
@@ -143,8 +142,8 @@ def form_of(frames, width, ground, colour):
 
 def measure(path):
     """(colour, form, motion, background) as words; None where no shape is seen in at least five frames."""
-    frames, _, width = frames_of(path)
-    ground, seen = objects(path)
+    frames, height, width = frames_of(path)
+    ground, seen = objects(frames, height, width)
     back = nearest(BACKS, ground)
     if len(seen) < 5:
         return None, None, None, back

@@ -3,7 +3,7 @@
  * Two reference runs of models/shapes-clip exist: clip-f32 in float32, which bounds us tightly, and clip,
  * which transformers ran in the checkpoint's bfloat16, so that its values carry bfloat16's rounding of every
  * intermediate. variants/tiny-clip has what the first lacks: float16 shards, gelu, the legacy end-token
- * rule, and a resize of the shortest edge with a centre crop. */
+ * rule, and a resize of the shortest edge with a centre crop; clip-tiny is its run. */
 #include <limits.h>
 #include <string.h>
 #include <unistd.h>

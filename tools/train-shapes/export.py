@@ -19,6 +19,7 @@ from state import write_whole
 
 LIMIT = 20_000_000
 TINY_CLIP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../tests/data/variants/tiny-clip")
+CLIP_GOLDENS = ("clip", "clip-f32", "clip-tiny")
 
 
 def size_of(folder):
@@ -73,11 +74,12 @@ def assemble(folder, start, out):
     return partial
 
 
-def evaluate(folder, out, clip_folder, device, count=70, steps=50):
+def evaluate(folder, out, clip_folder, device, count=70, steps=50, guidance=transformer.GUIDANCE):
     """The figures of the checkpoint in OUT as a user runs it: f32, COUNT held-out prompts; VAE's PSNR."""
     models = transformer.Models(out, device)
     vae = AutoencoderKLCogVideoX.from_pretrained(os.path.join(out, "vae"), torch_dtype=torch.float32).to(device)
-    result, misses = transformer.evaluate(folder, models, vae, count, steps, device, measure.Clip(clip_folder, device))
+    result, misses = transformer.evaluate(folder, models, vae, count, steps, device, measure.Clip(clip_folder, device),
+                                          guidance)
     result["psnr"] = vae_stage.evaluate(vae, device, 32, fast=False)
     return result, misses
 
@@ -128,9 +130,9 @@ def clip_goldens(clip_folder, out):
     """CLIP on the frames of the first golden, in the checkpoint's bfloat16 and in float32, and the tests' tiny CLIP on its
     first ten. What does not depend on the frames (token ids, crops, captions) stays as it stands in OUT."""
     frames = load_file(os.path.join(out, "red-circle-right.safetensors"))["frames"].permute(0, 2, 3, 1).numpy()
-    for name, folder, dtype, count, every in (("clip", clip_folder, torch.bfloat16, len(frames), 8),
-                                              ("clip-f32", clip_folder, torch.float32, len(frames), 8),
-                                              ("clip-tiny", TINY_CLIP, torch.float32, 10, 1)):
+    runs = ((clip_folder, torch.bfloat16, len(frames), 8), (clip_folder, torch.float32, len(frames), 8),
+            (TINY_CLIP, torch.float32, 10, 1))
+    for name, (folder, dtype, count, every) in zip(CLIP_GOLDENS, runs):
         path = os.path.join(out, name + ".safetensors")
         tensors = load_file(path)
         with safe_open(path, "pt") as f:
@@ -204,7 +206,7 @@ def install(folder, start, out, clip_folder, golden_folder, device, count, steps
     result, misses = evaluate(folder, partial, clip_folder, device, count, steps)
     if golden_folder:
         with tempfile.TemporaryDirectory() as made:
-            for f in ("clip", "clip-f32", "clip-tiny"):
+            for f in CLIP_GOLDENS:
                 shutil.copy(os.path.join(golden_folder, f + ".safetensors"), made)
             goldens(partial, clip_folder, made)
             for f in os.listdir(made):

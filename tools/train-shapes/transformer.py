@@ -114,7 +114,7 @@ class Sampler:
         t = (u * len(self.alphas)).long().clamp(max=len(self.alphas) - 1)
         noise = torch.randn(x0.shape, generator=gen)
         a = self.alphas[t].view(-1, 1, 1, 1, 1)
-        # an error e of the velocity is one of (1 - a) e in the clean latents: what a viewer sees of it
+        # a squared error of the velocity is (1 - a) times as large in the clean latents: what a viewer sees of it
         return (a.sqrt() * x0 + (1 - a).sqrt() * noise, a.sqrt() * noise - (1 - a).sqrt() * x0, (1 - a).clamp(min=0.1), t,
                 self.models.ids(captions))
 
