@@ -15,7 +15,7 @@ typedef struct options {
     const char *model, *prompt, *negative_prompt, *scheduler, *image, *priority, *output, *once,
         *batch;
     int64_t num_frames, height, width, seed, num_inference_steps, interpolate;
-    int64_t max_sequence_length, window_frames, window_stride, best_of;
+    int64_t max_sequence_length, window_frames, window_stride, window_dilation, best_of;
     double fps, guidance_scale, upscale, deadline, early_stop;
     cvx_opt_list lora;
     bool use_dynamic_cfg, free_noise, enable_tiling, watch, json, quiet;
@@ -52,6 +52,8 @@ static const cvx_opt opts[] = {
      1e6, NULL},
     {"window-stride", CVX_OPT_INT, AT(window_stride), "N", "from one window to the next", 4, 1e6,
      NULL},
+    {"window-dilation", CVX_OPT_INT, AT(window_dilation), "N",
+     "in the first steps windows take every Nth frame (default: 4)", 1, 1024, NULL},
     {"free-noise", CVX_OPT_FLAG, AT(free_noise), NULL, "windows start from the same noise", 0, 0,
      NULL},
     {"best-of", CVX_OPT_INT, AT(best_of), "N", "of N seeds the one with the best score", 1, 100,
@@ -264,7 +266,7 @@ static int run(int argc, char **argv)
     int n, code;
 
     o.height = o.width = o.num_inference_steps = o.interpolate = -1;
-    o.max_sequence_length = o.window_frames = o.window_stride = o.best_of = -1;
+    o.max_sequence_length = o.window_frames = o.window_stride = o.window_dilation = o.best_of = -1;
     if (!cvx_cli_begin(&cvx_cmd_submit, &o, argc, argv, NULL, 0, 0, &n, &code)) {
         return code;
     }

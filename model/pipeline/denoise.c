@@ -14,7 +14,8 @@ typedef struct denoise {
     cvx_tensor in,
         out; /* a window's latents (beside the image), and its velocities [batch, F, C, h, w] */
     cvx_tensor taken; /* as out, for another group's window; data NULL where there are no groups */
-    cvx_tensor blended; /* the whole video's velocities; `out` where there is one window */
+    cvx_tensor blended;  /* the whole video's velocities; `out` where there is one window */
+    cvx_windows windows; /* of the step under way */
     cvx_tensor
         kept; /* [sets, values]: what the solver keeps from step to step; data NULL: nothing */
     cvx_tensor noise; /* DPM only */
@@ -49,6 +50,13 @@ static cvx_status prepare_prompts(cvx_run *r, denoise *d)
     return CVX_OK;
 }
 
+/* The windows of a step at this much signal. */
+static cvx_windows windows_at(const cvx_run *r, double signal)
+{
+    int64_t pt = r->p->ckpt->dit.patch_size_t;
+    return cvx_windows_at(&r->job->windows, signal, r->job->dilation, pt > 0 ? pt : 1);
+}
+
 static cvx_status denoise_open(cvx_run *r, denoise *d, const cvx_sched *sched)
 {
     int64_t n = cvx_numel(&r->latents), length = r->job->windows.length;
@@ -56,9 +64,9 @@ static cvx_status denoise_open(cvx_run *r, denoise *d, const cvx_sched *sched)
 
     CVX_RETURN_IF(cvx_run_open(r->p, CVX_PART_DIT));
     CVX_RETURN_IF(prepare_prompts(r, d));
-    if (r->image.data != NULL) {
-        CVX_RETURN_IF(
-            CVX_ALLOC(&r->arena, &d->in, CVX_F32, length, 2 * l->dim[1], l->dim[2], l->dim[3]));
+    if (r->image.data != NULL || windows_at(r, 0).frames < r->job->windows.frames) {
+        CVX_RETURN_IF(CVX_ALLOC(&r->arena, &d->in, CVX_F32, length,
+                                l->dim[1] * (r->image.data != NULL ? 2 : 1), l->dim[2], l->dim[3]));
     }
     CVX_RETURN_IF(CVX_ALLOC(&r->arena, &d->out, CVX_F32, r->shape.batch, length, l->dim[1],
                             l->dim[2], l->dim[3]));
@@ -115,17 +123,17 @@ static cvx_status unipc_step(cvx_run *r, denoise *d, const cvx_sched *sched, int
 /* The transformer's input: a window's latents, or with an image both side by side in each frame's channels. */
 static cvx_tensor window_input(cvx_run *r, const denoise *d, int64_t start)
 {
-    int64_t length = r->job->windows.length, c = r->latents.dim[1];
-    cvx_tensor latents = cvx_slice(&r->latents, 0, start, length);
+    const cvx_windows *w = &d->windows;
+    int64_t length = w->length, c = r->latents.dim[1];
+    const cvx_tensor *from[2] = {&r->latents, &r->image};
 
-    if (r->image.data == NULL) {
-        return latents;
+    if (r->image.data == NULL && w->frames == w->video) {
+        return cvx_slice(&r->latents, 0, start, length);
     }
-    cvx_tensor image = cvx_slice(&r->image, 0, start, length);
     for (int64_t f = 0; f < length; f++) {
-        const cvx_tensor *from[2] = {&latents, &image};
-        for (int i = 0; i < 2; i++) {
-            cvx_tensor frame = cvx_slice(&d->in, 0, f, 1), src = cvx_slice(from[i], 0, f, 1);
+        cvx_tensor frame = cvx_slice(&d->in, 0, f, 1);
+        for (int i = 0; i < 2 && from[i]->data != NULL; i++) {
+            cvx_tensor src = cvx_slice(from[i], 0, cvx_windows_place(w, start + f), 1);
             cvx_tensor dst = cvx_slice(&frame, 1, i * c, c);
             cvx_copy(r->p->ctx, &dst, &src);
         }
@@ -136,7 +144,7 @@ static cvx_tensor window_input(cvx_run *r, const denoise *d, int64_t start)
 /* Adds window i's share of its frames, from its velocities v, to the video's. */
 static cvx_status blend_window(cvx_run *r, denoise *d, int64_t i, const cvx_tensor *v)
 {
-    const cvx_windows *w = &r->job->windows;
+    const cvx_windows *w = &d->windows;
     int64_t start = cvx_windows_start(w, i), n = cvx_numel(&r->latents) / r->latents.dim[0];
     /* what windows before this one have written */
     int64_t seen = i == 0 ? 0 : cvx_windows_start(w, i - 1) + w->length;
@@ -144,9 +152,10 @@ static cvx_status blend_window(cvx_run *r, denoise *d, int64_t i, const cvx_tens
     for (int64_t b = 0; b < r->shape.batch; b++) {
         cvx_tensor from = cvx_slice(v, 0, b, 1), to = cvx_slice(&d->blended, 0, b, 1);
         from = CVX_RESHAPE(&from, w->length, n);
-        to = CVX_RESHAPE(&to, w->frames, n);
+        to = CVX_RESHAPE(&to, w->video, n);
         for (int64_t f = 0; f < w->length; f++) {
-            cvx_tensor x = cvx_slice(&from, 0, f, 1), y = cvx_slice(&to, 0, start + f, 1);
+            cvx_tensor x = cvx_slice(&from, 0, f, 1);
+            cvx_tensor y = cvx_slice(&to, 0, cvx_windows_place(w, start + f), 1);
             float share = cvx_windows_share(w, i, start + f);
             cvx_combine_args a = {.y = &y, .x = {&x, &y}, .c = {share, 1}, .n = 1};
             a.n += start + f < seen;
@@ -183,8 +192,9 @@ static cvx_status forward(cvx_run *r, denoise *d, const cvx_dit_job *dit, const 
 /* The transformer over window i, under the prompt that holds at its middle: d->out. */
 static cvx_status predict_window(cvx_run *r, denoise *d, int64_t i, double timestep)
 {
-    const cvx_windows *w = &r->job->windows;
-    int64_t start = cvx_windows_start(w, i), middle = start + w->length / 2 - r->job->padding;
+    const cvx_windows *w = &d->windows;
+    int64_t start = cvx_windows_start(w, i);
+    int64_t middle = cvx_windows_place(w, start + w->length / 2) - r->job->padding;
     int64_t frame = r->job->first_frame + (middle > 0 ? middle * r->p->ckpt->temporal : 0);
     int prompt = cvx_prompts_at(&r->job->prompts, frame);
     cvx_tensor in = window_input(r, d, start);
@@ -196,7 +206,8 @@ static cvx_status predict_window(cvx_run *r, denoise *d, int64_t i, double times
  * windows, so that the sums are the same for any number of groups. */
 static cvx_status predict(cvx_run *r, denoise *d, double timestep)
 {
-    const cvx_windows *w = &r->job->windows;
+    const cvx_windows *w = &d->windows;
+    bool blends = r->job->windows.n > 1;
     cvx_comm *groups = r->p->opt.mesh->dim[CVX_MESH_WINDOW];
     cvx_status st = CVX_OK;
 
@@ -205,7 +216,7 @@ static cvx_status predict(cvx_run *r, denoise *d, double timestep)
             st = predict_window(r, d, first + groups->rank, timestep);
         }
         CVX_RETURN_IF(groups->size > 1 ? cvx_comm_agree(groups, st) : st);
-        for (int g = 0; w->n > 1 && g < groups->size && first + g < w->n; g++) {
+        for (int g = 0; blends && g < groups->size && first + g < w->n; g++) {
             const cvx_tensor *v = g == groups->rank ? &d->out : &d->taken;
             if (groups->size > 1) {
                 CVX_RETURN_IF(
@@ -236,6 +247,47 @@ static cvx_status keep_known(cvx_run *r, denoise *d, const float c[7])
     return CVX_OK;
 }
 
+/* One frame between the neighbours at a and b, `at` of the way: the velocity that makes its noiseless latents, x0 =
+ * c0·sample + c1·v, the mean of theirs. */
+static cvx_status lead_frame(cvx_run *r, const cvx_tensor *v, int64_t f, int64_t a, int64_t b,
+                             const float c[7])
+{
+    cvx_tensor y = cvx_slice(v, 0, f, 1), x = cvx_slice(&r->latents, 0, f, 1);
+    cvx_tensor va = cvx_slice(v, 0, a, 1), xa = cvx_slice(&r->latents, 0, a, 1);
+    cvx_tensor vb = cvx_slice(v, 0, b, 1), xb = cvx_slice(&r->latents, 0, b, 1);
+    float at = (float)(f - a) / (float)(b - a), k = c[0] / c[1];
+
+    CVX_RETURN_IF(
+        cvx_op_combine(r->p->ctx, &(cvx_combine_args){.y = &y,
+                                                      .x = {&va, &vb, &xa, &xb},
+                                                      .c = {1 - at, at, k * (1 - at), k * at},
+                                                      .n = 4}));
+    return cvx_op_combine(r->p->ctx,
+                          &(cvx_combine_args){.y = &y, .x = {&y, &x}, .c = {1, -k}, .n = 2});
+}
+
+/* Dilated windows: the frames between those that they lie on follow these, but for those that are known. */
+static cvx_status lead_between(cvx_run *r, denoise *d, const float c[7])
+{
+    const cvx_windows *w = &d->windows;
+    const cvx_tensor *l = &r->latents;
+    int64_t known = r->job->padding, end = known + (r->known.data != NULL ? r->known.dim[0] : 0);
+
+    for (int64_t b = 0; b < r->shape.batch; b++) {
+        cvx_tensor v = cvx_slice(&d->blended, 0, b, 1);
+        v = CVX_RESHAPE(&v, l->dim[0], l->dim[1], l->dim[2], l->dim[3]);
+        for (int64_t k = 0; k + 1 < w->frames; k++) {
+            int64_t from = cvx_windows_place(w, k), to = cvx_windows_place(w, k + 1);
+            for (int64_t f = from + 1; f < to; f++) {
+                if (f < known || f >= end) {
+                    CVX_RETURN_IF(lead_frame(r, &v, f, from, to, c));
+                }
+            }
+        }
+    }
+    return CVX_OK;
+}
+
 static cvx_status denoise_step(cvx_run *r, denoise *d, const cvx_sched *sched, int64_t i)
 {
     const cvx_request *q = r->job->request;
@@ -252,15 +304,17 @@ static cvx_status denoise_step(cvx_run *r, denoise *d, const cvx_sched *sched, i
 
     uncond = CVX_RESHAPE(&uncond, n);
     cond = CVX_RESHAPE(&cond, n);
+    cvx_sched_coef(sched, i, a.c);
+    d->windows = windows_at(r, a.c[0]);
     CVX_RETURN_IF(predict(r, d, (double)cvx_sched_timestep(sched, i)));
     for (int k = cvx_sched_draws(sched, i); k > 0; k--) {
         CVX_RETURN_IF(cvx_run_draw(r, &d->noise));
         a.noise = &d->noise;
     }
-    cvx_sched_coef(sched, i, a.c);
     if (r->known.data != NULL) {
         CVX_RETURN_IF(keep_known(r, d, a.c));
     }
+    CVX_RETURN_IF(lead_between(r, d, a.c));
     bool unipc = r->job->sched.kind == CVX_SCHED_UNIPC;
     if (d->kept.data != NULL) {
         d->x0 = kept(d, unipc ? 1 + i % 3 : 0);
@@ -417,9 +471,7 @@ static cvx_status stopped(const cvx_run *r, int64_t done, int64_t steps)
 
 static cvx_status step_and_tell(cvx_run *r, denoise *d, const cvx_sched *sched, int64_t i)
 {
-    if (!r->p->ctx->measure) {
-        cvx_fault_at("step");
-    }
+    cvx_fault_at("step");
     CVX_RETURN_IF(denoise_step(r, d, sched, i));
     CVX_RETURN_IF(cvx_sync(r->p->ctx)); /* the step is done when its progress is told */
     return cvx_progress_step(&r->progress, i + 1);
@@ -430,8 +482,7 @@ void cvx_run_show_latents(const cvx_run *r, int64_t i)
     cvx_host_values v;
     cvx_tensor host = r->latents;
 
-    if (r->hooks->latents == NULL || r->p->ctx->measure ||
-        cvx_host_open(r->p->ctx, &v, &r->latents, true) != CVX_OK) {
+    if (r->hooks->latents == NULL || cvx_host_open(r->p->ctx, &v, &r->latents, true) != CVX_OK) {
         return; /* a fault of the device comes out at the next op */
     }
     host.data = v.data;
@@ -439,35 +490,57 @@ void cvx_run_show_latents(const cvx_run *r, int64_t i)
     cvx_host_close(r->p->ctx, &v, &r->latents, false);
 }
 
-/* All steps from r->start on; *all: the cost of those that were walked. */
-static cvx_status loop(cvx_run *r, denoise *d, const cvx_sched *sched, cvx_stage_cost *all)
+/* All steps from r->start on. */
+static cvx_status loop(cvx_run *r, denoise *d, const cvx_sched *sched)
 {
-    int64_t steps = cvx_sched_steps(sched), walk = r->p->ctx->measure ? 1 : steps;
+    int64_t steps = cvx_sched_steps(sched);
 
-    CVX_RETURN_IF(denoise_open(r, d, sched));
-    cvx_run_counters(r, all, -1);
     if (r->start > 0) {
         CVX_RETURN_IF(take_snapshot(r, d, steps));
     }
-    for (int64_t i = r->start; i < walk; i++) {
+    for (int64_t i = r->start; i < steps; i++) {
         bool stop = false;
         CVX_RETURN_IF(step_end(r, step_and_tell(r, d, sched, i), &stop));
         cvx_run_show_latents(r, i);
-        if (!r->p->ctx->measure) {
-            keep(r, d, i + 1, steps, stop);
-        }
+        keep(r, d, i + 1, steps, stop);
         if (stop) {
             return stopped(r, i + 1, steps);
         }
         bool half = is_half(r, i + 1, steps);
-        if (!r->p->ctx->measure && (half || cvx_run_preview_due(r, i + 1, steps))) {
+        if (half || cvx_run_preview_due(r, i + 1, steps)) {
             CVX_RETURN_IF(cvx_run_preview(r, &d->x0, i + 1));
         }
         if (half) {
             break;
         }
     }
-    cvx_run_counters(r, all, 1);
+    return CVX_OK;
+}
+
+/* How many frames the windows of step i lie on: what a step costs. */
+static int64_t windowed(const cvx_run *r, const cvx_sched *sched, int64_t i)
+{
+    float c[7];
+    cvx_sched_coef(sched, i, c);
+    return windows_at(r, c[0]).frames;
+}
+
+/* The steps of a measured run: of those that cost the same one is walked. */
+static cvx_status measure_steps(cvx_run *r, denoise *d, const cvx_sched *sched)
+{
+    int64_t steps = cvx_sched_steps(sched), next;
+
+    for (int64_t i = 0; i < steps; i = next) {
+        cvx_stage_cost one = {0};
+        bool stop;
+        for (next = i + 1; next < steps && windowed(r, sched, next) == windowed(r, sched, i);) {
+            next++;
+        }
+        cvx_run_counters(r, &one, -1);
+        CVX_RETURN_IF(step_end(r, denoise_step(r, d, sched, i), &stop));
+        cvx_run_counters(r, &one, 1);
+        extend(&r->cost[CVX_STAGE_DENOISE], &one, next - i - 1);
+    }
     return CVX_OK;
 }
 
@@ -490,20 +563,19 @@ static cvx_status measure_previews(cvx_run *r, const denoise *d, int64_t steps)
 cvx_status cvx_run_denoise(cvx_run *r, const cvx_sched *sched)
 {
     int64_t steps = cvx_sched_steps(sched);
-    cvx_stage_cost all = {0};
     denoise d = {0};
 
     CVX_RETURN_IF(cvx_run_begin(r, CVX_STAGE_DENOISE, steps));
-    cvx_status st = loop(r, &d, sched, &all);
-    if (st == CVX_OK && r->p->ctx->measure) {
-        st = measure_previews(r, &d, steps);
+    cvx_status st = denoise_open(r, &d, sched);
+    if (st == CVX_OK && !r->p->ctx->measure) {
+        st = loop(r, &d, sched);
+    } else if (st == CVX_OK) {
+        st = measure_steps(r, &d, sched);
+        st = st == CVX_OK ? measure_previews(r, &d, steps) : st;
     }
     free(d.dit);
     CVX_RETURN_IF(st);
     cvx_run_end(r, CVX_STAGE_DENOISE);
-    if (r->p->ctx->measure) {
-        extend(&r->cost[CVX_STAGE_DENOISE], &all, steps - 1);
-    }
     cvx_run_done_with(r, CVX_PART_DIT);
     return CVX_OK;
 }

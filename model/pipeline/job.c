@@ -178,6 +178,10 @@ cvx_status cvx_job_resolve(cvx_job *out, const cvx_checkpoint *c, const cvx_requ
     if (r->prompt.n > 0) {
         CVX_RETURN_IF(cvx_prompts_parse(&j.prompts, &r->prompt));
     }
+    /* prompts that take turns have their places in time: no window may reach over several of them */
+    j.dilation = j.prompts.n > 1          ? 1
+                 : r->window_dilation > 0 ? r->window_dilation
+                                          : CVX_WINDOW_DILATION;
     cvx_prompts_title(&r->prompt, j.title, sizeof j.title);
     j.latent_height = j.height / c->spatial;
     j.latent_width = j.width / c->spatial;

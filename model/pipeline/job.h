@@ -48,6 +48,7 @@ typedef struct cvx_job {
     cvx_source source;
     cvx_extension extension;
     cvx_windows windows;   /* of latent frames, padding included: one for all of them, or several */
+    int64_t dilation;      /* of windows in the first steps, see cvx_windows_at */
     cvx_vae_tiling tiling; /* enabled or not */
     char title[CVX_TITLE_MAX]; /* the prompts, for the output's metadata */
     char note[CVX_NOTE_MAX];   /* a warning for the user, or "" */

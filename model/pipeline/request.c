@@ -26,6 +26,10 @@ const cvx_opt cvx_request_opts[] = {
      1, 1e6, NULL},
     {"window-stride", CVX_OPT_INT, AT(window_stride), "N",
      "frames from one window to the next, a multiple of 4 (default: half a window)", 4, 1e6, NULL},
+    {"window-dilation", CVX_OPT_INT, AT(window_dilation), "N",
+     "in the first steps windows take every Nth frame, then every N/2th..., so that they see more of the video: "
+     "1, 2, 4... (default: 4; 1: never)",
+     1, 1024, NULL},
     {"free-noise", CVX_OPT_FLAG, AT(free_noise), NULL,
      "with --window-frames: windows start from the same noise, shuffled (FreeNoise)", 0, 0, NULL},
     {"height", CVX_OPT_INT, AT(height), "PIXELS", "multiple of 16 (default: the checkpoint's)", 16,
@@ -196,13 +200,24 @@ static cvx_status check_windows(const cvx_request *r, const cvx_prompts *prompts
             "--window-stride %lld: must be a multiple of 4; the nearest are %lld and %lld",
             (long long)r->window_stride, (long long)below, (long long)below + 4);
     }
+    if ((r->window_dilation & (r->window_dilation - 1)) != 0) {
+        int64_t below = 1;
+        while (2 * below < r->window_dilation) {
+            below *= 2;
+        }
+        return cvx_fail(
+            CVX_EINVAL,
+            "--window-dilation %lld: must be a power of two; the nearest are %lld and %lld",
+            (long long)r->window_dilation, (long long)below, (long long)below * 2);
+    }
     if (r->window_frames > 0) {
         return CVX_OK;
     }
-    const char *flag = r->window_stride > 0 ? "--window-stride"
-                       : r->free_noise      ? "--free-noise"
-                       : prompts->n > 1     ? "several --prompt"
-                                            : NULL;
+    const char *flag = r->window_stride > 0     ? "--window-stride"
+                       : r->window_dilation > 0 ? "--window-dilation"
+                       : r->free_noise          ? "--free-noise"
+                       : prompts->n > 1         ? "several --prompt"
+                                                : NULL;
     return flag == NULL ? CVX_OK : cvx_fail(CVX_EINVAL, "%s: needs --window-frames", flag);
 }
 

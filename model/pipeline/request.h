@@ -7,11 +7,14 @@
 #include "base/opts.h"
 #include "parallel/mesh.h"
 
+#define CVX_WINDOW_DILATION 4
+
 typedef struct cvx_request {
     const char *model, *negative_prompt, *output;
     cvx_opt_list prompt;                  /* see model/prompts.h */
     int64_t num_frames, height, width;    /* 0: the checkpoint's own */
     int64_t window_frames, window_stride; /* 0: no windows; half a window */
+    int64_t window_dilation;              /* 0: CVX_WINDOW_DILATION */
     bool free_noise;
     int64_t best_of;         /* 0 or 1: the one that is made */
     double early_stop;       /* points; 0: every candidate is made */

@@ -77,6 +77,9 @@ cvx_status cvx_resume_describe(json_t **out, const cvx_ctx *ctx, const cvx_job *
     json_object_set_new(j, "prompt", prompts_json(&q->prompt));
     json_object_set_new(j, "window-frames", json_integer(job->windows.length));
     json_object_set_new(j, "window-stride", json_integer(job->windows.stride));
+    if (job->windows.n > 1) {
+        json_object_set_new(j, "window-dilation", json_integer(job->dilation));
+    }
     json_object_set_new(j, "free-noise", json_boolean(q->free_noise));
     if (job->guided) {
         json_object_set_new(j, "negative-prompt", json_string(q->negative_prompt));

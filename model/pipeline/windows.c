@@ -5,9 +5,30 @@
 cvx_windows cvx_windows_make(int64_t frames, int64_t length, int64_t stride)
 {
     if (length >= frames) {
-        return (cvx_windows){1, frames, frames, frames};
+        return (cvx_windows){1, frames, frames, frames, frames};
     }
-    return (cvx_windows){1 + (frames - length + stride - 1) / stride, length, stride, frames};
+    return (cvx_windows){1 + (frames - length + stride - 1) / stride, length, stride, frames,
+                         frames};
+}
+
+cvx_windows cvx_windows_at(const cvx_windows *w, double signal, int64_t dilation, int64_t unit)
+{
+    for (int64_t d = dilation; d > 1; d /= 2) {
+        int64_t frames = (w->video - 1 + d - 1) / d + 1;
+        frames = (frames + unit - 1) / unit * unit;
+        if (signal * (double)d < 1 && frames >= w->length && frames < w->video) {
+            cvx_windows at = cvx_windows_make(frames, w->length, w->stride);
+            at.video = w->video;
+            return at;
+        }
+    }
+    return *w;
+}
+
+int64_t cvx_windows_place(const cvx_windows *w, int64_t k)
+{
+    int64_t gaps = w->frames - 1;
+    return gaps > 0 ? (k * (w->video - 1) + gaps / 2) / gaps : 0;
 }
 
 int64_t cvx_windows_start(const cvx_windows *w, int64_t i)

@@ -1,7 +1,9 @@
 """Judges long videos from their frames alone.
 
-    long.py steady FILE STRIDE
-                        the object has one colour, and its centre does not jump where the set of windows changes
+    long.py steady FILE STRIDE [FORM]
+                        the object has one colour, and its centre does not jump where the set of windows changes; its outline is
+                        nearest to FORM's in each fifth of the video, and in no frame it covers less than three quarters of what
+                        it does, in the median, from eight frames before to eight after: it is not torn
     long.py extended FILE CLIP ALONE
                         CLIP went on as FILE: one colour, and from the clip's end on no step is longer than half of the one from
                         CLIP's last frame to the first of ALONE, which is one window's video of FILE's prompt and seed without CLIP
@@ -20,7 +22,7 @@ import statistics
 import sys
 from math import dist
 
-from obey import COLORS, frames_of, nearest, objects
+from obey import COLORS, form_of, frames_of, nearest, objects
 
 LENGTH = 5
 
@@ -60,13 +62,30 @@ def seams_of(frames, stride):
     return seams
 
 
-def steady(path, stride):
+def outlines(path):
+    """The form in each fifth of the video, from every third frame, None where it is too small to be told; and how little it
+    covers of what it does around a frame, in the worst one."""
+    frames, h, w = frames_of(path)
+    ground, seen = objects(frames, h, w)
+    colour = [statistics.median(s[4][c] for s in seen) for c in range(3)]
+    n, area = len(frames), {s[0]: s[3] ** 2 for s in seen}
+    area = [area.get(t, 0) for t in range(n)]
+    forms = [form_of(frames[k * n // 5:(k + 1) * n // 5:3], w, ground, colour) for k in range(5)]
+    return forms, min(area[t] / statistics.median(area[max(t - 8, 0):t + 9]) for t in range(n))
+
+
+def steady(path, stride, form=None):
     steps, share = steps_of(path)
     median = statistics.median(steps.values())
     seams = [steps[t] for t in seams_of(len(frames_of(path)[0]), int(stride)) if t in steps]
     print(f"one colour in {share:.0%}, median step {median:.2f}, longest {max(steps.values()):.2f}, at {len(seams)} seams {max(seams):.2f} "
           f"({max(seams) / median:.1f} medians)")
-    return share >= 0.9 and max(seams) <= max(2 * median, 0.5)
+    whole = True
+    if form is not None:
+        forms, least = outlines(path)
+        print(f"{', '.join(map(str, forms))}; covers at least {least:.0%} of what it does around")
+        whole = set(forms) <= {form, None} and least >= 0.75
+    return share >= 0.9 and max(seams) <= max(2 * median, 0.5) and whole
 
 
 def extended(path, clip, alone):

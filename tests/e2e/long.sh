@@ -14,7 +14,7 @@ make() { # OUTPUT ARGS...
 # steady NAME FRAMES SEED PROMPT
 steady() {
     make "$1" --num-frames "$2" --seed "$3" --prompt "$4"
-    expect "$1: the object stays, without a jump" python3 "$here/long.py" steady "$tmp/$1.safetensors" 8
+    expect "$1: the object stays, without a jump" python3 "$here/long.py" steady "$tmp/$1.safetensors" 8 "$(cut -d ' ' -f 3 <<<"$4")"
     cat "$tmp/log"
 }
 
@@ -28,8 +28,15 @@ if [ "${CVX_CHECK_FULL:-0}" = 1 ]; then
     steady left 65 11 "a green star moving left on a white background"
     steady shrink 65 14 "a pink square shrinking on a gray background"
 fi
+# without dilation the ends agree on no place in between
+make torn --num-frames 65 --seed 13 --window-dilation 1 --prompt "a purple triangle moving right on a black background"
+if python3 "$here/long.py" steady "$tmp/torn.safetensors" 8 triangle; then
+    wrong "the judge does not see a torn outline"
+else
+    ok "the judge sees a torn outline"
+fi
 # windows that do not overlap begin their motion anew: a jump
-make apart --num-frames 41 --window-stride 20 --prompt "a red square moving right on a black background"
+make apart --num-frames 41 --window-stride 20 --window-dilation 1 --prompt "a red square moving right on a black background"
 if python3 "$here/long.py" steady "$tmp/apart.safetensors" 20; then
     wrong "the judge sees no jump between windows that do not overlap"
 else
@@ -85,6 +92,8 @@ refuse() { # NAME WORDS ARGS...
 refuse "16 frames" "13 and 17" --prompt x --window-frames 16
 refuse "a stride of 6" "4 and 8" --prompt x --window-frames 17 --window-stride 6
 refuse "a stride that leaves gaps" "gaps" --prompt x --num-frames 65 --window-frames 17 --window-stride 24
+refuse "a dilation of 6" "4 and 8" --prompt x --window-frames 17 --window-dilation 6
+refuse "a dilation without windows" "needs --window-frames" --prompt x --window-dilation 2
 refuse "a timeline without windows" "needs --window-frames" --prompt "0: x" --prompt "9: y"
 refuse "a timeline without frames" "first frame" --prompt x --prompt y --window-frames 17
 refuse "free noise without windows" "needs --window-frames" --prompt x --free-noise

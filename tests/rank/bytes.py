@@ -12,17 +12,38 @@ def start(total, size, rank):
     return total * rank // size
 
 
+def signals(model, steps):
+    """sqrt(alphas_cumprod) at the steps of a trailing schedule (diffusers' CogVideoXDDIMScheduler)."""
+    with open(f"{model}/scheduler/scheduler_config.json") as f:
+        c = json.load(f)
+    n, product, roots = c["num_train_timesteps"], 1, []
+    lo, hi = c["beta_start"] ** 0.5, c["beta_end"] ** 0.5
+    for i in range(n):
+        product *= 1 - (lo + (hi - lo) * i / (n - 1)) ** 2
+        roots.append((product / (c["snr_shift_scale"] + (1 - c["snr_shift_scale"]) * product)) ** 0.5)
+    # without signal at the last
+    scale = [(r - roots[-1]) * roots[0] / (roots[0] - roots[-1]) for r in roots]
+    return [scale[round(n - i * n / steps) - 1] for i in range(steps)]
+
+
 class Job:
     def __init__(self, model, ranks, args):
         self.dit, self.vae, self.t5 = (json.load(open(f"{model}/{part}/config.json"))
                                        for part in ("transformer", "vae", "text_encoder"))
         self.n, self.cfg = ranks, 2 if args.enable_cfg_parallel else 1
         self.ring, self.ulysses, self.tensor = args.ring_degree, args.ulysses_degree, args.tensor_parallel_degree
-        self.groups, self.steps = args.window_parallel_degree, 2
+        self.groups = args.window_parallel_degree
         self.all_frames = (args.num_frames - 1) // 4 + 1  # latent ones
         self.frames = min(self.all_frames, (args.window_frames - 1) // 4 + 1) if args.window_frames else self.all_frames
         stride = max(1, self.frames // 2)
-        self.windows = 1 + -(-(self.all_frames - self.frames) // stride)
+        self.windows = []  # of each step
+        for signal in signals(model, args.num_inference_steps):
+            lie_on = self.all_frames
+            for dilation in (2, 4):
+                spread = -(-(self.all_frames - 1) // dilation) + 1
+                if signal * dilation < 1 and spread >= self.frames:
+                    lie_on = spread
+            self.windows.append(1 + -(-(lie_on - self.frames) // stride))
         self.h, self.w = args.height // 8, 96 // 8
         self.heads, self.d = self.dit["num_attention_heads"], self.dit["attention_head_dim"]
         self.text = self.dit["max_text_seq_length"]
@@ -47,10 +68,10 @@ class Job:
 
     def denoise(self, r, gathers):
         g, _, ring, u, t = self.place(r)
-        calls = self.steps * len(range(g, self.windows, self.groups))
+        calls = sum(len(range(g, n, self.groups)) for n in self.windows)
         b, passes = 2 // self.cfg, calls * self.dit["num_layers"]
         self.add("window", "broadcast", r, calls * 4 * 2 * self.frames * self.vae["latent_channels"] * self.h * self.w *
-                 (self.groups - 1) if self.windows > 1 else 0)
+                 (self.groups - 1) if self.all_frames > self.frames else 0)
         hl, own = shard(self.heads, self.tensor, t), self.own_rows(ring, u)
         place_rows = [sum(self.own_rows(i, k) for k in range(self.ulysses)) for i in range(self.ring)]
         h = shard(hl, self.ulysses, u)
@@ -127,6 +148,7 @@ def main():
         p.add_argument(f"--{name}", type=int, default=1)
     p.add_argument("--num-frames", type=int, default=17)
     p.add_argument("--window-frames", type=int, default=0)
+    p.add_argument("--num-inference-steps", type=int, default=2)
     p.add_argument("--height", type=int, default=64)
     args = p.parse_args()
     with open(args.events) as f:

@@ -8,8 +8,9 @@ set -euo pipefail
 counts() {
     local name=$1 n=$2
     shift 2
-    mpi "$n" "$rank" --model models/shapes --prompt "$prompt" --num-inference-steps 2 --isa portable --threads 1 \
-        --manifest none --output "$tmp/o.safetensors" --json --stats "$@" >"$tmp/events" 2>"$tmp/err" ||
+    case " $* " in *" --num-inference-steps "*) ;; *) set -- "$@" --num-inference-steps 2 ;; esac
+    mpi "$n" "$rank" --model models/shapes --prompt "$prompt" --isa portable --threads 1 --manifest none \
+        --output "$tmp/o.safetensors" --json --stats "$@" >"$tmp/events" 2>"$tmp/err" ||
         tail -n 3 "$tmp/err"
     expect "$name" python3 tests/rank/bytes.py models/shapes "$tmp/events" "$n" "$@"
 }
@@ -22,4 +23,6 @@ counts "tensor" 2 --tensor-parallel-degree 2
 counts "more ranks than latent rows" 5 --ulysses-degree 5 --height 32
 counts "windows in groups" 4 --num-frames 33 --window-frames 17 --window-parallel-degree 2 --ulysses-degree 2
 counts "windows, guidance apart" 6 --num-frames 41 --window-frames 17 --window-parallel-degree 3 --enable-cfg-parallel
+counts "windows on every fourth, second and each frame" 3 --num-frames 65 --window-frames 17 --window-parallel-degree 3 \
+    --num-inference-steps 4
 finish

@@ -1,4 +1,5 @@
-/* Windows cover every frame, shares sum to 1, noise is moved as FreeNoise says; prompts on a timeline. */
+/* Windows cover every frame, shares sum to 1, dilated ones reach from end to end, noise is moved as FreeNoise says; prompts
+ * on a timeline. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -39,6 +40,43 @@ static void shares(void **state)
     }
     cvx_windows one = cvx_windows_make(5, 9, 4);
     assert_true(one.n == 1 && one.length == 5);
+}
+
+static void dilated(void **state)
+{
+    (void)state;
+    for (int64_t unit = 1; unit <= 2; unit++) {
+        for (int64_t frames = unit; frames < 70; frames += unit) {
+            for (int64_t length = 2 * unit; length < 14; length += unit) {
+                const cvx_windows w = cvx_windows_make(frames, length, unit);
+                for (int64_t d = 1; d <= 16; d *= 2) {
+                    cvx_windows at = cvx_windows_at(&w, 0, d, unit);
+                    assert_true(at.video == frames && at.frames <= frames);
+                    assert_true(at.length == w.length && at.frames % unit == 0);
+                    assert_int_equal(cvx_windows_place(&at, 0), 0);
+                    assert_int_equal(cvx_windows_place(&at, at.frames - 1), frames - 1);
+                    for (int64_t k = 1; k < at.frames; k++) {
+                        int64_t gap = cvx_windows_place(&at, k) - cvx_windows_place(&at, k - 1);
+                        assert_true(gap >= 1 && gap <= d);
+                    }
+                    /* never fewer frames than fill a window, and dilated wherever they do */
+                    assert_true(at.frames >= w.length);
+                    assert_true(at.frames < frames || d == 1 || frames <= 2 * length);
+                }
+            }
+        }
+    }
+    /* 65 frames in windows of 17: one window, then three, then seven as ever */
+    const cvx_windows w = cvx_windows_make(17, 5, 2);
+    static const double signal[] = {0, 0.2499, 0.25, 0.4999, 0.5, 1};
+    static const int64_t frames[] = {5, 5, 9, 9, 17, 17}, n[] = {1, 1, 3, 3, 7, 7};
+    for (int i = 0; i < 6; i++) {
+        cvx_windows at = cvx_windows_at(&w, signal[i], 4, 1);
+        assert_true(at.frames == frames[i] && at.n == n[i]);
+        assert_int_equal(cvx_windows_at(&w, signal[i], 1, 1).n, 7);
+    }
+    const cvx_windows one = cvx_windows_make(5, 5, 2);
+    assert_int_equal(cvx_windows_at(&one, 0, 4, 1).n, 1);
 }
 
 static int ascending(const void *a, const void *b)
@@ -124,6 +162,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(shares),
+        cmocka_unit_test(dilated),
         cmocka_unit_test(free_noise),
         cmocka_unit_test(timeline),
     };

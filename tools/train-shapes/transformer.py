@@ -14,6 +14,8 @@ from state import SEED, Trainer, generators, log, rate, write_json, write_whole
 
 TEXT_LENGTH = 32
 DROP_CAPTION = 0.2
+PUSHED = 0.5       # the part of the examples that is seen as guidance distorts it, and by how much at most
+PUSH = 8.0
 EVALUATE_STEPS = 25
 GUIDANCE = 1.5     # more exaggerates outlines
 
@@ -90,8 +92,7 @@ class Models:
 
 
 class Sampler:
-    """What one training step sees, all decided by the step's number: noisy latents, the velocity that is right, how much an
-    error counts, times, captions."""
+    """What one training step sees, all decided by the step's number (and, for pushed latents, by the model)."""
 
     def __init__(self, folder, models, recipe, device):
         latents, self.keys = cache_latents(folder, recipe, device)
@@ -99,24 +100,51 @@ class Sampler:
             self.latents = latents * json.load(f)["scaling_factor"]
         self.combinations = world.train_combinations()
         self.alphas = models.scheduler.alphas_cumprod.float()
-        self.models, self.batch = models, recipe.batch
+        self.sigmas = ((1 - self.alphas) / self.alphas.clamp(min=1e-12)).sqrt()
+        self.models, self.batch, self.device = models, recipe.batch, device
 
-    def __call__(self, step):
-        rng, gen = generators(6, step)
-        pick = torch.randint(len(self.latents), (self.batch,), generator=gen)
-        x0 = self.latents[pick].float().transpose(1, 2)
-        captions = ["" if rng.random() < DROP_CAPTION else world.caption(self.combinations[self.keys[i]], rng)
-                    for i in pick]
+    def times(self, gen):
         # evenly spread over the batch: the loss of a batch then depends less on which times it drew
         u = (torch.arange(self.batch) + torch.rand(self.batch, generator=gen)) / self.batch
         # every second one goes where outlines are decided: with more noise nothing but chance is left, with less they stand
         u = torch.where(torch.rand(self.batch, generator=gen) < 0.5, 0.35 + 0.55 * u, u)
-        t = (u * len(self.alphas)).long().clamp(max=len(self.alphas) - 1)
+        return (u * len(self.alphas)).long().clamp(max=len(self.alphas) - 1)
+
+    def pushed(self, x0, noise, t, captions, gen):
+        """x0 as a guided sampler carries it in its latents at time t: with guidance_scale g each step's clean latents are
+        g - 1 times the difference of the predictions with and without caption away from the right ones, and the latents
+        at sigma hold those of the steps before it, the step at s with density sigma / s^2 (Euler's method on the
+        probability flow). One such s is drawn. Without it outlines run away at high guidance."""
+        strength = PUSH * torch.rand(self.batch, generator=gen)
+        chosen = torch.rand(self.batch, generator=gen) < PUSHED
+        s = self.sigmas[t] / torch.rand(self.batch, generator=gen).clamp(min=1e-6)
+        # with little noise nothing is left to push, and a velocity would magnify what there is
+        rows = (chosen & (self.alphas[t] < 0.9)).nonzero().flatten()
+        before = torch.searchsorted(self.sigmas, s[rows]).clamp(max=len(self.sigmas) - 1)
+        a = self.alphas[before].view(-1, 1, 1, 1, 1)
+        x = (a.sqrt() * x0[rows] + (1 - a).sqrt() * noise[rows]).to(self.device)
+        ids = self.models.ids([captions[i] for i in rows] + [""] * len(rows)).to(self.device)
+        with torch.no_grad(), torch.autocast(self.device, dtype=torch.bfloat16):
+            y = self.models.transformer(hidden_states=torch.cat([x, x]), encoder_hidden_states=self.models.text(ids)[0],
+                                        timestep=torch.cat([before, before]).to(self.device), return_dict=False)[0]
+        with_caption, without = y.float().cpu().chunk(2)
+        out = x0.clone()
+        out[rows] -= strength[rows].view(-1, 1, 1, 1, 1) * (1 - a).sqrt() * (with_caption - without)
+        return out
+
+    def __call__(self, step):
+        """Noisy latents, the velocity that leads to the clean ones, how much an error counts, times, caption tokens."""
+        rng, gen = generators(6, step)
+        pick = torch.randint(len(self.latents), (self.batch,), generator=gen)
+        x0 = self.latents[pick].float().transpose(1, 2)
+        captions = [world.caption(self.combinations[self.keys[i]], rng) for i in pick]
+        shown = ["" if rng.random() < DROP_CAPTION else c for c in captions]
+        t = self.times(gen)
         noise = torch.randn(x0.shape, generator=gen)
         a = self.alphas[t].view(-1, 1, 1, 1, 1)
+        x = a.sqrt() * self.pushed(x0, noise, t, captions, gen) + (1 - a).sqrt() * noise
         # a squared error of the velocity is (1 - a) times as large in the clean latents: what a viewer sees of it
-        return (a.sqrt() * x0 + (1 - a).sqrt() * noise, a.sqrt() * noise - (1 - a).sqrt() * x0, (1 - a).clamp(min=0.1), t,
-                self.models.ids(captions))
+        return x, (a.sqrt() * x - x0) / (1 - a).sqrt(), (1 - a).clamp(min=0.1), t, self.models.ids(shown)
 
 
 def evaluate(folder, models, vae, count, steps, device, clip=None, guidance=GUIDANCE):
