@@ -12,6 +12,7 @@
 #include "base/progress.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/memory.h"
+#include "kernels/moved.h"
 #include "kernels/trace.h"
 #ifdef CVX_HAVE_CUDA
 #include "kernels/cuda/parts.h"
@@ -709,6 +710,7 @@ static cvx_status written_down(cvx_ctx *ctx, cvx_status st, int op, double begin
         double flops = flops_##op(a);                                                              \
         s->calls++;                                                                                \
         s->flops += flops;                                                                         \
+        s->bytes += cvx_moved_##op(a);                                                             \
         if (ctx->measure) {                                                                        \
             return CVX_OK;                                                                         \
         }                                                                                          \

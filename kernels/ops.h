@@ -291,7 +291,7 @@ cvx_dtype cvx_activations(const cvx_ctx *ctx);
 
 typedef struct cvx_op_stat {
     int64_t calls;
-    double seconds, flops;
+    double seconds, flops, bytes; /* bytes: see kernels/moved.h */
 } cvx_op_stat;
 
 /* One compute context per process or rank: backend, threads, precision, counters. */

@@ -195,52 +195,66 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* FLOP/s that this device's units reach at most at the precision asked for, from its name: dense products, without
- * sparsity, as NVIDIA's data sheets say. 0: not known. */
-static double roofline(const bench *b)
+/* What a device does at most: FLOP/s at the precision asked for, and bytes/s of its memory. 0: not known. */
+typedef struct roof {
+    double flops, bytes;
+} roof;
+
+/* By the device's name: dense products, without sparsity, as NVIDIA's data sheets say. */
+static roof roofline(const bench *b)
 {
     static const struct {
         const char *name;
-        double f32, bf16, fp8;
-    } devices[] = {{"H100 PCIe", 51e12, 756e12, 1513e12},
-                   {"H100", 67e12, 989e12, 1979e12},
-                   {"H200", 67e12, 989e12, 1979e12},
-                   {"A100", 19.5e12, 312e12, 312e12}};
+        double f32, bf16, fp8, bytes;
+    } devices[] = {{"H100 PCIe", 51e12, 756e12, 1513e12, 2.0e12},
+                   {"H100", 67e12, 989e12, 1979e12, 3.35e12},
+                   {"H200", 67e12, 989e12, 1979e12, 4.8e12},
+                   {"A100", 19.5e12, 312e12, 312e12, 2.039e12}};
     char what[160];
 
     if (!cvx_ctx_has_device(b->ctx) || !cvx_cuda_usable(what)) {
-        return 0;
+        return (roof){0};
     }
     for (size_t i = 0; i < sizeof devices / sizeof *devices; i++) {
         if (strstr(what, devices[i].name) != NULL) {
-            return strcmp(b->o->request.quantize, "fp8") == 0 ? devices[i].fp8
-                   : b->ctx->compute == CVX_BF16              ? devices[i].bf16
-                                                              : devices[i].f32;
+            return (roof){strcmp(b->o->request.quantize, "fp8") == 0 ? devices[i].fp8
+                          : b->ctx->compute == CVX_BF16              ? devices[i].bf16
+                                                                     : devices[i].f32,
+                          devices[i].bytes};
         }
     }
-    return 0;
+    return (roof){0};
 }
 
-/* Where the time goes by op: share, rate and its share of the roofline. */
+/* The least time in which the device can do that, by its units or by its memory. */
+static double least_seconds(const roof *most, const cvx_op_stat *s)
+{
+    double units = s->flops / most->flops, memory = s->bytes / most->bytes;
+    return units > memory ? units : memory;
+}
+
+/* Where the time goes by op: share, rates, and how much of the roof they reach. */
 static void print_ops(const bench *b, FILE *out)
 {
-    double all = 0, most = roofline(b);
+    double all = 0;
+    const roof most = roofline(b);
 
     for (int i = 0; i < CVX_OP_COUNT; i++) {
         all += b->ctx->stat[i].seconds;
     }
-    fprintf(out, "%-18s %8s %10s %8s %10s%s\n", "op", "calls", "seconds", "share", "TFLOP/s",
-            most > 0 ? "   roofline" : "");
+    fprintf(out, "%-18s %8s %10s %8s %10s %10s%s\n", "op", "calls", "seconds", "share", "TFLOP/s",
+            "GB/s", most.flops > 0 ? "   roofline" : "");
     for (int i = 0; i < CVX_OP_COUNT; i++) {
         const cvx_op_stat *s = &b->ctx->stat[i];
         if (s->calls > 0) {
-            double rate = s->flops / (s->seconds + 1e-12);
+            double seconds = s->seconds + 1e-12;
             char part[32] = "";
-            if (most > 0) {
-                snprintf(part, sizeof part, " %9.1f%%", 100 * rate / most);
+            if (most.flops > 0) {
+                snprintf(part, sizeof part, " %9.1f%%", 100 * least_seconds(&most, s) / seconds);
             }
-            fprintf(out, "%-18s %8lld %10.4f %7.1f%% %10.3f%s\n", cvx_op_names[i],
-                    (long long)s->calls, s->seconds, 100 * s->seconds / all, rate / 1e12, part);
+            fprintf(out, "%-18s %8lld %10.4f %7.1f%% %10.3f %10.2f%s\n", cvx_op_names[i],
+                    (long long)s->calls, s->seconds, 100 * s->seconds / all,
+                    s->flops / seconds / 1e12, s->bytes / seconds / 1e9, part);
         }
     }
 }
@@ -249,13 +263,17 @@ static void print_ops(const bench *b, FILE *out)
 static void print_ops_json(const bench *b, FILE *out)
 {
     const char *comma = "";
+    const roof most = roofline(b);
 
-    fprintf(out, ", \"roofline_flops\": %.4g, \"ops\": {", roofline(b));
+    fprintf(out, ", \"roofline_flops\": %.4g, \"roofline_bytes\": %.4g, \"ops\": {", most.flops,
+            most.bytes);
     for (int i = 0; i < CVX_OP_COUNT; i++) {
         const cvx_op_stat *s = &b->ctx->stat[i];
         if (s->calls > 0) {
-            fprintf(out, "%s\"%s\": {\"calls\": %lld, \"seconds\": %.6f, \"flops\": %.6g}", comma,
-                    cvx_op_names[i], (long long)s->calls, s->seconds, s->flops);
+            fprintf(
+                out,
+                "%s\"%s\": {\"calls\": %lld, \"seconds\": %.6f, \"flops\": %.6g, \"bytes\": %.6g}",
+                comma, cvx_op_names[i], (long long)s->calls, s->seconds, s->flops, s->bytes);
             comma = ", ";
         }
     }

@@ -252,6 +252,7 @@ static void measure_and_counters(void **state)
     TEST_OK(cvx_op_linear(ctx, &(cvx_linear_args){.y = &y, .x = &x, .w = &w}));
     assert_int_equal(ctx->stat[CVX_OP_ID_linear].calls, 1);
     assert_true(ctx->stat[CVX_OP_ID_linear].flops == 2.0 * 4 * 5 * 6);
+    assert_true(ctx->stat[CVX_OP_ID_linear].bytes == 4.0 * (4 * 6 + 4 * 5) + 2.0 * 5 * 6);
     assert_string_equal(cvx_op_names[CVX_OP_ID_linear], "linear");
     cvx_ctx_close(ctx);
 }

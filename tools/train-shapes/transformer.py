@@ -13,9 +13,12 @@ import world
 from state import SEED, Trainer, generators, log, rate, write_json, write_whole
 
 TEXT_LENGTH = 32
-DROP_CAPTION = 0.2
+DROP_CAPTION = 0.25
 PUSHED = 0.5       # the part of the examples that is seen as guidance distorts it, and by how much at most
 PUSH = 8.0
+PAIRED = 1 / 3     # the part of the rows that repeats an example without caption, for the error of the guided prediction;
+SEEN = 0.2         # from this signal on, where the latents tell what the caption says
+GUIDED = 1.0       # how much that error counts
 EVALUATE_STEPS = 25
 GUIDANCE = 1.5     # more exaggerates outlines
 
@@ -101,7 +104,9 @@ class Sampler:
         self.combinations = world.train_combinations()
         self.alphas = models.scheduler.alphas_cumprod.float()
         self.sigmas = ((1 - self.alphas) / self.alphas.clamp(min=1e-12)).sqrt()
-        self.models, self.batch, self.device = models, recipe.batch, device
+        self.models, self.device = models, device
+        self.pairs = int(recipe.batch * PAIRED)
+        self.batch = recipe.batch - self.pairs
 
     def times(self, gen):
         # evenly spread over the batch: the loss of a batch then depends less on which times it drew
@@ -132,19 +137,39 @@ class Sampler:
         out[rows] -= strength[rows].view(-1, 1, 1, 1, 1) * (1 - a).sqrt() * (with_caption - without)
         return out
 
+    def pair(self, t, gen):
+        """Examples that come once more without caption: of those whose latents tell what it says, as many as may be."""
+        order = torch.randperm(self.batch, generator=gen)
+        return order[self.alphas[t[order]].sqrt() > SEEN][:self.pairs]
+
     def __call__(self, step):
-        """Noisy latents, the velocity that leads to the clean ones, how much an error counts, times, caption tokens."""
+        """Noisy latents, the velocity that leads to the clean ones, how much an error counts, times, caption tokens; and
+        which examples the rows behind the batch repeat without caption, with the guidance of each."""
         rng, gen = generators(6, step)
         pick = torch.randint(len(self.latents), (self.batch,), generator=gen)
         x0 = self.latents[pick].float().transpose(1, 2)
         captions = [world.caption(self.combinations[self.keys[i]], rng) for i in pick]
-        shown = ["" if rng.random() < DROP_CAPTION else c for c in captions]
         t = self.times(gen)
+        again = self.pair(t, gen)
+        shown = [c if i in set(again.tolist()) or rng.random() >= DROP_CAPTION else "" for i, c in enumerate(captions)]
+        guidance = 1 + (PUSH - 1) * torch.rand(len(again), generator=gen)
         noise = torch.randn(x0.shape, generator=gen)
         a = self.alphas[t].view(-1, 1, 1, 1, 1)
         x = a.sqrt() * self.pushed(x0, noise, t, captions, gen) + (1 - a).sqrt() * noise
         # a squared error of the velocity is (1 - a) times as large in the clean latents: what a viewer sees of it
-        return x, (a.sqrt() * x - x0) / (1 - a).sqrt(), (1 - a).clamp(min=0.1), t, self.models.ids(shown)
+        rows = torch.cat([torch.arange(self.batch), again])
+        value = x, (a.sqrt() * x - x0) / (1 - a).sqrt(), (1 - a).clamp(min=0.1), t
+        return *(v[rows] for v in value), self.models.ids(shown + [""] * len(again)), again, guidance
+
+
+def error(y, target, weight, again, guidance):
+    """Mean squared error of all rows, and of what guidance makes of the paired ones: where the latents tell what the caption
+    says, the right answer is the same with it and without, and a difference would be magnified."""
+    e = y - target
+    n = len(e) - len(again)
+    without, guided = e[n:], guidance.view(-1, 1, 1, 1, 1)
+    guided = without + guided * (e[again] - without)
+    return (weight * e.pow(2)).mean() + GUIDED * (weight[n:] * guided.pow(2)).sum() / e.numel()
 
 
 def evaluate(folder, models, vae, count, steps, device, clip=None, guidance=GUIDANCE):
@@ -195,11 +220,11 @@ def train(folder, start, recipe, device, clip_folder):
     trainer.load()
     smooth, began, first = None, time.monotonic(), trainer.step
     while trainer.step < recipe.steps:
-        x, target, weight, t, ids = (v.to(device) for v in draw(trainer.step))
+        x, target, weight, t, ids, again, guidance = (v.to(device) for v in draw(trainer.step))
         with torch.autocast(device, dtype=torch.bfloat16):
             y = models.transformer(hidden_states=x, encoder_hidden_states=models.text(ids)[0], timestep=t,
                                    return_dict=False)[0]
-        loss = (weight * (y.float() - target).pow(2)).mean()
+        loss = error(y.float(), target, weight, again, guidance)
         trainer.update(loss, rate(trainer.step, recipe.steps, recipe.lr))
         smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
         if trainer.step % recipe.log_every == 0:
