@@ -3,12 +3,15 @@
 #include <jansson.h>
 #include <stdarg.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "base/beat.h"
 
 #define BAR_WIDTH 30
+#define BAR_LEAST 5
 
 double cvx_now(void)
 {
@@ -79,21 +82,37 @@ static void duration(char *buf, size_t size, double s)
     }
 }
 
+/* Of the terminal; a usual number where it does not say. */
+static int columns_of(FILE *f)
+{
+    struct winsize size;
+    return ioctl(fileno(f), TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
+}
+
 static void draw(FILE *f, const cvx_event *e)
 {
-    char bar[BAR_WIDTH + 1], spent[32], left[32] = "-:--";
-    int64_t full = e->total > 0 ? e->done * BAR_WIDTH / e->total : 0;
+    char bar[BAR_WIDTH + 4] = "", tail[128], line[256], spent[32], left[32] = "-:--";
+    int width, columns = columns_of(f);
 
-    for (int i = 0; i < BAR_WIDTH; i++) {
-        bar[i] = i < full ? '=' : i == full ? '>' : ' ';
-    }
-    bar[BAR_WIDTH] = 0;
     duration(spent, sizeof spent, e->seconds);
     if (e->done > 0) {
         duration(left, sizeof left, e->seconds / (double)e->done * (double)(e->total - e->done));
     }
-    fprintf(f, "\r%-8s [%s] %lld/%lld  %s, %s left  ", e->stage, bar, (long long)e->done,
-            (long long)e->total, spent, left);
+    snprintf(tail, sizeof tail, "%lld/%lld  %s, %s left", (long long)e->done, (long long)e->total,
+             spent, left);
+    /* what a line has room for beside "stage    [] tail" and the cursor; none of it may wrap */
+    width = columns - 1 - 8 - 4 - (int)strlen(tail);
+    width = width < BAR_WIDTH ? width : BAR_WIDTH;
+    if (width >= BAR_LEAST) {
+        int full = e->total > 0 ? (int)(e->done * width / e->total) : 0;
+        bar[0] = '[';
+        for (int i = 0; i < width; i++) {
+            bar[1 + i] = i < full ? '=' : i == full ? '>' : ' ';
+        }
+        memcpy(bar + 1 + width, "] ", 3);
+    }
+    snprintf(line, sizeof line, "%-8s %s%s", e->stage, bar, tail);
+    fprintf(f, "\r%.*s\033[K", columns - 1, line);
 }
 
 cvx_status cvx_events_quiet(void *payload, const cvx_event *e)

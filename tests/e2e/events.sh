@@ -26,6 +26,26 @@ equal "--quiet is quiet" "" "$(cat "$tmp/out")"
     >"$tmp/out" 2>"$tmp/err" || wrong "plain run (exit $?)"
 expect "bars name the stages" grep -q 'denoise.*2/2' "$tmp/err"
 expect "the last line names the file" grep -q "b.mp4" "$tmp/out"
+expect "on terminals of 80, 40 and 20 columns no bar wraps" python3 - "$cvx" "$prompt" "$tmp/b.mp4" <<'PY'
+import fcntl, os, pty, re, struct, sys, termios
+for columns in (80, 40, 20):
+    child, terminal = pty.fork()
+    if child == 0:
+        fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        os.execv(sys.argv[1], [sys.argv[1], "generate", "--model", "models/shapes", "--num-inference-steps", "3", "--num-frames",
+                               "9", "--prompt", sys.argv[2], "--output", sys.argv[3]])
+    told = b""
+    try:
+        while part := os.read(terminal, 4096):
+            told += part
+    except OSError:  # the other side is closed
+        pass
+    assert os.waitpid(child, 0)[1] == 0, told
+    bars = [b for b in re.split(rb"[\r\n]", told.replace(b"\x1b[K", b"")) if re.match(rb"denoise  .*[^s]$", b)]
+    print(columns, bars)
+    assert len(bars) == 4 and all(len(b) < columns for b in bars), bars
+    assert all((b"[" in b) == (columns > 20) for b in bars), bars
+PY
 
 # shellcheck disable=SC2317 # run by expect
 score() {
