@@ -3,7 +3,7 @@
     long.py steady FILE STRIDE [FORM]
                         the object has one colour, and its centre does not jump where the set of windows changes; its outline is
                         nearest to FORM's in each fifth of the video, and in no frame it covers less than three quarters of what
-                        it does, in the median, from eight frames before to eight after: it is not torn
+                        it does, in the median, in the eight frames before or the eight after: it is not torn
     long.py extended FILE CLIP ALONE
                         CLIP went on as FILE: one colour, and from the clip's end on no step is longer than half of the one from
                         CLIP's last frame to the first of ALONE, which is one window's video of FILE's prompt and seed without CLIP
@@ -71,7 +71,8 @@ def outlines(path):
     n, area = len(frames), {s[0]: s[3] ** 2 for s in seen}
     area = [area.get(t, 0) for t in range(n)]
     forms = [form_of(frames[k * n // 5:(k + 1) * n // 5:3], w, ground, colour) for k in range(5)]
-    return forms, min(area[t] / statistics.median(area[max(t - 8, 0):t + 9]) for t in range(n))
+    around = {t: min(statistics.median(area[max(t - 8, 0):t]), statistics.median(area[t + 1:t + 9])) for t in range(4, n - 4)}
+    return forms, min(area[t] / a if a > 0 else 0 for t, a in around.items())
 
 
 def steady(path, stride, form=None):

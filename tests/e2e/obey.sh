@@ -10,7 +10,7 @@ grep -aq __asan_init "$cvx" && n=4
 python3 "$here/obey.py" prompts $n >"$tmp/prompts"
 i=0
 while IFS= read -r line; do
-    "$cvx" generate --model models/shapes --prompt "$line" --num-inference-steps 25 --guidance-scale 1.5 --seed $((100 + i)) \
+    "$cvx" generate --model models/shapes --prompt "$line" --num-inference-steps 25 --seed $((100 + i)) \
         --output "$tmp/$i.safetensors" --quiet || wrong "no video of '$line'"
     i=$((i + 1))
 done <"$tmp/prompts"
