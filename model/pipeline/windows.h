@@ -20,8 +20,8 @@ typedef struct cvx_windows {
 cvx_windows cvx_windows_make(int64_t frames, int64_t length, int64_t stride);
 
 /* The windows of a step whose latents hold `signal` (sqrt(alphas_cumprod), 0..1) of the noiseless ones: with at most
- * `dilation` (a power of two, 1: never) as distance d between a window's frames, while signal < 1/d and a window is
- * filled. Such windows, of w's length and stride, lie on d frames of the video apart or less: on a multiple of `unit`
+ * `dilation` (a power of two up to 1024, 1: never) as distance d between a window's frames, while noise is more than d^2/12 of the
+ * signal (sqrt(1/alphas_cumprod - 1) > d^2/12, found by trying: docs/long-videos.md) and a window is filled. Such windows, of w's length and stride, lie on d frames of the video apart or less: on a multiple of `unit`
  * frames, spread evenly, the first and the last among them. */
 cvx_windows cvx_windows_at(const cvx_windows *w, double signal, int64_t dilation, int64_t unit);
 

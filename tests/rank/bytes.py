@@ -41,7 +41,7 @@ class Job:
             lie_on = self.all_frames
             for dilation in (2, 4):
                 spread = -(-(self.all_frames - 1) // dilation) + 1
-                if signal * dilation < 1 and spread >= self.frames:
+                if signal ** 2 * (1 + dilation ** 4 / 144) < 1 and spread >= self.frames:
                     lie_on = spread
             self.windows.append(1 + -(-(lie_on - self.frames) // stride))
         self.h, self.w = args.height // 8, 96 // 8

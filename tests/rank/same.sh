@@ -8,7 +8,8 @@ set -euo pipefail
 begin() {
     name=$1
     shift
-    args=("$@" --prompt "$prompt" --num-inference-steps 3 --manifest none --quiet)
+    args=("$@" --prompt "$prompt" --manifest none --quiet)
+    case " $* " in *" --num-inference-steps "*) ;; *) args+=(--num-inference-steps 3) ;; esac
     "$cvx" generate "${args[@]}" --threads 2 --output "$tmp/one.safetensors"
 }
 
@@ -34,7 +35,8 @@ same 6 --enable-cfg-parallel --ulysses-degree 3
 # bands of unequal height, pictures too large for the convolutions' rings to hold a chunk
 begin "shapes, large" --model models/shapes --height 256 --width 384 --num-frames 9
 same 5
-begin "shapes, windows" --model models/shapes --num-frames 33 --window-frames 17 --free-noise
+# dilated, and in the last step not
+begin "shapes, windows" --model models/shapes --num-frames 33 --window-frames 17 --free-noise --num-inference-steps 12
 same 3
 same 4 --enable-cfg-parallel --window-parallel-degree 2
 same 5 --window-parallel-degree 5

@@ -68,7 +68,7 @@ static void dilated(void **state)
     }
     /* 65 frames in windows of 17: one window, then three, then seven as ever */
     const cvx_windows w = cvx_windows_make(17, 5, 2);
-    static const double signal[] = {0, 0.2499, 0.25, 0.4999, 0.5, 1};
+    static const double signal[] = {0, 0.5999, 0.6001, 0.9486, 0.9487, 1};
     static const int64_t frames[] = {5, 5, 9, 9, 17, 17}, n[] = {1, 1, 3, 3, 7, 7};
     for (int i = 0; i < 6; i++) {
         cvx_windows at = cvx_windows_at(&w, signal[i], 4, 1);
