@@ -125,6 +125,8 @@ class Sampler:
         s = self.sigmas[t] / torch.rand(self.batch, generator=gen).clamp(min=1e-6)
         # with little noise nothing is left to push, and a velocity would magnify what there is
         rows = (chosen & (self.alphas[t] < 0.9)).nonzero().flatten()
+        if len(rows) == 0:
+            return x0
         before = torch.searchsorted(self.sigmas, s[rows]).clamp(max=len(self.sigmas) - 1)
         a = self.alphas[before].view(-1, 1, 1, 1, 1)
         x = (a.sqrt() * x0[rows] + (1 - a).sqrt() * noise[rows]).to(self.device)
