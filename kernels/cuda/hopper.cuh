@@ -10,6 +10,8 @@
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 #define CVX_HOPPER 1
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 900 && !defined(CVX_NO_HOPPER)
+#error "code for 90 beside that for 90a: Hopper might load it, and it lacks these kernels; name 90a alone"
 #endif
 
 typedef CUtensorMap tensor_map;

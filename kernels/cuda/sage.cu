@@ -3,11 +3,18 @@
 #include "kernels/cuda/maps.h"
 #include "kernels/cuda/sage.cuh"
 
-static __global__ void __launch_bounds__(SAGE_STATS_THREADS) stats(cvx_flash a, cvx_sage s)
+static __global__ void __launch_bounds__(SAGE_THREADS) stats(cvx_flash a, cvx_sage s)
 {
 #ifdef CVX_HOPPER
-    __shared__ float room[SAGE_STATS_THREADS / 8 * CVX_SAGE_HEAD];
+    __shared__ float room[SAGE_STATS_ROOM / 4];
     sage_stats(a, s, (char *)room);
+#endif
+}
+
+static __global__ void __launch_bounds__(CVX_SAGE_HEAD) gather(cvx_flash a, cvx_sage s)
+{
+#ifdef CVX_HOPPER
+    sage_gather(a, s);
 #endif
 }
 
@@ -38,8 +45,9 @@ static __global__ void __launch_bounds__(sage_tile::threads, 1)
 /* Scratch for the operands, cut up. */
 static cvx_status take_room(cvx_cuda *s, cvx_sage *g, const cvx_flash *a)
 {
-    int64_t n = a->b * a->h, size[8], all = 0;
+    int64_t n = a->b * a->h, size[9], all = 0;
     char *p = nullptr;
+    void *at[9];
 
     g->skp = (a->sk + CVX_SAGE_KEYS - 1) / CVX_SAGE_KEYS * CVX_SAGE_KEYS;
     size[0] = n * a->sq * CVX_SAGE_HEAD;
@@ -47,13 +55,13 @@ static cvx_status take_room(cvx_cuda *s, cvx_sage *g, const cvx_flash *a)
     size[3] = size[4] = n * a->sq * 4;
     size[5] = n * (g->skp / CVX_SAGE_KEYS) * 16;
     size[6] = size[7] = n * CVX_SAGE_HEAD * 4;
-    for (int i = 0; i < 8; i++) {
+    size[8] = n * cvx_sage_shares(a->sk) * 2 * CVX_SAGE_HEAD * 4;
+    for (int i = 0; i < 9; i++) {
         size[i] = (size[i] + 255) / 256 * 256;
         all += size[i];
     }
     CVX_RETURN_IF(cvx_cuda_scratch(s, CVX_CUDA_SCRATCHES - 1, (void **)&p, (size_t)all));
-    void *at[8];
-    for (int i = 0; i < 8; i++) {
+    for (int i = 0; i < 9; i++) {
         at[i] = p;
         p += size[i];
     }
@@ -65,6 +73,7 @@ static cvx_status take_room(cvx_cuda *s, cvx_sage *g, const cvx_flash *a)
     g->ks = (float *)at[5];
     g->vs = (float *)at[6];
     g->mean = (float *)at[7];
+    g->part = (float *)at[8];
     return CVX_OK;
 }
 
@@ -89,7 +98,9 @@ static cvx_status attend_item(cvx_cuda *s, const cvx_flash *a)
     dim3 by_query((unsigned)((a->sq + SAGE_THREADS / 32 - 1) / (SAGE_THREADS / 32)), (unsigned)n);
     dim3 by_block((unsigned)(g.skp / CVX_SAGE_KEYS), (unsigned)n);
     dim3 by_tile((unsigned)((a->sq + sage_tile::rows - 1) / sage_tile::rows), (unsigned)n);
-    stats<<<(unsigned)n, SAGE_STATS_THREADS, 0, s->stream>>>(*a, g);
+    dim3 by_share((unsigned)cvx_sage_shares(a->sk), (unsigned)n);
+    stats<<<by_share, SAGE_THREADS, 0, s->stream>>>(*a, g);
+    gather<<<(unsigned)n, CVX_SAGE_HEAD, 0, s->stream>>>(*a, g);
     queries<<<by_query, SAGE_THREADS, 0, s->stream>>>(*a, g);
     blocks_of_keys<<<by_block, SAGE_THREADS, 0, s->stream>>>(*a, g);
     product<<<by_tile, sage_tile::threads, (size_t)room, s->stream>>>(*a, g, m);

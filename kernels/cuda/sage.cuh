@@ -11,24 +11,27 @@
 #include "kernels/cuda/attention_hopper.cuh"
 #include "kernels/cuda/sage.h"
 
-#define SAGE_STATS_THREADS 1024
 #define SAGE_THREADS 256
 /* Weights are at most e4m3's greatest value, 448 = 2^this. */
 #define SAGE_LIFT 8.807354922057604f
 
-/* Mean of the keys and scales of the values' columns of head blockIdx.x. room: 32 KiB. A thread has 8 columns of each
- * 128th row. */
+/* Sums of the keys and greatest values of share blockIdx.x of head blockIdx.y, by column. room: SAGE_STATS_ROOM bytes. A thread
+ * has 8 columns of each 32nd row. */
 static __device__ __forceinline__ void sage_stats(const cvx_flash &a, const cvx_sage &s, char *room)
 {
+    const int groups = SAGE_THREADS / 8;
     float(*part)[CVX_SAGE_HEAD] = (float(*)[CVX_SAGE_HEAD])room;
-    int64_t n = blockIdx.x, head = n % a.h, item = n / a.h;
+    int64_t n = blockIdx.y, head = n % a.h, item = n / a.h;
+    int64_t j0 = (int64_t)blockIdx.x * CVX_SAGE_SHARE, rows = a.sk - j0;
     int piece = threadIdx.x % 8 * 8, group = threadIdx.x / 8;
-    const bf16 *k = (const bf16 *)a.k + item * a.ks[0] + head * a.ks[2] + piece;
-    const bf16 *v = (const bf16 *)a.v + item * a.vs[0] + head * a.vs[2] + piece;
+    const bf16 *k = (const bf16 *)a.k + item * a.ks[0] + head * a.ks[2] + j0 * a.ks[1] + piece;
+    const bf16 *v = (const bf16 *)a.v + item * a.vs[0] + head * a.vs[2] + j0 * a.vs[1] + piece;
+    float *out = s.part + (n * cvx_sage_shares(a.sk) + blockIdx.x) * (2 * CVX_SAGE_HEAD);
     float sum[8] = {}, most[8] = {};
 
+    rows = rows < CVX_SAGE_SHARE ? rows : CVX_SAGE_SHARE;
 #pragma unroll 4
-    for (int64_t j = group; j < a.sk; j += SAGE_STATS_THREADS / 8) {
+    for (int64_t j = group; j < rows; j += groups) {
         float x[8], y[8];
         load<bf16, 8>(x, k + j * a.ks[1]);
         load<bf16, 8>(y, v + j * a.vs[1]);
@@ -44,26 +47,33 @@ static __device__ __forceinline__ void sage_stats(const cvx_flash &a, const cvx_
             part[group][piece + i] = what == 0 ? sum[i] : most[i];
         }
         __syncthreads();
-        for (int step = SAGE_STATS_THREADS / 16; step > 0; step /= 2) {
-            if (group < step) {
-#pragma unroll
-                for (int i = 0; i < 8; i++) {
-                    float x = part[group][piece + i], y = part[group + step][piece + i];
-                    part[group][piece + i] = what == 0 ? x + y : fmaxf(x, y);
-                }
-            }
-            __syncthreads();
-        }
         if (threadIdx.x < CVX_SAGE_HEAD) {
-            float x = part[0][threadIdx.x];
-            if (what == 0) {
-                s.mean[n * CVX_SAGE_HEAD + threadIdx.x] = x / (float)a.sk;
-            } else {
-                s.vs[n * CVX_SAGE_HEAD + threadIdx.x] = x > 0 ? x / 448 : 1;
+            float x = 0;
+            for (int g = 0; g < groups; g++) {
+                float y = part[g][threadIdx.x];
+                x = what == 0 ? x + y : fmaxf(x, y);
             }
+            out[what * CVX_SAGE_HEAD + threadIdx.x] = x;
         }
         __syncthreads();
     }
+}
+#define SAGE_STATS_ROOM (SAGE_THREADS / 8 * CVX_SAGE_HEAD * 4)
+
+/* Mean of the keys and scales of the values' columns of head blockIdx.x from its shares; a thread a column. */
+static __device__ __forceinline__ void sage_gather(const cvx_flash &a, const cvx_sage &s)
+{
+    int64_t shares = cvx_sage_shares(a.sk);
+    int64_t to = (int64_t)blockIdx.x * CVX_SAGE_HEAD + threadIdx.x;
+    const float *part = s.part + blockIdx.x * shares * (2 * CVX_SAGE_HEAD) + threadIdx.x;
+    float sum = 0, most = 0;
+
+    for (int64_t i = 0; i < shares; i++) {
+        sum += part[i * 2 * CVX_SAGE_HEAD];
+        most = fmaxf(most, part[(i * 2 + 1) * CVX_SAGE_HEAD]);
+    }
+    s.mean[to] = sum / (float)a.sk;
+    s.vs[to] = most > 0 ? most / 448 : 1;
 }
 
 /* Over a warp. */

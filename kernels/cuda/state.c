@@ -259,7 +259,15 @@ static cvx_status check_choices(cvx_cuda *s)
     static const char *const attention[] = {"plain", "mma", "hopper", "cudnn", NULL};
     static const char *const conv[] = {"own", "cudnn", NULL};
 
+    const char *v = getenv("CVX_CUDA_ATTENTION");
+
     CVX_RETURN_IF(check_choice(s, "CVX_CUDA_ATTENTION", attention));
+    if (v != NULL && strcmp(v, "hopper") == 0 && !s->hopper) {
+        return cvx_fail(CVX_EUNSUPPORTED,
+                        "CVX_CUDA_ATTENTION=hopper needs compute capability 9.0 and a build for "
+                        "90a; %s has %d.%d",
+                        s->name, s->sm / 10, s->sm % 10);
+    }
     return check_choice(s, "CVX_CUDA_CONV", conv);
 }
 

@@ -210,7 +210,9 @@ struct sage_operands {
     {
         int64_t d = CVX_SAGE_HEAD, n = CVX_SAGE_KEYS;
         s.skp = (a.sk + n - 1) / n * n;
-        memory.resize((size_t)(2 * s.skp * d + a.sq * (d + 8) + s.skp / n * 16 + 8 * d + 9 * 256));
+        int64_t part = cvx_sage_shares(a.sk) * 8 * d;
+        memory.resize(
+            (size_t)(2 * s.skp * d + a.sq * (d + 8) + s.skp / n * 16 + 8 * d + part + 10 * 256));
         char *p = memory.data();
         auto take = [&](int64_t bytes) {
             char *q = p + (256 - (uintptr_t)p % 256) % 256;
@@ -222,6 +224,7 @@ struct sage_operands {
         s.qs = (float *)take(a.sq * 4), s.shift = (float *)take(a.sq * 4);
         s.ks = (float *)take(s.skp / n * 16);
         s.vs = (float *)take(4 * d), s.mean = (float *)take(4 * d);
+        s.part = (float *)take(part);
     }
 };
 
@@ -235,8 +238,11 @@ static void run_sage(const cvx_flash &a)
                      {(char *)s.k, {d, s.skp, 1, 1}, {d, 0, 0}, 1, d, sage_tile::keys},
                      {(char *)s.v, {s.skp, d, 1, 1}, {s.skp, 0, 0}, 1, sage_tile::keys, d}};
 
-    device_run(SAGE_STATS_THREADS, SAGE_STATS_THREADS / 8 * CVX_SAGE_HEAD * 4, {0, 0, 0},
-               [&] { sage_stats(a, s, device.room); });
+    for (unsigned x = 0; x < cvx_sage_shares(a.sk); x++) {
+        device_run(SAGE_THREADS, SAGE_STATS_ROOM, {x, 0, 0},
+                   [&] { sage_stats(a, s, device.room); });
+    }
+    device_run(CVX_SAGE_HEAD, 16, {0, 0, 0}, [&] { sage_gather(a, s); });
     for (unsigned x = 0; x * (SAGE_THREADS / 32) < a.sq; x++) {
         device_run(SAGE_THREADS, 16, {x, 0, 0}, [&] { sage_queries(a, s); });
     }
@@ -302,6 +308,7 @@ static void sage_sums(void **)
         check_sage(40, 128);
         check_sage(150, 200);
         check_sage(33, 900);
+        check_sage(5, 1100);
     }
 }
 
