@@ -16,6 +16,9 @@
 #include <libavutil/mem.h>
 #include <libavutil/pixdesc.h>
 
+/* sws reads and writes whole vectors of pixels: rows of packed ones need room for so many more. */
+#define BEYOND 64
+
 #define SWS_EXACT                                                                                  \
     (SWS_BICUBIC | SWS_ACCURATE_RND | SWS_BITEXACT | SWS_FULL_CHR_H_INT | SWS_FULL_CHR_H_INP)
 
@@ -121,12 +124,11 @@ cvx_status cvx_av_to_rgb(uint8_t *rgb, const AVFrame *f, struct SwsContext **sws
     *sws = sws_getCachedContext(*sws, f->width, f->height, f->format, f->width, f->height,
                                 alpha ? AV_PIX_FMT_RGBA : AV_PIX_FMT_RGB24, SWS_EXACT, NULL, NULL,
                                 NULL);
-    /* sws reads and writes whole vectors: its rows need more room than packed RGB has. */
     if (*sws == NULL ||
         (!rgb_in && !set_colours(*sws, f->colorspace, is_full_range(f), SWS_CS_DEFAULT, true))) {
         return no_scaler(path);
     }
-    if (av_image_alloc(data, stride, f->width + 32, f->height,
+    if (av_image_alloc(data, stride, f->width + BEYOND, f->height,
                        alpha ? AV_PIX_FMT_RGBA : AV_PIX_FMT_RGB24, 64) < 0) {
         return cvx_fail(CVX_ENOMEM, "%s: no memory for a %dx%d frame", path, f->width, f->height);
     }
@@ -144,30 +146,42 @@ cvx_status cvx_av_to_rgb(uint8_t *rgb, const AVFrame *f, struct SwsContext **sws
     return CVX_OK;
 }
 
-/* [h, w, 3] -> [out_h, out_w, 3], repeating the last column and row. */
-static void pad_edges(uint8_t *dst, int out_w, int out_h, const uint8_t *src, int64_t w, int64_t h)
+/* [h, w, 3] -> rows `stride` bytes apart, out_w x out_h of them, repeating the last column and row. */
+static void pad_edges(uint8_t *dst, size_t stride, int out_w, int out_h, const uint8_t *src,
+                      int64_t w, int64_t h)
 {
     for (int64_t y = 0; y < out_h; y++) {
+        uint8_t *to = dst + (size_t)y * stride;
         const uint8_t *row = src + (y < h ? y : h - 1) * w * 3;
-        memcpy(dst, row, (size_t)w * 3);
-        dst += w * 3;
-        for (int64_t x = w; x < out_w; x++, dst += 3) {
-            memcpy(dst, row + (w - 1) * 3, 3);
+        memcpy(to, row, (size_t)w * 3);
+        for (int64_t x = w; x < out_w; x++) {
+            memcpy(to + x * 3, row + (w - 1) * 3, 3);
         }
     }
 }
 
-cvx_status cvx_av_from_rgb(AVFrame *out, const uint8_t *rgb, int64_t w, int64_t h, uint8_t *padded,
+cvx_status cvx_av_scratch(AVFrame **out, const AVFrame *frame)
+{
+    AVFrame *f = av_frame_alloc();
+
+    *out = f;
+    if (f == NULL) {
+        return cvx_fail(CVX_ENOMEM, "no memory for a frame");
+    }
+    f->format = AV_PIX_FMT_RGB24;
+    f->width = frame->width + BEYOND;
+    f->height = frame->height;
+    if (av_frame_get_buffer(f, 0) < 0) {
+        av_frame_free(out);
+        return cvx_fail(CVX_ENOMEM, "no memory for a %dx%d frame", frame->width, frame->height);
+    }
+    return CVX_OK;
+}
+
+cvx_status cvx_av_from_rgb(AVFrame *out, const uint8_t *rgb, int64_t w, int64_t h, AVFrame *scratch,
                            struct SwsContext **sws)
 {
-    const uint8_t *src[4] = {rgb};
-    int stride[4] = {(int)w * 3};
-
-    if (out->width != w || out->height != h) {
-        pad_edges(padded, out->width, out->height, rgb, w, h);
-        src[0] = padded;
-        stride[0] = out->width * 3;
-    }
+    pad_edges(scratch->data[0], (size_t)scratch->linesize[0], out->width, out->height, rgb, w, h);
     if (*sws == NULL) {
         *sws = sws_getContext(out->width, out->height, AV_PIX_FMT_RGB24, out->width, out->height,
                               out->format, SWS_EXACT, NULL, NULL, NULL);
@@ -175,7 +189,8 @@ cvx_status cvx_av_from_rgb(AVFrame *out, const uint8_t *rgb, int64_t w, int64_t 
             return no_scaler("output");
         }
     }
-    if (sws_scale(*sws, src, stride, 0, out->height, out->data, out->linesize) < 0) {
+    if (sws_scale(*sws, (const uint8_t *const *)scratch->data, scratch->linesize, 0, out->height,
+                  out->data, out->linesize) < 0) {
         return no_scaler("output");
     }
     return CVX_OK;

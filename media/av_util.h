@@ -23,10 +23,13 @@ cvx_status cvx_av_fail(cvx_status code, int err, const char *verb, const char *p
 cvx_status cvx_av_to_rgb(uint8_t *rgb, const AVFrame *f, struct SwsContext **sws, bool on_black,
                          const char *path) CVX_CHECK;
 
+/* *out: a frame for cvx_av_from_rgb's `scratch`, the caller's to free (av_frame_free). CVX_ENOMEM. */
+cvx_status cvx_av_scratch(AVFrame **out, const AVFrame *frame) CVX_CHECK;
+
 /* rgb [h, w, 3] -> out, an allocated frame of yuv420p, BT.709, limited range. out may be one pixel
- * wider and higher than the source: the last column and row are repeated. `padded` is scratch of
- * [out->height, out->width, 3] bytes, unused (may be NULL) if the sizes are equal. */
-cvx_status cvx_av_from_rgb(AVFrame *out, const uint8_t *rgb, int64_t w, int64_t h, uint8_t *padded,
+ * wider and higher than the source: the last column and row are repeated. `scratch`: of
+ * cvx_av_scratch for out. */
+cvx_status cvx_av_from_rgb(AVFrame *out, const uint8_t *rgb, int64_t w, int64_t h, AVFrame *scratch,
                            struct SwsContext **sws) CVX_CHECK;
 
 /* The EXIF orientation (1..8) that a 3x3 display matrix of libav asks for; 1 for NULL and for

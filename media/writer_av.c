@@ -130,7 +130,7 @@ typedef struct av_file {
     cvx_writer file;
     cvx_av_out out;
     AVFrame *frame;
-    uint8_t *padded; /* for odd sides */
+    AVFrame *scratch;
     struct SwsContext *sws;
 } av_file;
 
@@ -142,7 +142,7 @@ static void close_av(cvx_media_writer *w)
     cvx_writer_abort(&a->file);
     av_frame_free(&a->frame);
     sws_freeContext(a->sws);
-    free(a->padded);
+    av_frame_free(&a->scratch);
     free(a);
     w->self = NULL;
 }
@@ -160,16 +160,10 @@ static cvx_status make_frame(av_file *a, const cvx_media_writer *w)
     a->frame->height = e->height;
     a->frame->color_range = e->color_range;
     a->frame->colorspace = e->colorspace;
-    if (e->width != w->opts.w || e->height != w->opts.h) {
-        a->padded = malloc((size_t)e->width * (size_t)e->height * 3);
-        if (a->padded == NULL) {
-            return cvx_fail(CVX_ENOMEM, "output %s: out of memory", w->path);
-        }
-    }
     if (av_frame_get_buffer(a->frame, 0) < 0) {
         return cvx_fail(CVX_ENOMEM, "output %s: no memory for a frame", w->path);
     }
-    return CVX_OK;
+    return cvx_av_scratch(&a->scratch, a->frame);
 }
 
 static void set_video(AVCodecContext *e, const cvx_media_writer *w)
@@ -270,7 +264,7 @@ static cvx_status frame_av(cvx_media_writer *w, const uint8_t *rgb)
     if (av_frame_make_writable(a->frame) < 0) {
         return cvx_fail(CVX_ENOMEM, "output %s: no memory for a frame", w->path);
     }
-    CVX_RETURN_IF(cvx_av_from_rgb(a->frame, rgb, w->opts.w, w->opts.h, a->padded, &a->sws));
+    CVX_RETURN_IF(cvx_av_from_rgb(a->frame, rgb, w->opts.w, w->opts.h, a->scratch, &a->sws));
     a->frame->pts = w->n;
     return cvx_av_out_frame(&a->out, a->frame);
 }

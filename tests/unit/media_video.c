@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -89,21 +90,40 @@ static void draw(uint8_t *rgb, int64_t w, int64_t h, int64_t t)
     }
 }
 
+/* n bytes that end where a page ends, the next one being out of bounds: whoever reads on dies. */
+typedef struct fenced {
+    uint8_t *at;
+    void *map;
+    size_t size;
+} fenced;
+
+static fenced fence(size_t n)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), room = (n + page - 1) / page * page;
+    fenced f = {.size = room + page};
+
+    f.map = mmap(NULL, f.size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_true(f.map != MAP_FAILED);
+    assert_int_equal(mprotect((char *)f.map + room, page, PROT_NONE), 0);
+    f.at = (uint8_t *)f.map + room - n;
+    return f;
+}
+
 static void write_clip(const char *path, int64_t w, int64_t h, double fps, int64_t n)
 {
     cvx_media_writer *out = NULL;
     cvx_media_writer_opts o = {.w = w, .h = h, .fps = fps, .title = "a \xc3\xa9", .comment = "b"};
-    uint8_t *rgb = malloc((size_t)(w * h * 3));
+    fenced frame = fence((size_t)(w * h * 3));
 
     ok(cvx_media_writer_open(&out, path, &o));
     for (int64_t t = 0; t < n; t++) {
-        draw(rgb, w, h, t);
-        ok(cvx_media_writer_frame(out, rgb));
-        memset(rgb, 0, (size_t)(w * h * 3)); /* the writer must have taken a copy */
+        draw(frame.at, w, h, t);
+        ok(cvx_media_writer_frame(out, frame.at));
+        memset(frame.at, 0, (size_t)(w * h * 3)); /* the writer must have taken a copy */
     }
     ok(cvx_media_writer_commit(&out));
     assert_null(out);
-    free(rgb);
+    munmap(frame.map, frame.size);
 }
 
 static double mean_error(const uint8_t *a, const uint8_t *b, int64_t n)
@@ -343,6 +363,23 @@ static void odd_sides_are_padded_by_one(void **state)
         assert_in_range(f.rgb[97 * 3] + 10, f.rgb[96 * 3] + 10 - 6, f.rgb[96 * 3] + 10 + 6);
         cvx_frames_free(&f);
         assert_int_equal(unlink(in_dir(names[k])), 0);
+    }
+}
+
+/* libswscale goes through whole vectors of pixels: of any frame it must see no byte beyond the last. */
+static void frames_of_any_size_are_written(void **state)
+{
+    static const int64_t sizes[][2] = {{16, 16},  {32, 32},  {48, 112}, {112, 16}, {112, 80},
+                                       {96, 64},  {101, 17}, {136, 24}, {352, 32}, {240, 160},
+                                       {720, 48}, {16, 128}, {3, 2}};
+    static const char *const names[] = {"s.mp4", "s.webm", "s.gif"};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        for (int k = 0; k < 3; k++) {
+            write_clip(in_dir(names[k]), sizes[i][0], sizes[i][1], 8, 2);
+            assert_int_equal(unlink(in_dir(names[k])), 0);
+        }
     }
 }
 
@@ -692,6 +729,7 @@ int main(void)
         cmocka_unit_test(colours_come_back),
         cmocka_unit_test(same_frames_give_the_same_bytes),
         cmocka_unit_test(odd_sides_are_padded_by_one),
+        cmocka_unit_test(frames_of_any_size_are_written),
         cmocka_unit_test(webm_comes_back),
         cmocka_unit_test(gif_keeps_the_mean_rate),
         cmocka_unit_test(folders_hold_exact_frames),
