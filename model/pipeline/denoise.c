@@ -203,7 +203,8 @@ static cvx_status predict_window(cvx_run *r, denoise *d, int64_t i, double times
 }
 
 /* All windows, dealt to the groups of the mesh in turn; the result is d->blended. Every rank blends in the order of the
- * windows, so that the sums are the same for any number of groups. */
+ * windows, so that the sums are the same for any number of groups. A single window is blended with nothing, but groups
+ * that had none need it too. */
 static cvx_status predict(cvx_run *r, denoise *d, double timestep)
 {
     const cvx_windows *w = &d->windows;
@@ -216,13 +217,13 @@ static cvx_status predict(cvx_run *r, denoise *d, double timestep)
             st = predict_window(r, d, first + groups->rank, timestep);
         }
         CVX_RETURN_IF(groups->size > 1 ? cvx_comm_agree(groups, st) : st);
-        for (int g = 0; blends && g < groups->size && first + g < w->n; g++) {
-            const cvx_tensor *v = g == groups->rank ? &d->out : &d->taken;
+        for (int g = 0; g < groups->size && first + g < w->n; g++) {
+            const cvx_tensor *v = g == groups->rank || !blends ? &d->out : &d->taken;
             if (groups->size > 1) {
                 CVX_RETURN_IF(
                     cvx_comm_broadcast(groups, v->data, cvx_numel(v) * (int64_t)sizeof(float), g));
             }
-            CVX_RETURN_IF(blend_window(r, d, first + g, v));
+            CVX_RETURN_IF(blends ? blend_window(r, d, first + g, v) : CVX_OK);
         }
     }
     return CVX_OK;

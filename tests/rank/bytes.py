@@ -71,7 +71,7 @@ class Job:
         calls = sum(len(range(g, n, self.groups)) for n in self.windows)
         b, passes = 2 // self.cfg, calls * self.dit["num_layers"]
         self.add("window", "broadcast", r, calls * 4 * 2 * self.frames * self.vae["latent_channels"] * self.h * self.w *
-                 (self.groups - 1) if self.all_frames > self.frames else 0)
+                 (self.groups - 1))
         hl, own = shard(self.heads, self.tensor, t), self.own_rows(ring, u)
         place_rows = [sum(self.own_rows(i, k) for k in range(self.ulysses)) for i in range(self.ring)]
         h = shard(hl, self.ulysses, u)

@@ -23,6 +23,7 @@ counts "tensor" 2 --tensor-parallel-degree 2
 counts "more ranks than latent rows" 5 --ulysses-degree 5 --height 32
 counts "windows in groups" 4 --num-frames 33 --window-frames 17 --window-parallel-degree 2 --ulysses-degree 2
 counts "windows, guidance apart" 6 --num-frames 41 --window-frames 17 --window-parallel-degree 3 --enable-cfg-parallel
+counts "groups without a window" 3 --window-parallel-degree 3
 counts "windows on every fourth, second and each frame" 3 --num-frames 65 --window-frames 17 --window-parallel-degree 3 \
     --num-inference-steps 12
 finish

@@ -32,6 +32,7 @@ for n in 1 2 3 5 8; do
 done
 same 4 --enable-cfg-parallel
 same 6 --enable-cfg-parallel --ulysses-degree 3
+same 3 --window-parallel-degree 3 # of one window
 # bands of unequal height, pictures too large for the convolutions' rings to hold a chunk
 begin "shapes, large" --model models/shapes --height 256 --width 384 --num-frames 9
 same 5
