@@ -38,7 +38,9 @@ const cvx_opt cvx_supervise_opts[] = {
      "after two failed starts in a row halve the ranks, down to N (default: never)", 1, RANKS_MAX,
      NULL},
     {"launcher", CVX_OPT_STR, AT(launcher), "COMMAND",
-     "what starts the ranks, before \"-n N cvx-rank\" (default: mpirun)", 0, 0, NULL},
+     "what starts the ranks, before \"-n N cvx-rank\" (default: mpirun; for more ranks than cores "
+     "\"mpirun --oversubscribe\")",
+     0, 0, NULL},
     {"run-dir", CVX_OPT_STR, AT(run_dir), "DIR",
      "for signs of life; on several hosts a folder that all of them see (default: one of its own "
      "in memory)",
@@ -458,8 +460,12 @@ static bool goes_on(const start *s, ending how, int64_t restarts, int *code, con
     if (s->forwarded > 0) { /* asked to stop, and did not survive it */
         *st = cvx_fail(CVX_EREQUEUE, "%s after a signal: the same command goes on", why);
     } else if (s->n_signs == 0) {
-        *st = cvx_fail(CVX_EPEER, "%s before the first rank came up (launcher: %s)", why,
-                       s->opt->launcher);
+        bool plain = strcmp(s->opt->launcher, "mpirun") == 0;
+        *st = cvx_fail(CVX_EPEER, "%s before the first rank came up (launcher: %s%s)", why,
+                       s->opt->launcher,
+                       plain ? "; it starts no more ranks than there are cores unless --launcher "
+                               "\"mpirun --oversubscribe\" says so"
+                             : "");
     } else if (restarts == s->opt->max_restarts) {
         *st = cvx_fail(CVX_EPEER, "%s; given up after %lld restarts", why, (long long)restarts);
     } else {

@@ -4,8 +4,8 @@
 
 #include "kernels/cuda/flash.h"
 
-#define CVX_SAGE_HEAD 64  /* the one head size */
-#define CVX_SAGE_KEYS 128 /* keys of a block; sk is filled up to a multiple of it */
+#define CVX_SAGE_HEAD 64    /* the one head size */
+#define CVX_SAGE_KEYS 128   /* keys of a block; sk is filled up to a multiple of it */
 #define CVX_SAGE_SHARE 1024 /* keys and values that one block adds up */
 
 /* Operands in 8 bits, heads n = b · h one after the other:

@@ -1,11 +1,27 @@
 /* The first stage: the prompt through the text encoder, an image or a video through the VAE, the starting latents. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "kernels/memory.h"
 #include "kernels/transfer.h"
 #include "model/pipeline/inputs.h"
 #include "model/pipeline/run.h"
 #include "model/text/t5_tokenizer.h"
+
+/* Bytes of text that a note shows: all, or at most CUT_SHOWN, in whole characters. */
+#define CUT_SHOWN 160
+static int shown(const char *text)
+{
+    size_t n = strlen(text);
+
+    if (n <= CUT_SHOWN) {
+        return (int)n;
+    }
+    for (n = CUT_SHOWN; n > 0 && ((unsigned char)text[n] & 0xc0) == 0x80;) {
+        n--;
+    }
+    return (int)n;
+}
 
 /* One prompt into row `i` of the embeddings. */
 static cvx_status encode_prompt(cvx_run *r, cvx_t5_tokenizer *tok, const char *text, int64_t i)
@@ -21,8 +37,10 @@ static cvx_status encode_prompt(cvx_run *r, cvx_t5_tokenizer *tok, const char *t
     row = CVX_RESHAPE(&row, n, r->embeds.dim[2]);
     cvx_status st = tok == NULL ? CVX_OK : cvx_t5_tokenizer_encode(tok, text, n, ids, &t);
     if (st == CVX_OK && t.truncated) {
-        cvx_progress_note(&r->progress, "the prompt is longer than %lld tokens; left out: \"%s\"",
-                          (long long)n, t.cut);
+        int bytes = shown(t.cut);
+        cvx_progress_note(&r->progress,
+                          "the prompt is longer than %lld tokens; left out: \"%.*s%s\"",
+                          (long long)n, bytes, t.cut, t.cut[bytes] != 0 ? "..." : "");
     }
     cvx_t5_tokens_clear(&t);
     if (st == CVX_OK) {
