@@ -17,13 +17,16 @@
 
 #define ARGS 32
 #define LOCK_SECONDS 5.0
+/* What fails this soon is started again later each time, in the end after so many seconds. */
+#define SOON 10.0
+#define LONGEST_PAUSE 60.0
 
 typedef struct child {
-    const char *what;
+    const char *what, *package; /* package: what is missing where it cannot be started; or NULL */
     char *argv[ARGS];
     pid_t pid; /* 0: not running */
     int nice;
-    double started;
+    double started, ended, pause; /* pause: seconds until it is started again */
 } child;
 
 struct cvx_local {
@@ -55,35 +58,57 @@ static void add(child *c, const char *arg)
     c->argv[n] = strdup(arg);
 }
 
-/* Its output goes to the log; it ends when we do. */
+/* In the new process. Its output goes to the log; it ends when we do. Returns if it cannot be started. */
+static void become(const cvx_local *l, const child *c, pid_t parent)
+{
+    int fd = open(l->log, O_CREAT | O_APPEND | O_WRONLY, 0640);
+
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    if (getppid() != parent) {
+        _exit(1);
+    }
+    setpgid(0, 0); /* a Ctrl-C is the coordinator's to handle */
+    (void)setpriority(PRIO_PROCESS, 0, c->nice);
+    if (c == &l->redis) { /* the folder is free once Redis is gone, too */
+        (void)fcntl(l->lock, F_SETFD, 0);
+    }
+    if (fd >= 0) {
+        dup2(fd, 1);
+        dup2(fd, 2);
+    }
+    execvp(c->argv[0], c->argv);
+}
+
+/* Starts it, and waits until it is a program of its own: a pipe that this closes tells so, or why not. */
 static cvx_status begin(cvx_local *l, child *c)
 {
-    pid_t parent = getpid(), pid = fork();
+    pid_t parent = getpid(), pid;
+    int why = 0, told[2];
 
-    if (pid < 0) {
+    c->started = c->ended = cvx_now();
+    if (pipe2(told, O_CLOEXEC) != 0) {
         return cvx_fail(CVX_EINTERNAL, "cannot start %s: %s", c->argv[0], strerror(errno));
     }
+    pid = fork();
     if (pid == 0) {
-        int fd = open(l->log, O_CREAT | O_APPEND | O_WRONLY, 0640);
-        prctl(PR_SET_PDEATHSIG, SIGTERM);
-        if (getppid() != parent) {
-            _exit(1);
-        }
-        setpgid(0, 0); /* a Ctrl-C is the coordinator's to handle */
-        (void)setpriority(PRIO_PROCESS, 0, c->nice);
-        if (c == &l->redis) { /* the folder is free once Redis is gone, too */
-            (void)fcntl(l->lock, F_SETFD, 0);
-        }
-        if (fd >= 0) {
-            dup2(fd, 1);
-            dup2(fd, 2);
-        }
-        execvp(c->argv[0], c->argv);
-        _exit(127);
+        become(l, c, parent);
+        why = errno;
+        _exit(write(told[1], &why, sizeof why) == sizeof why ? 127 : 126);
     }
-    c->pid = pid;
-    c->started = cvx_now();
-    return CVX_OK;
+    close(told[1]);
+    if (pid < 0) {
+        why = errno;
+    } else if (read(told[0], &why, sizeof why) == sizeof why) {
+        (void)waitpid(pid, NULL, 0);
+    } else {
+        c->pid = pid;
+    }
+    close(told[0]);
+    return c->pid != 0
+               ? CVX_OK
+               : cvx_fail(CVX_EIO, "cannot start %s: %s%s%s%s", c->argv[0], strerror(why),
+                          c->package != NULL ? " (package " : "",
+                          c->package != NULL ? c->package : "", c->package != NULL ? ")" : "");
 }
 
 static cvx_status wait_for_redis(const cvx_local *l, const char *url)
@@ -148,7 +173,7 @@ cvx_status cvx_local_redis(cvx_local *l, const char *data_dir, char url[CVX_URL_
         return cvx_fail(CVX_EINVAL, "--data-dir %.200s: too long for a socket in it (100 bytes)",
                         data_dir);
     }
-    l->redis.what = "redis-server";
+    l->redis.what = l->redis.package = "redis-server";
     const char *const args[] = {"redis-server",
                                 "--port",
                                 "0",
@@ -185,6 +210,7 @@ cvx_status cvx_local_pool(cvx_local *l, const char *rank_program, const char *ur
     l->pool.what = "the pool";
     l->pool.nice = 5; /* computing never keeps requests waiting */
     if (ranks > 1) {
+        l->pool.package = "openmpi-bin, for --ranks 2 or more";
         snprintf(n, sizeof n, "%lld", (long long)ranks);
         const char *const mpi[] = {"mpirun", "--oversubscribe", "-n", n};
         for (size_t i = 0; i < 4; i++) {
@@ -219,16 +245,23 @@ cvx_status cvx_local_pool(cvx_local *l, const char *rank_program, const char *ur
 
 static void tend(cvx_local *l, child *c)
 {
+    double now = cvx_now();
     int status;
 
     if (c->pid != 0 && waitpid(c->pid, &status, WNOHANG) == c->pid) {
-        cvx_log(CVX_LOG_WARN, NULL, "%s has ended (%s %d): started again; %s has what it said",
-                c->what, WIFEXITED(status) ? "exit" : "signal",
-                WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status), l->log);
         c->pid = 0;
+        c->ended = now;
+        bool failing = now - c->started < SOON && !(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+        c->pause = failing && c->pause > 0 ? 2 * c->pause : 1;
+        c->pause = c->pause < LONGEST_PAUSE ? c->pause : LONGEST_PAUSE;
+        cvx_log(CVX_LOG_WARN, NULL,
+                "%s has ended (%s %d): started again in %.0f s; %s has what it said", c->what,
+                WIFEXITED(status) ? "exit" : "signal",
+                WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status), c->pause, l->log);
     }
-    if (c->pid == 0 && c->argv[0] != NULL && cvx_now() - c->started > 1 && begin(l, c) != CVX_OK) {
+    if (c->pid == 0 && c->argv[0] != NULL && now - c->ended > c->pause && begin(l, c) != CVX_OK) {
         cvx_log(CVX_LOG_ERROR, NULL, "%s", cvx_error());
+        c->pause = LONGEST_PAUSE;
     }
 }
 
