@@ -242,10 +242,17 @@ static span span_of(const cvx_dit_job *job, int size, int rank)
                   .v0 = s.start + in_text - text > 0 ? s.start + in_text - text : 0};
 }
 
+/* Whether the ranks of the cfg dimension have an item each; where there is no guidance they all compute the one that there is. */
+static bool items_apart(const cvx_mesh *m, const cvx_dit_job *job)
+{
+    return job->shape.batch >= m->degrees.n[CVX_MESH_CFG];
+}
+
 /* Every rank's rows [b, video, n] of both branches -> all [batch, video_rows, n]: one exchange a step. */
 static cvx_status gather_rows(pass *p, const cvx_tensor *rows, cvx_tensor *all)
 {
-    cvx_comm *c = p->d->mesh->branches, *seq = p->d->mesh->sequence;
+    const cvx_mesh *m = p->d->mesh;
+    cvx_comm *seq = m->sequence, *c = items_apart(m, p->job) ? m->branches : seq;
     int64_t n = rows->dim[2], batch = p->job->shape.batch, v = p->job->video_rows, at = 0;
     int64_t bytes[CVX_MAX_RANKS], place[CVX_MAX_RANKS];
     cvx_tensor blocks;
@@ -325,13 +332,14 @@ cvx_status cvx_dit_forward(cvx_dit *d, const cvx_dit_job *job, cvx_arena *step,
 {
     size_t mark = cvx_arena_mark(step);
     const cvx_mesh *m = d->mesh;
-    int64_t b = (job->shape.batch + m->degrees.n[CVX_MESH_CFG] - 1) / m->degrees.n[CVX_MESH_CFG];
+    bool apart = items_apart(m, job);
+    int64_t b = apart ? job->shape.batch / m->degrees.n[CVX_MESH_CFG] : job->shape.batch;
     span s = span_of(job, m->sequence->size, m->sequence->rank);
     pass p = {.d = d,
               .job = job,
               .step = step,
               .b = b,
-              .item0 = b * m->at[CVX_MESH_CFG],
+              .item0 = apart ? b * m->at[CVX_MESH_CFG] : 0,
               .s = s.rows,
               .text = s.text,
               .video = s.video,

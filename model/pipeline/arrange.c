@@ -140,13 +140,16 @@ static bool allowed(const cvx_degrees *d, const cvx_degrees *fixed, const cvx_jo
                     const cvx_checkpoint *ckpt)
 {
     const int *n = d->n;
-    bool ok = n[CVX_MESH_CFG] <= (job->guided ? 2 : 1);
+    bool ok = true;
 
     for (int i = 0; fixed != NULL && i < CVX_MESH_DIMS; i++) {
         ok = ok && (fixed->n[i] == 0 || fixed->n[i] == n[i]);
     }
     if (fixed == NULL || fixed->n[CVX_MESH_DATA] == 0) {
         ok = ok && n[CVX_MESH_DATA] <= cvx_request_videos(job->request);
+    }
+    if (fixed == NULL || fixed->n[CVX_MESH_CFG] == 0) {
+        ok = ok && n[CVX_MESH_CFG] <= (job->guided ? 2 : 1);
     }
     if (fixed == NULL || fixed->n[CVX_MESH_WINDOW] == 0) {
         ok = ok && n[CVX_MESH_WINDOW] <= job->windows.n;
@@ -242,9 +245,9 @@ cvx_status cvx_arrange(cvx_arrangements *out, const cvx_ctx *ctx, const cvx_chec
     }
     if (l.n == 0) {
         st = cvx_fail(CVX_EINVAL,
-                      "no mesh of %d ranks has the degrees asked for%s: their product must be the "
+                      "no mesh of %d ranks has the degrees asked for: their product must be the "
                       "number of ranks",
-                      ranks, job->guided ? "" : " (without guidance there is no cfg dimension)");
+                      ranks);
         goto done;
     }
     choose(&l);

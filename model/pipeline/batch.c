@@ -146,7 +146,7 @@ static cvx_status run_lines(batch *b)
     return CVX_OK;
 }
 
-/* The same status and message everywhere: a stop, or the failures of all groups. */
+/* The same status everywhere: a stop, or the failures of all groups. */
 static cvx_status conclude(batch *b, cvx_status st)
 {
     const cvx_mesh *m = b->mesh;
@@ -160,6 +160,9 @@ static cvx_status conclude(batch *b, cvx_status st)
     }
     if (stops((cvx_status)worst)) {
         return cvx_fail((cvx_status)worst, "stopped by a signal on another rank");
+    }
+    if (m->world->rank > 0) { /* one of them tells it */
+        return cvx_fail_peer((cvx_status)worst, 0);
     }
     return cvx_fail((cvx_status)worst, "%s: %.0f of %lld jobs failed", b->defaults->batch,
                     (double)failed, (long long)b->jobs);

@@ -80,4 +80,26 @@ code "goes on" 0 "$cvx" generate "${batch[@]}" --checkpoint-dir "$tmp/ck"
 says "leaves the first" "a.safetensors: done before"
 says "takes up the second" "going on after step 1 of 3"
 expect "same bytes" cmp "$tmp/want-b.safetensors" "$tmp/b.safetensors"
+
+# the mesh is one for all jobs: those without guidance, or without windows, leave a part of it without work
+for f in want many; do
+    cat >"$tmp/$f.jsonl" <<END
+{"prompt": "a red circle", "output": "$tmp/$f-f.safetensors", "guidance_scale": 1}
+{"prompt": "a red circle", "output": "$tmp/$f-g.safetensors", "height": 32, "width": 48}
+{"prompt": "a red circle", "output": "$tmp/$f-h.safetensors", "num_frames": 33, "window_frames": 17}
+{"prompt": "a red circle", "output": "$tmp/$f-i.safetensors", "num_frames": 33, "window_frames": 17, "guidance_scale": 1}
+{"prompt": "a red circle", "output": "$tmp/$f-j.safetensors", "num_frames": 48}
+END
+done
+code "unlike jobs: one rank" 2 "$cvx" generate "${base[@]}" --batch "$tmp/want.jsonl"
+for mesh in "" --enable-cfg-parallel "--window-parallel-degree 4" "--enable-cfg-parallel --window-parallel-degree 2"; do
+    rm -f "$tmp"/many-*
+    # word splitting: the mesh's flags
+    # shellcheck disable=SC2086
+    code "unlike jobs, $mesh" 2 mpi 4 "$rank" "${base[@]}" --batch "$tmp/many.jsonl" $mesh
+    equal "unlike jobs, $mesh: told once" 1 "$(grep -c '1 of 5 jobs failed' "$tmp/log")"
+    for f in f g h i; do
+        expect "unlike jobs, $mesh: $f" cmp "$tmp/want-$f.safetensors" "$tmp/many-$f.safetensors"
+    done
+done
 finish
