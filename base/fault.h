@@ -13,6 +13,7 @@
  *     checkpoint  with half of a checkpoint's bytes in its temporary
  *     decode      before the decoder
  *     frames      between two chunks of decoded frames (rank 0 of a video's ranks)
+ *     stage       before a round of frames is interpolated or enlarged (likewise)
  *     deliver     with every frame made and no output written (likewise)
  *
  * Without the variable a point costs one comparison. The supervisor takes the variable away from every

@@ -114,7 +114,8 @@ static cvx_status run(finish *f, cvx_stages *s, const cvx_job *job, const char *
                          .read_payload = f,
                          .write = write_frame,
                          .write_payload = f,
-                         .progress = progress};
+                         .progress = progress,
+                         .resumes = job->request->checkpoint_dir != NULL};
     const char *stage = job->request->interpolate > 0 ? "interpolate" : "upscale";
 
     CVX_RETURN_IF(

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/fault.h"
 #include "base/file.h"
 #include "base/stop.h"
 #include "model/stages/queue.h"
@@ -53,8 +54,11 @@ static cvx_status fill(run *r)
         r->ended = !got;
         r->have += got;
     }
+    CVX_RETURN_IF(cvx_fault("stage"));
     if (cvx_stop_asked()) {
-        return cvx_fail(CVX_ECANCELLED, "stopped by a signal");
+        return r->st->resumes ? cvx_fail(CVX_EREQUEUE,
+                                         "stopped by a signal: the same command does what is left")
+                              : cvx_fail(CVX_ECANCELLED, "stopped by a signal");
     }
     r->units = r->have < r->c->size ? r->have : r->c->size;
     if (r->first == 0 && r->have == 0) {

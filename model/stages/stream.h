@@ -15,6 +15,8 @@ typedef struct cvx_stream {
     cvx_status (*write)(void *payload, const uint8_t *rgb); /* in order; on a thread of its own */
     void *write_payload;
     cvx_progress *progress; /* begun by the caller; steps are input frames */
+    bool
+        resumes; /* a signal's end is CVX_EREQUEUE, since the caller can go on from a checkpoint; else CVX_ECANCELLED */
 } cvx_stream;
 
 /* Collective over comm: every rank brings stages that were opened alike. *frames (may be NULL): how many were written

@@ -140,7 +140,24 @@ says "is told" "decoding once more from the last latents, in tiles"
     --tile-sample-min-width 80 --output "$tmp/one.safetensors"
 expect "the bytes are those of the tiled job" cmp "$tmp/one.safetensors" "$tmp/many.safetensors"
 
+# a signal among the stages after the frames: nothing is denoised again
+many=$tmp/many.mp4
+args=(--model models/shapes --prompt "$prompt" --num-inference-steps 4 --interpolate 2 --manifest none --quiet --threads 1
+    --checkpoint-dir "$dir" --checkpoint-every 2 --output "$many")
+rm -rf "$dir"
+"$cvx" generate "${args[@]}" --checkpoint-dir "$tmp/undisturbed" --output "$tmp/one.mp4"
+# shellcheck disable=SC2317
+amid() { CVX_FAULT=term:0:stage:3 mpi 2 "$rank" "${args[@]}"; }
+stopped "stop amid interpolation" 75 amid
+says "says what to do" "stopped by a signal: the same command does what is left"
+equal "and leaves no video" "" "$(find "$tmp" -maxdepth 1 -name 'many.mp4*')"
+expect "goes on" mpi 2 "$rank" "${args[@]}"
+says "from the last step" "going on after step 4 of 4"
+expect "same bytes" cmp "$tmp/one.mp4" "$many"
+
 # without a folder the signal only ends the run
+stopped "no --checkpoint-dir, stages" 8 env CVX_FAULT=term:0:stage:2 "$cvx" generate --model models/shapes --prompt x --quiet \
+    --num-inference-steps 1 --interpolate 2 --output "$tmp/never.gif"
 stopped "no --checkpoint-dir" 8 env CVX_FAULT=term:0:step:2 "$cvx" generate --model models/shapes --prompt x --quiet \
     --num-inference-steps 4 --output "$tmp/never.gif"
 says "says where it ended" "stopped by a signal after step 2 of 4"
