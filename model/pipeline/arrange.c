@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "model/pipeline/generate.h"
+#include "model/pipeline/manifest.h"
 
 /* Up to so many ranks a mesh with the bits of one rank is good enough to look no further. */
 #define MANY_RANKS 16
@@ -314,13 +315,30 @@ done:
     return st;
 }
 
+/* Of a replay, what its manifest asks for. */
+static cvx_status pick_replayed(cvx_degrees *out, const cvx_request *r, int ranks, int node_ranks,
+                                cvx_progress *progress)
+{
+    cvx_request replay = CVX_REQUEST_INIT;
+    json_t *doc = NULL;
+
+    if (r->replay == NULL) {
+        return pick(out, r, ranks, node_ranks, progress);
+    }
+    CVX_RETURN_IF(cvx_manifest_replay(&doc, &replay, r));
+    cvx_status st = pick(out, &replay, ranks, node_ranks, progress);
+    json_decref(doc);
+    return st;
+}
+
 cvx_status cvx_arrange_world(cvx_mesh **out, const cvx_request *r, cvx_comm *world, int node_ranks,
                              cvx_progress *progress)
 {
     cvx_degrees d = CVX_DEGREES_ONE;
 
-    CVX_RETURN_IF(cvx_comm_agree(
-        world, world->rank == 0 ? pick(&d, r, world->size, node_ranks, progress) : CVX_OK));
+    CVX_RETURN_IF(cvx_comm_agree(world, world->rank == 0 ? pick_replayed(&d, r, world->size,
+                                                                         node_ranks, progress)
+                                                         : CVX_OK));
     CVX_RETURN_IF(cvx_comm_broadcast(world, &d, sizeof d, 0));
     CVX_RETURN_IF(cvx_mesh_open(out, world, &d));
     (*out)->node_ranks = node_ranks;

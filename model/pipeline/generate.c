@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "model/pipeline/arrange.h"
 #include "model/pipeline/finish.h"
 #include "model/pipeline/generator.h"
 #include "model/pipeline/manifest.h"
@@ -81,6 +82,27 @@ static cvx_status run_request(cvx_generator *g, const json_t *replayed, bool ski
     return CVX_OK;
 }
 
+/* Rings and tensor shards order sums: other degrees than the manifest's would make other bytes. */
+static cvx_status check_order(const cvx_request *r, const cvx_degrees *mesh)
+{
+    static const int ordered[] = {CVX_MESH_RING, CVX_MESH_TENSOR};
+    cvx_degrees want = CVX_DEGREES_ONE;
+    bool same = true;
+    char text[160];
+
+    for (int k = 0; k < 2; k++) {
+        int i = ordered[k];
+        want.n[i] = r->degree[i] > 0 ? (int)r->degree[i] : 1;
+        same = same && want.n[i] == mesh->n[i];
+    }
+    return same ? CVX_OK
+                : cvx_fail(CVX_EINVAL,
+                           "%s: made on a mesh of %s, which orders sums: start cvx-rank on a "
+                           "multiple of %d ranks, or give other degrees for other bytes",
+                           r->replay, cvx_degrees_describe(&want, text, sizeof text),
+                           cvx_mesh_size(&want));
+}
+
 cvx_status cvx_generator_run(cvx_generator *g, const cvx_request *r, bool skip_done)
 {
     cvx_request replay = CVX_REQUEST_INIT;
@@ -89,14 +111,9 @@ cvx_status cvx_generator_run(cvx_generator *g, const cvx_request *r, bool skip_d
 
     g->request = r;
     if (r->replay != NULL) {
-        CVX_TRY(st, cvx_manifest_load(&doc, &replay, r->replay), done);
-        replay.replay = r->replay;
-        replay.output = r->output != NULL ? r->output : replay.output;
-        replay.model = r->model != NULL ? r->model : replay.model;
-        replay.manifest = r->manifest;
-        replay.checkpoint_dir = r->checkpoint_dir;
-        replay.checkpoint_every = r->checkpoint_every;
+        CVX_TRY(st, cvx_manifest_replay(&doc, &replay, r), done);
         g->request = &replay;
+        CVX_TRY(st, check_order(&replay, &g->opt.mesh->degrees), done);
     }
     /* of several videos an earlier run may have made some */
     skip_done |= g->request->checkpoint_dir != NULL && g->request->num_videos_per_prompt > 1;

@@ -281,7 +281,7 @@ cvx_status cvx_manifest_write(const char *path, const json_t *manifest)
     return st;
 }
 
-cvx_status cvx_manifest_load(json_t **doc, cvx_request *r, const char *path)
+static cvx_status load(json_t **doc, cvx_request *r, const char *path)
 {
     json_t *j = NULL;
     int64_t version = 0;
@@ -300,6 +300,25 @@ cvx_status cvx_manifest_load(json_t **doc, cvx_request *r, const char *path)
         return st;
     }
     *doc = j;
+    return CVX_OK;
+}
+
+cvx_status cvx_manifest_replay(json_t **doc, cvx_request *out, const cvx_request *r)
+{
+    CVX_RETURN_IF(load(doc, out, r->replay));
+    out->replay = r->replay;
+    out->output = r->output != NULL ? r->output : out->output;
+    out->model = r->model != NULL ? r->model : out->model;
+    out->manifest = r->manifest;
+    out->checkpoint_dir = r->checkpoint_dir;
+    out->checkpoint_every = r->checkpoint_every;
+    out->threads = r->threads;
+    out->ranks = r->ranks;
+    out->cluster = r->cluster;
+    out->enable_cfg_parallel = r->enable_cfg_parallel;
+    for (int i = 0; i < CVX_MESH_DIMS; i++) {
+        out->degree[i] = r->degree[i] > 0 ? r->degree[i] : out->degree[i];
+    }
     return CVX_OK;
 }
 

@@ -24,8 +24,9 @@ bool cvx_manifest_matches(const json_t *doc, const cvx_ctx *ctx, const cvx_job *
 /* Writes it as JSON through a temporary. */
 cvx_status cvx_manifest_write(const char *path, const json_t *manifest) CVX_CHECK;
 
-/* Loads a manifest for a replay: *doc (new reference, must outlive r) and the request in it. */
-cvx_status cvx_manifest_load(json_t **doc, cvx_request *r, const char *path) CVX_CHECK;
+/* Loads the manifest r->replay: *doc (new reference, must outlive *out), and in *out, which is initialised, the request in it.
+ * What changes no byte, and model and output, are r's where r has them. */
+cvx_status cvx_manifest_replay(json_t **doc, cvx_request *out, const cvx_request *r) CVX_CHECK;
 
 /* CVX_EFORMAT naming the part whose hash differs from the manifest's. */
 cvx_status cvx_manifest_verify(const json_t *doc, const json_t *hashes, const char *path) CVX_CHECK;

@@ -2,6 +2,7 @@
 #include "model/vae/vae.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "model/vae/parts.h"
 
@@ -223,6 +224,14 @@ static cvx_status keep_seam(cvx_ctx *ctx, const cvx_tensor *kept, const cvx_tens
     return copy_view(ctx, &y, &x);
 }
 
+/* What a tile of this size counted when a plan was measured. */
+typedef struct measured {
+    int64_t size[2];
+    int runs;
+    cvx_op_stat counted[CVX_OP_COUNT];
+} measured;
+#define SIZES 16
+
 typedef struct tiler {
     coding c;       /* x: the whole input */
     cvx_comm *deal; /* the ranks that the tiles are dealt to; c.comm is one rank's */
@@ -231,6 +240,7 @@ typedef struct tiler {
     cvx_tensor out;        /* [F', C', H', W'], any strides; on rank 0 */
     cvx_tensor cur, other; /* room for one tile's output, dense: of this rank, of another one */
     seams s;               /* on rank 0 */
+    measured *sizes;       /* SIZES of them, in measure mode; else NULL */
 } tiler;
 
 /* Where tile k lies in the input, and its output's view of `room`. */
@@ -248,17 +258,61 @@ static cvx_tensor tile_at(const tiler *t, int64_t k, const cvx_tensor *room, int
                     size[1] * h->up / h->down);
 }
 
-/* This rank computes tile k. */
-static cvx_status run_tile(tiler *t, int64_t k)
+static cvx_status code_tile(const tiler *t, const int64_t at[2], const int64_t size[2],
+                            const cvx_tensor *out)
 {
-    int64_t at[2], size[2];
-    cvx_tensor out = tile_at(t, k, &t->cur, at, size), x = cvx_slice(t->c.x, 2, at[0], size[0]);
+    cvx_tensor x = cvx_slice(t->c.x, 2, at[0], size[0]);
     coding c = t->c;
 
     x = cvx_slice(&x, 3, at[1], size[1]);
     c.x = &x;
-    c.out = &out;
+    c.out = out;
     return cvx_vae_code(&c);
+}
+
+/* In measure mode: tiles of one size count alike, so only two are walked (the first packs weights, too). A plan of a large
+ * picture has many thousands. */
+static cvx_status measure_tile(tiler *t, const int64_t at[2], const int64_t size[2],
+                               const cvx_tensor *out)
+{
+    cvx_ctx *ctx = t->c.vae->load.ctx;
+    cvx_op_stat before[CVX_OP_COUNT];
+    measured *m = t->sizes;
+
+    while (m < t->sizes + SIZES && m->runs > 0 &&
+           (m->size[0] != size[0] || m->size[1] != size[1])) {
+        m++;
+    }
+    if (m == t->sizes + SIZES) {
+        return code_tile(t, at, size, out);
+    }
+    if (m->runs == 2) {
+        for (int i = 0; i < CVX_OP_COUNT; i++) {
+            ctx->stat[i].calls += m->counted[i].calls;
+            ctx->stat[i].flops += m->counted[i].flops;
+            ctx->stat[i].bytes += m->counted[i].bytes;
+        }
+        return CVX_OK;
+    }
+    memcpy(before, ctx->stat, sizeof before);
+    CVX_RETURN_IF(code_tile(t, at, size, out));
+    for (int i = 0; i < CVX_OP_COUNT; i++) {
+        m->counted[i].calls = ctx->stat[i].calls - before[i].calls;
+        m->counted[i].flops = ctx->stat[i].flops - before[i].flops;
+        m->counted[i].bytes = ctx->stat[i].bytes - before[i].bytes;
+    }
+    memcpy(m->size, size, sizeof m->size);
+    m->runs++;
+    return CVX_OK;
+}
+
+/* This rank computes tile k. */
+static cvx_status run_tile(tiler *t, int64_t k)
+{
+    int64_t at[2], size[2];
+    cvx_tensor out = tile_at(t, k, &t->cur, at, size);
+
+    return t->sizes != NULL ? measure_tile(t, at, size, &out) : code_tile(t, at, size, &out);
 }
 
 /* Tile k, in `room`, is blended with those above and to the left and put into its place. In the order of k. */
@@ -343,14 +397,18 @@ static cvx_status run_tiles(tiler *t)
 
     t->cols = (in[3] + h->stride - 1) / h->stride;
     t->n = (in[2] + v->stride - 1) / v->stride * t->cols;
+    bool measure = t->c.vae->load.ctx->measure;
     t->s.above = calloc((size_t)t->cols, sizeof *t->s.above);
-    st = t->s.above != NULL ? open_tiles(t)
-                            : cvx_fail(CVX_ENOMEM, "no memory for %lld tiles", (long long)t->n);
+    t->sizes = measure ? calloc(SIZES, sizeof *t->sizes) : NULL;
+    st = t->s.above != NULL && (t->sizes != NULL || !measure)
+             ? open_tiles(t)
+             : cvx_fail(CVX_ENOMEM, "no memory for %lld tiles", (long long)t->n);
     CVX_TRY(st, cvx_comm_agree(t->deal, st), done);
     for (int64_t k = 0; k < t->n; k += t->deal->size) {
         CVX_TRY(st, run_deal(t, k), done);
     }
 done:
+    free(t->sizes);
     free(t->s.above);
     return st;
 }

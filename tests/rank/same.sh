@@ -65,4 +65,17 @@ for v in 5b-i2v 1.5-5b-i2v; do
         same "$n"
     done
 done
+
+# a manifest is made again on any number of ranks, unless its own mesh ordered sums
+args=(--model models/shapes --prompt "$prompt" --num-inference-steps 3 --quiet)
+"$cvx" generate "${args[@]}" --window-frames 9 --threads 2 --output "$tmp/one.mp4"
+expect "a replay on 3 ranks" mpi 3 "$rank" --replay "$tmp/one.mp4.json" --output "$tmp/again.mp4" --quiet
+expect "a replay on 3 ranks: same bytes" cmp "$tmp/one.mp4" "$tmp/again.mp4"
+expect "a ring" mpi 2 "$rank" "${args[@]}" --ring-degree 2 --threads 1 --output "$tmp/ring.mp4"
+expect "its replay" mpi 4 "$rank" --replay "$tmp/ring.mp4.json" --output "$tmp/again.mp4" --quiet
+expect "its replay: same bytes" cmp "$tmp/ring.mp4" "$tmp/again.mp4"
+code=0
+"$cvx" generate --replay "$tmp/ring.mp4.json" --output "$tmp/again.mp4" --quiet 2>"$tmp/why" || code=$?
+equal "its replay on one rank is refused" 2 "$code"
+expect "and says why" grep -q "made on a mesh of ring 2, which orders sums" "$tmp/why"
 finish
