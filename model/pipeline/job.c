@@ -140,24 +140,6 @@ static void note_source(cvx_job *j, const cvx_request *r)
     }
 }
 
-/* Default tiles that would not meet on this video are taken larger or smaller; those that were asked for are an error. */
-static cvx_status resolve_tiling(cvx_job *j, const cvx_checkpoint *c)
-{
-    size_t used = strlen(j->note);
-
-    if (cvx_vae_settle_tiling(&c->vae, &j->tiling, j->height, j->width)) {
-        const cvx_vae_tiling *t = &j->tiling;
-        snprintf(
-            j->note + used, sizeof j->note - used,
-            "%sdefault tiles do not meet on %lldx%lld; tiles of %lldx%lld (height x width) "
-            "instead",
-            used > 0 ? "; " : "", (long long)j->height, (long long)j->width,
-            (long long)(t->sample_min_height > 0 ? t->sample_min_height : c->vae.sample_height / 2),
-            (long long)(t->sample_min_width > 0 ? t->sample_min_width : c->vae.sample_width / 2));
-    }
-    return cvx_vae_check_tiling(&c->vae, &j->tiling, j->height, j->width);
-}
-
 static cvx_status resolve_mode(const cvx_checkpoint *c, const cvx_request *r)
 {
     if (c->image_to_video && r->image == NULL && r->extend == NULL) {
@@ -221,7 +203,7 @@ cvx_status cvx_job_resolve(cvx_job *out, const cvx_checkpoint *c, const cvx_requ
     cvx_dit_shape shape = cvx_job_window_shape(&j);
     CVX_RETURN_IF(cvx_dit_check(&c->dit, &shape, c->spatial));
     if (j.tiling.enabled) {
-        CVX_RETURN_IF(resolve_tiling(&j, c));
+        CVX_RETURN_IF(cvx_vae_check_tiling(&c->vae, &j.tiling, j.height, j.width));
     }
     *out = j;
     return CVX_OK;

@@ -122,34 +122,6 @@ static int64_t nearest_tile(const cvx_vae_config *cfg, int64_t sample, double ov
     return 0;
 }
 
-/* The least aligned tile size from `sample` on, since larger tiles show fewer seams; failing that the nearest. */
-static int64_t larger_tile(const cvx_vae_config *cfg, int64_t sample, double overlap,
-                           int64_t pixels)
-{
-    for (int64_t s = sample; s < pixels; s++) {
-        if (both_aligned(cfg, s, overlap, pixels)) {
-            return s;
-        }
-    }
-    return nearest_tile(cfg, sample, overlap, pixels);
-}
-
-bool cvx_vae_settle_tiling(const cvx_vae_config *cfg, cvx_vae_tiling *tiling, int64_t h, int64_t w)
-{
-    int64_t size[] = {h, w}, *given[] = {&tiling->sample_min_height, &tiling->sample_min_width};
-    tile_plan p = plan_tiles(cfg, tiling);
-    bool set = false;
-
-    for (int i = 0; i < 2 && is_tiled(cfg, tiling, h, w); i++) {
-        if (*given[i] == 0 && p.overlap[i] > 0 && p.overlap[i] < 1 &&
-            !both_aligned(cfg, p.sample[i], p.overlap[i], size[i])) {
-            *given[i] = larger_tile(cfg, p.sample[i], p.overlap[i], size[i]);
-            set = set || *given[i] > 0;
-        }
-    }
-    return set;
-}
-
 cvx_status cvx_vae_check_tiling(const cvx_vae_config *cfg, const cvx_vae_tiling *tiling, int64_t h,
                                 int64_t w)
 {

@@ -46,10 +46,6 @@ typedef struct cvx_vae_tiling {
 cvx_status cvx_vae_check_tiling(const cvx_vae_config *cfg, const cvx_vae_tiling *tiling, int64_t h,
                                 int64_t w) CVX_CHECK;
 
-/* Where tiles of the default size would not meet on h x w pixels, sets the next larger that do (or the nearest), as long as that
- * axis was left to the defaults (0). True if it set one. */
-bool cvx_vae_settle_tiling(const cvx_vae_config *cfg, cvx_vae_tiling *tiling, int64_t h, int64_t w);
-
 typedef struct cvx_vae cvx_vae;
 
 /* The tensors are borrowed from l->weights and l->arena, which must outlive the model. The
