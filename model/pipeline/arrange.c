@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "model/pipeline/batch.h"
 #include "model/pipeline/generate.h"
 #include "model/pipeline/manifest.h"
 
@@ -276,6 +277,16 @@ cvx_degrees cvx_request_degrees(const cvx_request *r)
     return d;
 }
 
+static cvx_status resolve(cvx_job *j, cvx_checkpoint *c, const cvx_request *r)
+{
+    cvx_source source;
+
+    CVX_RETURN_IF(cvx_request_check(r));
+    CVX_RETURN_IF(cvx_checkpoint_open(c, r->model));
+    CVX_RETURN_IF(cvx_source_look(&source, r));
+    return cvx_job_resolve(j, c, r, &source);
+}
+
 static cvx_status pick(cvx_degrees *out, const cvx_request *r, int ranks, int node_ranks,
                        cvx_progress *progress)
 {
@@ -287,7 +298,6 @@ static cvx_status pick(cvx_degrees *out, const cvx_request *r, int ranks, int no
     const cvx_pipeline_options opt = {.pack = true, .lora = &r->lora};
     cvx_degrees fixed = cvx_request_degrees(r);
     char text[160];
-    cvx_source source;
     cvx_status st = CVX_OK;
 
     if (r->ranks != 0 && r->ranks != ranks) {
@@ -295,9 +305,7 @@ static cvx_status pick(cvx_degrees *out, const cvx_request *r, int ranks, int no
                         "--ranks %lld, but there are %d: start so many by mpirun or srun",
                         (long long)r->ranks, ranks);
     }
-    CVX_RETURN_IF(cvx_checkpoint_open(&c, r->model));
-    CVX_RETURN_IF(cvx_source_look(&source, r));
-    CVX_RETURN_IF(cvx_job_resolve(&j, &c, r, &source));
+    CVX_RETURN_IF(resolve(&j, &c, r));
     CVX_RETURN_IF(cvx_request_ctx(&ctx, r));
     CVX_TRY(st,
             r->cluster != NULL ? cvx_cluster_load(&cluster, r->cluster)
@@ -315,18 +323,36 @@ done:
     return st;
 }
 
-/* Of a replay, what its manifest asks for. */
-static cvx_status pick_replayed(cvx_degrees *out, const cvx_request *r, int ranks, int node_ranks,
-                                cvx_progress *progress)
+static bool resolves(const cvx_request *r)
 {
-    cvx_request replay = CVX_REQUEST_INIT;
-    json_t *doc = NULL;
+    cvx_checkpoint c;
+    cvx_job j;
 
-    if (r->replay == NULL) {
-        return pick(out, r, ranks, node_ranks, progress);
+    return resolve(&j, &c, r) == CVX_OK;
+}
+
+/* A replay's mesh is chosen for what its manifest asks, a batch's for the first of its jobs that can be made. Where there is
+ * none any mesh will do to tell why. */
+static cvx_status pick_for(cvx_degrees *out, const cvx_request *r, int ranks, int node_ranks,
+                           cvx_progress *progress)
+{
+    cvx_request wanted = *r;
+    json_t *doc = NULL;
+    cvx_status st = CVX_OK;
+
+    if (r->replay != NULL) {
+        wanted = (cvx_request)CVX_REQUEST_INIT;
+        st = cvx_manifest_replay(&doc, &wanted, r);
+    } else if (r->batch != NULL) {
+        st = cvx_batch_example(&wanted, &doc, r, resolves);
+        if (st == CVX_OK && doc == NULL) {
+            out->n[CVX_MESH_ULYSSES] = ranks;
+            return CVX_OK;
+        }
     }
-    CVX_RETURN_IF(cvx_manifest_replay(&doc, &replay, r));
-    cvx_status st = pick(out, &replay, ranks, node_ranks, progress);
+    if (st == CVX_OK) {
+        st = pick(out, &wanted, ranks, node_ranks, progress);
+    }
     json_decref(doc);
     return st;
 }
@@ -336,9 +362,8 @@ cvx_status cvx_arrange_world(cvx_mesh **out, const cvx_request *r, cvx_comm *wor
 {
     cvx_degrees d = CVX_DEGREES_ONE;
 
-    CVX_RETURN_IF(cvx_comm_agree(world, world->rank == 0 ? pick_replayed(&d, r, world->size,
-                                                                         node_ranks, progress)
-                                                         : CVX_OK));
+    CVX_RETURN_IF(cvx_comm_agree(
+        world, world->rank == 0 ? pick_for(&d, r, world->size, node_ranks, progress) : CVX_OK));
     CVX_RETURN_IF(cvx_comm_broadcast(world, &d, sizeof d, 0));
     CVX_RETURN_IF(cvx_mesh_open(out, world, &d));
     (*out)->node_ranks = node_ranks;

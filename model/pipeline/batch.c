@@ -50,6 +50,40 @@ cvx_status cvx_batch_line(cvx_request *r, json_t **doc, const char *text, size_t
     return CVX_OK;
 }
 
+/* The line at *p, whose length is *len; *p moves to the next. NULL after the last. */
+static const char *next_line(const char **p, const char *end, size_t *len)
+{
+    const char *text = *p, *stop;
+
+    if (text >= end) {
+        return NULL;
+    }
+    stop = memchr(text, '\n', (size_t)(end - text));
+    *len = (size_t)((stop != NULL ? stop : end) - text);
+    *p = text + *len + (stop != NULL);
+    return text;
+}
+
+cvx_status cvx_batch_example(cvx_request *out, json_t **doc, const cvx_request *defaults,
+                             bool (*fits)(const cvx_request *r))
+{
+    char *text = NULL;
+    const char *p, *line;
+    size_t len = 0, n = 0;
+
+    *doc = NULL;
+    CVX_RETURN_IF(cvx_file_read(&text, &len, defaults->batch, BATCH_MAX_BYTES));
+    for (p = text; *doc == NULL && (line = next_line(&p, text + len, &n)) != NULL;) {
+        *out = *defaults;
+        if (cvx_batch_line(out, doc, line, n, defaults->batch) == CVX_OK && !fits(out)) {
+            json_decref(*doc);
+            *doc = NULL;
+        }
+    }
+    free(text);
+    return CVX_OK;
+}
+
 /* A failed job: told once, by the rank 0 of its group unless the cause is another rank's. Returns whether the ranks
  * can still talk. */
 static cvx_status tell_failure(batch *b, int64_t line, cvx_status st)
@@ -122,12 +156,11 @@ static cvx_status run_lines(batch *b)
     int64_t line = 0;
     const cvx_mesh *m = b->mesh;
 
-    for (const char *p = b->text, *end = b->text + b->len; p < end;) {
-        const char *stop = memchr(p, '\n', (size_t)(end - p));
-        size_t len = (size_t)((stop != NULL ? stop : end) - p);
+    const char *p = b->text, *text;
+    size_t len = 0;
+
+    while ((text = next_line(&p, b->text + b->len, &len)) != NULL) {
         line++;
-        const char *text = p;
-        p += len + (stop != NULL);
         if (strspn(text, " \t\r\n") >= len) {
             continue;
         }

@@ -23,4 +23,9 @@ cvx_status cvx_batch(const cvx_request *defaults, const cvx_generator_options *o
 cvx_status cvx_batch_line(cvx_request *r, json_t **doc, const char *text, size_t len,
                           const char *what) CVX_CHECK;
 
+/* The first job of the file defaults->batch that can be read and that `fits`, into *out: what a mesh is chosen for. *doc as above,
+ * NULL where there is none. CVX_EIO. */
+cvx_status cvx_batch_example(cvx_request *out, json_t **doc, const cvx_request *defaults,
+                             bool (*fits)(const cvx_request *r)) CVX_CHECK;
+
 #endif

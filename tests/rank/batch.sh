@@ -102,4 +102,24 @@ for mesh in "" --enable-cfg-parallel "--window-parallel-degree 4" "--enable-cfg-
         expect "unlike jobs, $mesh: $f" cmp "$tmp/want-$f.safetensors" "$tmp/many-$f.safetensors"
     done
 done
+
+# no default model, and an image-to-video checkpoint: the mesh is chosen for the first job that can be made
+image=tests/data/media/kind-rgb.png
+cat >"$tmp/models.jsonl" <<END
+{"prompt": "x", "output": "$tmp/k.safetensors", "model": "models/shapes", "num_frames": 48}
+{"prompt": "x", "output": "$tmp/l.safetensors", "model": "tests/data/variants/tiny-5b-i2v", "image": "$image", "num_inference_steps": 2}
+{"prompt": "a red circle", "output": "$tmp/a.safetensors", "model": "models/shapes", "seed": 1, "num_inference_steps": 2}
+END
+rm -f "$tmp"/a.*
+"$cvx" generate --model tests/data/variants/tiny-5b-i2v --image "$image" --prompt x --num-inference-steps 2 --threads 1 \
+    --quiet --manifest none --output "$tmp/want-l.safetensors"
+code "models in the lines" 2 mpi 3 "$rank" --batch "$tmp/models.jsonl" --threads 1
+for f in l a; do
+    expect "models in the lines: $f" cmp "$tmp/want-$f.safetensors" "$tmp/$f.safetensors"
+done
+echo '{"prompt": "x", "output": "x.gif"}' >"$tmp/none.jsonl"
+code "no model at all" 2 mpi 2 "$rank" --batch "$tmp/none.jsonl"
+says "no model at all: why" "none.jsonl:1: --model is needed"
+code "no --model" 2 mpi 2 "$rank" --prompt x --output "$tmp/x.gif"
+says "no --model: why" "^cvx-rank 0: --model is needed"
 finish
