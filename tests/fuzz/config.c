@@ -47,7 +47,7 @@ static void load_all(void)
     cvx_t5_config t5;
     cvx_sched_config sched;
     cvx_clip_config clip;
-    cvx_request request = CVX_REQUEST_INIT;
+    cvx_request request = CVX_REQUEST_INIT, asked = CVX_REQUEST_INIT;
     json_t *doc = NULL;
 
     if (cvx_dit_config_load(&dit, dir) == CVX_OK &&
@@ -68,7 +68,8 @@ static void load_all(void)
     if (refused && cvx_error()[0] == 0) {
         abort();
     }
-    if (cvx_manifest_load(&doc, &request, path[0]) == CVX_OK) {
+    asked.replay = path[0];
+    if (cvx_manifest_replay(&doc, &request, &asked) == CVX_OK) {
         json_decref(doc);
     }
 }
