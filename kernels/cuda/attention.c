@@ -57,10 +57,7 @@ static cvx_status run_sage(cvx_cuda *s, const cvx_attention_args *a)
     cvx_flash f;
 
     if (!s->hopper) {
-        return cvx_fail(CVX_EUNSUPPORTED,
-                        "--attention sage needs compute capability 9.0 and a build for 90a; %s has "
-                        "%d.%d",
-                        s->name, s->sm / 10, s->sm % 10);
+        return cvx_cuda_lacks_hopper(s, "--attention sage");
     }
     if (a->q->dim[3] != 64 || !cvx_cuda_flash_of(&f, a) || f.b * f.h > 65535) {
         return cvx_fail(CVX_EUNSUPPORTED,

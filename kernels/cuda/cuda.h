@@ -63,6 +63,8 @@ cvx_status cvx_cuda_scratch(cvx_cuda *s, int slot, void **out, size_t bytes) CVX
 /* CVX_OK for cudaSuccess (0), else CVX_EINTERNAL (CVX_ENOMEM for lack of memory) with what was tried and
  * CUDA's own words. rc: a cudaError_t. */
 cvx_status cvx_cuda_status(int rc, const char *what) CVX_CHECK;
+/* CVX_EUNSUPPORTED: `what` asks for Hopper's own kernels, and s->hopper is false. */
+cvx_status cvx_cuda_lacks_hopper(const cvx_cuda *s, const char *what) CVX_CHECK;
 /* After kernel launches: their status. In managed mode waits for them. */
 cvx_status cvx_cuda_launched(cvx_cuda *s, const char *kernel) CVX_CHECK;
 

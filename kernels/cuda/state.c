@@ -254,6 +254,13 @@ static cvx_status check_choice(cvx_cuda *s, const char *variable, const char *co
     return cvx_fail(CVX_EINVAL, "%s=%.40s: one of %s is possible", variable, v, all);
 }
 
+cvx_status cvx_cuda_lacks_hopper(const cvx_cuda *s, const char *what)
+{
+    return cvx_fail(CVX_EUNSUPPORTED,
+                    "%s needs compute capability 9.0 and a build for 90a; %s has %d.%d", what,
+                    s->name, s->sm / 10, s->sm % 10);
+}
+
 static cvx_status check_choices(cvx_cuda *s)
 {
     static const char *const attention[] = {"plain", "mma", "hopper", "cudnn", NULL};
@@ -263,10 +270,7 @@ static cvx_status check_choices(cvx_cuda *s)
 
     CVX_RETURN_IF(check_choice(s, "CVX_CUDA_ATTENTION", attention));
     if (v != NULL && strcmp(v, "hopper") == 0 && !s->hopper) {
-        return cvx_fail(CVX_EUNSUPPORTED,
-                        "CVX_CUDA_ATTENTION=hopper needs compute capability 9.0 and a build for "
-                        "90a; %s has %d.%d",
-                        s->name, s->sm / 10, s->sm % 10);
+        return cvx_cuda_lacks_hopper(s, "CVX_CUDA_ATTENTION=hopper");
     }
     return check_choice(s, "CVX_CUDA_CONV", conv);
 }

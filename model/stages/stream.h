@@ -16,7 +16,7 @@ typedef struct cvx_stream {
     void *write_payload;
     cvx_progress *progress; /* begun by the caller; steps are input frames */
     bool
-        resumes; /* a signal's end is CVX_EREQUEUE, since the caller can go on from a checkpoint; else CVX_ECANCELLED */
+        resumes; /* a signal ends it with CVX_EREQUEUE: there is a checkpoint; else CVX_ECANCELLED */
 } cvx_stream;
 
 /* Collective over comm: every rank brings stages that were opened alike. *frames (may be NULL): how many were written

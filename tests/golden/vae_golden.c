@@ -337,6 +337,44 @@ static void test_measure(void **state)
     close_fixture(&f);
 }
 
+static cvx_status drop(void *payload, const float *rgb, int64_t first, int64_t n)
+{
+    (void)payload, (void)rgb, (void)first, (void)n;
+    return CVX_OK;
+}
+
+/* In tiles, too, of which a measured decode walks two of each size: 24 tiles of four sizes here. */
+static void test_measure_tiles(void **state)
+{
+    const cvx_vae_tiling tiles = {.enabled = true, .sample_min_height = 48, .sample_min_width = 40};
+    cvx_op_stat real[CVX_OP_COUNT];
+    cvx_arena counted;
+    fixture f;
+
+    (void)state;
+    open_fixture(&f, "cpu", "auto", "tiny-5b", "variants/tiny-5b/golden.safetensors");
+    float *values = calloc(2 * 16 * 16 * 24, sizeof *values);
+    assert_non_null(values);
+    cvx_tensor z = CVX_VIEW(values, CVX_F32, 2, 16, 16, 24);
+    OK(cvx_vae_decode(f.vae, &f.step, &z, &tiles, drop, NULL)); /* packs the weights */
+    memset(f.ctx->stat, 0, sizeof f.ctx->stat);
+    OK(cvx_vae_decode(f.vae, &f.step, &z, &tiles, drop, NULL));
+    memcpy(real, f.ctx->stat, sizeof real);
+    memset(f.ctx->stat, 0, sizeof f.ctx->stat);
+    cvx_arena_open_measure(&counted, "step");
+    f.ctx->measure = true;
+    OK(cvx_vae_decode(f.vae, &counted, &z, &tiles, NULL, NULL));
+    assert_int_equal(counted.peak, f.step.peak);
+    for (int i = 0; i < CVX_OP_COUNT; i++) {
+        assert_int_equal(f.ctx->stat[i].calls, real[i].calls);
+        assert_true(fabs(f.ctx->stat[i].flops - real[i].flops) <= 1e-9 * real[i].flops);
+        assert_true(fabs(f.ctx->stat[i].bytes - real[i].bytes) <= 1e-9 * real[i].bytes);
+    }
+    assert_true(real[CVX_OP_ID_conv3d].calls > 0);
+    free(values);
+    close_fixture(&f);
+}
+
 static void test_frames(void **state)
 {
     const cvx_vae_config c = {.n_blocks = 4, .temporal_compression_ratio = 4};
@@ -378,10 +416,8 @@ static void test_tiling(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_frames),
-        cmocka_unit_test(test_tiling),
-        LEVEL_TEST_LIST,
-        cmocka_unit_test(test_measure),
+        cmocka_unit_test(test_frames),  cmocka_unit_test(test_tiling),        LEVEL_TEST_LIST,
+        cmocka_unit_test(test_measure), cmocka_unit_test(test_measure_tiles),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
