@@ -134,16 +134,17 @@ static void level(const char *isa, cvx_dtype compute, int threads)
 
 int main(int argc, char **argv)
 {
-    static const char *const levels[] = {"portable", "avx2", "avx512", "amx"};
     int threads = argc > 1 ? (int)strtol(argv[1], NULL, 10) : 0;
 
-    for (size_t i = 0; i < sizeof levels / sizeof *levels; i++) {
-        if (cvx_cpu_ops(levels[i]) == NULL || (argc > 2 && strcmp(argv[2], levels[i]) != 0)) {
+    for (int i = 0; cvx_cpu_levels[i] != NULL; i++) {
+        const char *isa = cvx_cpu_levels[i];
+        if (cvx_cpu_ops(isa) == NULL || (argc > 2 && strcmp(argv[2], isa) != 0)) {
             continue;
         }
-        level(levels[i], CVX_F32, threads);
-        if (strcmp(levels[i], "amx") == 0) { /* the others compute in f32 either way */
-            level(levels[i], CVX_BF16, threads);
+        level(isa, CVX_F32, threads);
+        if (strcmp(isa, "amx") == 0 ||
+            strcmp(isa, "avx512_bf16") == 0) { /* the others compute in f32 either way */
+            level(isa, CVX_BF16, threads);
         }
     }
     return 0;

@@ -13,14 +13,14 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
 PROMPT = "a red circle moving right on a black background"
 
-# what cvx promises, as shares of diffusers' figure
+# what cvx promises, as shares of diffusers' figure, in f32
 BOUNDS = {"dit time": 0.85, "vae time": 0.7, "vae peak memory": 0.6, "shapes, start to MP4": 0.3,
           "shapes against denoise and decode alone": 0.6}
 
 
-def run(command, threads):
+def run(command, args):
     """(wall seconds, last line of stdout) of one process."""
-    env = dict(os.environ, OMP_NUM_THREADS=str(threads))
+    env = dict(os.environ, OMP_NUM_THREADS=str(args.threads), CVX_BENCH_DTYPE=args.dtype)
     start = time.perf_counter()
     done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     wall = time.perf_counter() - start
@@ -37,10 +37,10 @@ class Comparison:
         self.notes = []
 
     def cvx(self, *command):
-        return run([self.args.cvx, *command], self.args.threads)
+        return run([self.args.cvx, *command, "--threads", str(self.args.threads), "--dtype", self.args.dtype], self.args)
 
     def peer(self, *command):
-        return run([self.args.python, f"{HERE}/peer_diffusers.py", *map(str, command)], self.args.threads)
+        return run([self.args.python, f"{HERE}/peer_diffusers.py", *map(str, command)], self.args)
 
     def pairs(self, cvx, peer):
         """Alternating runs: both sides see the same machine, whatever else it does."""
@@ -52,7 +52,8 @@ class Comparison:
         return ours, theirs
 
     def row(self, what, ours, theirs, unit):
-        self.rows.append((what, statistics.median(ours), statistics.median(theirs), unit, BOUNDS.get(what)))
+        self.rows.append((what, statistics.median(ours), statistics.median(theirs), unit,
+                          BOUNDS.get(what) if self.args.dtype == "f32" else None))
 
     def model(self, what, height, width, frames, runs):
         a = self.args
@@ -60,7 +61,7 @@ class Comparison:
 
         def cvx():
             return json.loads(self.cvx("bench", what, "--model", a.model, *size, "--runs", str(runs),
-                                       "--threads", str(a.threads), "--json")[1])
+                                       "--json")[1])
 
         def peer():
             return json.loads(self.peer(what, a.model, height, width, frames, runs)[1])
@@ -82,7 +83,7 @@ class Comparison:
 
         def cvx():
             return self.cvx("generate", "--model", folder, "--prompt", PROMPT, "--output", f"{out}-cvx.mp4",
-                            "--num-inference-steps", str(a.steps), "--threads", str(a.threads), "--quiet")[0]
+                            "--num-inference-steps", str(a.steps), "--quiet")[0]
 
         def peer():
             wall, line = self.peer("shapes", folder, f"{out}-diffusers.mp4", a.steps)
@@ -105,8 +106,8 @@ class Comparison:
                     break
         held = True
         print(f"\n### {datetime.date.today()}, {commit.stdout.strip() or 'no commit'}: against diffusers\n")
-        print(f"`bench/compare-diffusers --threads {a.threads} --rounds {a.rounds} --runs {a.runs} --steps {a.steps}` "
-              f"on {cpu}, {a.threads} threads, f32; medians of {a.rounds} alternating rounds\n")
+        print(f"`bench/compare-diffusers --threads {a.threads} --rounds {a.rounds} --runs {a.runs} --steps {a.steps}"
+              f"{'' if a.dtype == 'f32' else ' --dtype ' + a.dtype}` on {cpu}, {a.threads} threads, {a.dtype}; medians of {a.rounds} alternating rounds\n")
         print("| what | cvx | diffusers | ratio | at most |\n|---|---|---|---|---|")
         for what, ours, theirs, unit, bound in self.rows:
             ratio = ours / theirs
@@ -132,6 +133,7 @@ def main():
     p.add_argument("--rounds", type=int, default=3, help="alternating rounds (default 3)")
     p.add_argument("--runs", type=int, default=3, help="timed transformer calls in each process (default 3)")
     p.add_argument("--steps", type=int, default=50, help="steps of the shapes run (default 50)")
+    p.add_argument("--dtype", choices=("f32", "bf16"), default="f32", help="of both sides (default f32)")
     p.add_argument("--only", choices=("dit", "vae", "shapes"), action="append")
     args = p.parse_args()
     comparison = Comparison(args)

@@ -5,7 +5,8 @@
     peer_diffusers.py vae DIR H W FRAMES RUNS       one VAE decode
     peer_diffusers.py shapes DIR OUT STEPS          a whole run to an MP4
 
-The three measurements print one JSON object. Threads come from OMP_NUM_THREADS.
+The three measurements print one JSON object. Threads come from OMP_NUM_THREADS, the precision from CVX_BENCH_DTYPE
+(f32, the default, or bf16).
 """
 import json
 import os
@@ -21,6 +22,7 @@ import torch  # noqa: E402
 PROMPT = "a red circle moving right on a black background"
 THREADS = int(os.environ["OMP_NUM_THREADS"])
 torch.set_num_threads(THREADS)
+DTYPE = {"f32": torch.float32, "bf16": torch.bfloat16}[os.environ.get("CVX_BENCH_DTYPE", "f32")]
 
 
 def peak_bytes():
@@ -77,9 +79,9 @@ def latent_shape(height, width, frames):
 def dit(folder, height, width, frames, runs):
     from diffusers import CogVideoXTransformer3DModel
 
-    model = CogVideoXTransformer3DModel.from_pretrained(f"{folder}/transformer", dtype=torch.float32).eval()
-    x = torch.randn(2, *latent_shape(height, width, frames))
-    text = torch.randn(2, 226, 4096)
+    model = CogVideoXTransformer3DModel.from_pretrained(f"{folder}/transformer", dtype=DTYPE).eval()
+    x = torch.randn(2, *latent_shape(height, width, frames), dtype=DTYPE)
+    text = torch.randn(2, 226, 4096, dtype=DTYPE)
     t = torch.tensor([500, 500])
     loaded = peak_bytes()
     seconds = timed(runs, lambda: model(hidden_states=x, encoder_hidden_states=text, timestep=t, return_dict=False))
@@ -89,8 +91,8 @@ def dit(folder, height, width, frames, runs):
 def vae(folder, height, width, frames, runs):
     from diffusers import AutoencoderKLCogVideoX
 
-    model = AutoencoderKLCogVideoX.from_pretrained(f"{folder}/vae", dtype=torch.float32).eval()
-    z = torch.randn(1, *latent_shape(height, width, frames)).permute(0, 2, 1, 3, 4).contiguous()
+    model = AutoencoderKLCogVideoX.from_pretrained(f"{folder}/vae", dtype=DTYPE).eval()
+    z = torch.randn(1, *latent_shape(height, width, frames), dtype=DTYPE).permute(0, 2, 1, 3, 4).contiguous()
     loaded = peak_bytes()
     seconds = timed(runs, lambda: model.decode(z, return_dict=False))
     report("vae", seconds, loaded_bytes=loaded, peak_bytes=peak_bytes())
@@ -99,7 +101,7 @@ def vae(folder, height, width, frames, runs):
 def shapes(folder, out, steps):
     from diffusers import CogVideoXPipeline
 
-    pipe = CogVideoXPipeline.from_pretrained(folder, dtype=torch.float32)
+    pipe = CogVideoXPipeline.from_pretrained(folder, dtype=DTYPE)
     pipe.set_progress_bar_config(disable=True)
     with torch.inference_mode():
         positive, negative = pipe.encode_prompt(PROMPT, "", True, 1, max_sequence_length=32)

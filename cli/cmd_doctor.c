@@ -24,12 +24,11 @@ static void line(bool ok, const char *what, const char *detail, const char *advi
 
 static void check_cpu(void)
 {
-    static const char *const levels[] = {"portable", "avx2", "avx512", "amx"};
     char text[128] = "";
 
-    for (int i = 0; i < 4; i++) {
-        if (cvx_cpu_ops(levels[i]) != NULL) {
-            snprintf(text + strlen(text), sizeof text - strlen(text), "%s ", levels[i]);
+    for (int i = 0; cvx_cpu_levels[i] != NULL; i++) {
+        if (cvx_cpu_ops(cvx_cpu_levels[i]) != NULL) {
+            snprintf(text + strlen(text), sizeof text - strlen(text), "%s ", cvx_cpu_levels[i]);
         }
     }
     printf("processor\n");

@@ -40,7 +40,7 @@ static const cvx_opt opts[] = {
     {"backend", CVX_OPT_CHOICE, offsetof(options, backend), NULL,
      "where to compute (default: auto)", 0, 0, "auto|ref|cpu|cuda"},
     {"isa", CVX_OPT_CHOICE, offsetof(options, isa), NULL,
-     "highest CPU instruction set (default: auto)", 0, 0, "auto|portable|avx2|avx512|amx"},
+     "highest CPU instruction set (default: auto)", 0, 0, "auto|" CVX_CPU_LEVELS},
     {"quiet", CVX_OPT_FLAG, offsetof(options, quiet), NULL, "no progress", 0, 0, NULL},
     {NULL, 0, 0, NULL, NULL, 0, 0, NULL},
 };

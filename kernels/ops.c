@@ -794,16 +794,13 @@ static cvx_status choose_table(const cvx_ops **out, const cvx_ctx_options *opt)
     const char *backend = opt->backend != NULL ? opt->backend : "auto";
     char what[160];
     const char *isa = opt->isa != NULL && strcmp(opt->isa, "auto") != 0 ? opt->isa : cvx_cpu_isa();
-    static const char *const levels[] = {"portable", "avx2", "avx512", "amx"};
     bool known = false;
 
-    for (size_t i = 0; i < sizeof levels / sizeof *levels; i++) {
-        known = known || strcmp(isa, levels[i]) == 0;
+    for (int i = 0; cvx_cpu_levels[i] != NULL; i++) {
+        known = known || strcmp(isa, cvx_cpu_levels[i]) == 0;
     }
     if (!known) {
-        return cvx_fail(CVX_EINVAL,
-                        "instruction set \"%s\" is not one of auto, portable, avx2, "
-                        "avx512, amx",
+        return cvx_fail(CVX_EINVAL, "instruction set \"%s\" is not one of auto|" CVX_CPU_LEVELS,
                         isa);
     }
     if (strcmp(backend, "ref") == 0) {

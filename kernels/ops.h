@@ -307,8 +307,8 @@ struct cvx_ctx {
     cvx_op_stat stat[CVX_OP_COUNT];
 };
 
-/* backend: NULL or "auto", "ref", "cpu", "cuda". isa: NULL or "auto", "portable", "avx2", "avx512",
- * "amx" (at most what the machine has, else CVX_EUNSUPPORTED). threads 0: all cores allowed. */
+/* backend: NULL or "auto", "ref", "cpu", "cuda". isa: NULL, "auto" or one of CVX_CPU_LEVELS (at most
+ * what the machine has, else CVX_EUNSUPPORTED). threads 0: all cores allowed. */
 typedef struct cvx_ctx_options {
     const char *backend, *isa;
     int threads;
@@ -327,7 +327,11 @@ bool cvx_cudnn_usable(char what[160]);
 /* The tables. ref is complete; cpu's NULL entries are filled from ref at cvx_ctx_open so that a
  * table in use has no hole. */
 extern const cvx_ops cvx_ref_ops;
-/* The CPU table of an ISA level ("portable", "avx2", "avx512", "amx"), NULL if this machine cannot. */
+/* The CPU's instruction set levels, lowest first (a machine with one has those before it), in the words of a flag's
+ * choices and as a list that ends with NULL. avx512_bf16 differs from avx512 with CVX_BF16 only. */
+#define CVX_CPU_LEVELS "portable|avx2|avx512|avx512_bf16|amx"
+extern const char *const cvx_cpu_levels[];
+/* The CPU table of a level, NULL if this machine cannot. */
 const cvx_ops *cvx_cpu_ops(const char *isa);
 /* The best level of this machine. */
 const char *cvx_cpu_isa(void);

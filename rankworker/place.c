@@ -88,14 +88,13 @@ done:
 
 cvx_status cvx_place_isa(const char **out, cvx_comm *world)
 {
-    static const char *const levels[] = {"portable", "avx2", "avx512", "amx"};
     int best = 0;
 
-    for (int i = 0; i < 4; i++) {
-        best = strcmp(levels[i], cvx_cpu_isa()) == 0 ? i : best;
+    for (int i = 0; cvx_cpu_levels[i] != NULL; i++) {
+        best = strcmp(cvx_cpu_levels[i], cvx_cpu_isa()) == 0 ? i : best;
     }
     CVX_RETURN_IF(cvx_comm_least(world, &best));
-    *out = levels[best];
+    *out = cvx_cpu_levels[best];
     return CVX_OK;
 }
 

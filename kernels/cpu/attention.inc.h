@@ -1,6 +1,6 @@
 /* Attention without the S x S matrix: a block of query rows meets the keys block by block and
  * carries a running maximum, sum and output per row. Part of a level file; the two matrix products
- * are the level's own (attention_f32.inc.h, attention_amx.inc.h).
+ * are the level's own (attention_words.inc.h, attention_amx.inc.h).
  *
  * A row's result depends on its own query and on the keys only: key blocks are BK wide and begin at
  * 0 whatever the call's shape, and every row keeps its own maximum.
@@ -20,7 +20,7 @@ typedef struct attn_block {
     float max[BQ], sum[BQ], alpha[BQ];
     int64_t rows;
     char *q, *p; /* queries and probabilities as the products read them */
-    int parts;   /* into which both are split, on amx */
+    int parts;   /* bf16 parts into which both are split, 0: none */
 } attn_block;
 
 typedef struct attn_job {

@@ -25,18 +25,6 @@ static size_t attn_q_bytes(const cvx_ctx *ctx)
     return (size_t)BQ * (HD + BK) * 2 * (size_t)row_parts(ctx);
 }
 
-/* Two rows of 16 values, one pair after the other, in parts. */
-INLINE void split_pairs(char *dst, int parts, __m512 even, __m512 odd)
-{
-    for (int i = 0; i < parts; i++) {
-        __m256i e = (__m256i)_mm512_cvtneps_pbh(even), o = (__m256i)_mm512_cvtneps_pbh(odd);
-        __m512i v = _mm512_slli_epi32(_mm512_cvtepu16_epi32(o), 16);
-        _mm512_store_si512(dst + i * 2 * TILE, _mm512_or_si512(v, _mm512_cvtepu16_epi32(e)));
-        even = _mm512_sub_ps(even, bf16_floats(e));
-        odd = _mm512_sub_ps(odd, bf16_floats(o));
-    }
-}
-
 static void attn_pack_kv(const cvx_ctx *ctx, char *head, const float *k, int64_t ldk,
                          const float *v, int64_t ldv, int64_t j0, int64_t sk, int64_t d)
 {
@@ -60,7 +48,7 @@ static void attn_pack_kv(const cvx_ctx *ctx, char *head, const float *k, int64_t
             __m512 even = _mm512_maskz_loadu_ps(j < sk ? first(d - e) : 0, v + j * ldv + e);
             __m512 odd =
                 _mm512_maskz_loadu_ps(j + 1 < sk ? first(d - e) : 0, v + (j + 1) * ldv + e);
-            split_pairs(to, parts, even, odd);
+            split_pair(to, parts, even, odd);
         }
     }
 }

@@ -50,7 +50,9 @@ typedef struct conv_job {
     const float *bias;    /* NULL: none */
     const char *w_packed; /* of this job, [block][kt][kh] kernel rows of row_bytes */
     int64_t row_bytes;
-    int64_t tile;          /* amx: pixels of a tile; 0: f32 */
+    bool pairs;            /* x is bf16, read in pairs of channels */
+    int64_t words;         /* of a pixel: channels, or pairs of them */
+    int64_t tile;          /* amx: pixels of a tile; 0: rows of words */
     int x_parts, w_parts;  /* amx */
     bool ahead;            /* amx: ask for the next column of tiles while one is computed */
     int64_t band, bands;   /* rows of a band, bands of a frame */
@@ -115,8 +117,9 @@ static void unfold_block(float *out, float *rows, const cvx_tensor *w, int64_t b
     }
 }
 
-/* acc[MR][nv] += MR pixels (x, s floats apart) x k channels · b[k][NR]. */
-INLINE void conv_micro(vf acc[MR][2], int nv, const float *x, int64_t s, const float *b, int64_t k)
+/* acc[MR][nv] += MR pixels (x, s words apart) x k words · b[k][NR]. */
+INLINE void conv_micro(vf acc[MR][2], int nv, const float *x, int64_t s, const float *b, int64_t k,
+                       bool pairs)
 {
     const float *r[MR / 3]; /* three pixels from one address register: at 0, s and 2s */
 
@@ -128,10 +131,10 @@ INLINE void conv_micro(vf acc[MR][2], int nv, const float *x, int64_t s, const f
         vf b0 = vload(b + p * NR), b1 = nv > 1 ? vload(b + p * NR + VW) : b0;
 #pragma GCC unroll 16
         for (int i = 0; i < MR; i++) {
-            vf v = vset1(r[i / 3][i % 3 * s]);
-            acc[i][0] = vfma(v, b0, acc[i][0]);
+            const float *v = r[i / 3] + i % 3 * s;
+            acc[i][0] = word_fma(v, b0, acc[i][0], pairs);
             if (nv > 1) {
-                acc[i][1] = vfma(v, b1, acc[i][1]);
+                acc[i][1] = word_fma(v, b1, acc[i][1], pairs);
             }
         }
 #pragma GCC unroll 16
@@ -141,10 +144,10 @@ INLINE void conv_micro(vf acc[MR][2], int nv, const float *x, int64_t s, const f
     }
 }
 
-/* One kernel row for MR output pixels, s floats apart: c [MR][NR] = or += their sums. px: floats
- * from tap to tap. */
+/* One kernel row for MR output pixels, s words apart: c [MR][NR] = or += their sums. px: words from
+ * tap to tap. */
 INLINE void conv_tile(float *c, const float *x, int64_t px, int64_t s, const float *b,
-                      const conv_job *j, bool add, int nv)
+                      const conv_job *j, bool add, int nv, bool pairs)
 {
     vf acc[MR][2];
 
@@ -153,7 +156,7 @@ INLINE void conv_tile(float *c, const float *x, int64_t px, int64_t s, const flo
         acc[i][0] = acc[i][1] = vset1(0);
     }
     for (int64_t tap = 0; tap < j->kw; tap++) {
-        conv_micro(acc, nv, x + tap * px, s, b + tap * j->cin * NR, j->cin);
+        conv_micro(acc, nv, x + tap * px, s, b + tap * j->words * NR, j->words, pairs);
     }
 #pragma GCC unroll 16
     for (int i = 0; i < MR; i++) {
@@ -173,38 +176,40 @@ static void take_sums(float *c, const float *sum, int64_t n, bool add)
 }
 
 /* One kernel row for one output row: sums c [w][NR]. */
-INLINE void conv_row(float *c, const float *x, const float *b, const conv_job *j, bool add, int nv)
+INLINE void conv_row(float *c, const float *x, const float *b, const conv_job *j, bool add, int nv,
+                     bool pairs)
 {
     int64_t px = j->xs[2] / (int64_t)sizeof(float), s = px * j->stride, i = 0;
     float spare[MR * NR] = {0};
 
     for (; i + MR <= j->w; i += MR) {
-        conv_tile(c + i * NR, x + i * s, px, s, b, j, add, nv);
+        conv_tile(c + i * NR, x + i * s, px, s, b, j, add, nv, pairs);
     }
     if (i < j->w && j->w >= MR) { /* the last MR pixels, some of them again */
         int64_t again = i + MR - j->w;
-        conv_tile(spare, x + (i - again) * s, px, s, b, j, false, nv);
+        conv_tile(spare, x + (i - again) * s, px, s, b, j, false, nv, pairs);
         take_sums(c + i * NR, spare + again * NR, (MR - again) * NR, add);
         return;
     }
     for (; i < j->w;
          i++) { /* a row shorter than a tile: pixel by pixel, nothing is read past the row */
-        conv_tile(spare, x + i * s, px, 0, b, j, false, nv);
+        conv_tile(spare, x + i * s, px, 0, b, j, false, nv, pairs);
         take_sums(c + i * NR, spare, NR, add);
     }
 }
 
-static void f32_conv_rows(float *c, const char *x, const char *w, const conv_job *j, int64_t rows,
-                          bool add, bool narrow)
+/* nv: vectors of output channels, 1 or 2. */
+INLINE void conv_rows(float *c, const char *x, const char *w, const conv_job *j, int64_t rows,
+                      bool add, int nv)
 {
     const float *b = (const float *)(const void *)w;
 
     for (int64_t r = 0; r < rows; r++) {
         const float *p = (const float *)(const void *)(x + r * j->stride * j->xs[1]);
-        if (narrow) {
-            conv_row(c + r * j->w * NR, p, b, j, add, 1);
+        if (j->pairs) {
+            conv_row(c + r * j->w * NR, p, b, j, add, nv, true);
         } else {
-            conv_row(c + r * j->w * NR, p, b, j, add, 2);
+            conv_row(c + r * j->w * NR, p, b, j, add, nv, false);
         }
     }
 }
@@ -238,12 +243,12 @@ INLINE vf leak(vf v, vf slope)
     return vselect(v > 0, v, v * slope);
 }
 
-/* n <= NR numbers to y, as its dtype has them; other than f32 only for whole blocks on the amx level. */
+/* n <= NR numbers to y, as its dtype has them; other than f32 only for whole blocks on the levels that read bf16. */
 INLINE void put_block(char *y, const vf v[2], int64_t n, int64_t size)
 {
     float t[NR];
 
-#if defined(__AMX_BF16__)
+#if defined(__AVX512BF16__)
     if (size != sizeof(float)) {
         split32(y, 64, size == 2 ? 1 : 3, (__m512)v[0], (__m512)v[1]);
         return;
@@ -332,11 +337,12 @@ static void block_bias(float bias[NR], const conv_job *j, int64_t o0, int64_t n)
 
 static size_t conv_scratch(const cvx_ctx *ctx, const conv_call *a);
 static void conv_with(cvx_ctx *ctx, const conv_call *a, float *scratch);
+static void deal_rows(conv_job *j, int threads);
 
 #if defined(__AMX_BF16__)
 #include "kernels/cpu/conv_amx.inc.h"
 #else
-#include "kernels/cpu/conv_noamx.inc.h"
+#include "kernels/cpu/conv_words.inc.h"
 #endif
 
 static conv_job make_conv_job(const cvx_ctx *ctx, const conv_call *a, int p);
@@ -345,9 +351,10 @@ static conv_job make_conv_job(const cvx_ctx *ctx, const conv_call *a, int p);
 static size_t cpu_packed_conv_bytes(const cvx_ctx *ctx, const cvx_tensor *w, cvx_layout layout)
 {
     bool up2 = layout == CVX_PACKED_CONV_UP2;
-    size_t block = amx_takes(w)                                    ? amx_block_bytes(ctx, w, up2)
-                   : layout == CVX_PACKED_PICTURE && wino_takes(w) ? wino_block_bytes(w)
-                                                                   : f32_block_bytes(w, up2);
+    bool wino = layout == CVX_PACKED_PICTURE && wino_takes(ctx, w);
+    size_t block = takes_parts(ctx, w) ? parts_block_bytes(ctx, w, up2)
+                   : wino              ? wino_block_bytes(w)
+                                       : f32_block_bytes(w, up2);
 
     return block * (size_t)((up2 ? 4 : 1) * conv_blocks(w->dim[0]));
 }
@@ -355,8 +362,8 @@ static size_t cpu_packed_conv_bytes(const cvx_ctx *ctx, const cvx_tensor *w, cvx
 static cvx_status cpu_pack_conv(cvx_ctx *ctx, const cvx_pack_args *a)
 {
     const cvx_tensor *w = a->src;
-    bool up2 = a->dst->layout == CVX_PACKED_CONV_UP2, amx = amx_takes(w);
-    bool wino = a->dst->layout == CVX_PACKED_PICTURE && wino_takes(w), fold = amx || wino;
+    bool up2 = a->dst->layout == CVX_PACKED_CONV_UP2, parts = takes_parts(ctx, w);
+    bool wino = a->dst->layout == CVX_PACKED_PICTURE && wino_takes(ctx, w), fold = parts || wino;
     int64_t blocks = conv_blocks(w->dim[0]), all = blocks * (up2 ? 4 : 1);
     int64_t size = (int64_t)cpu_packed_conv_bytes(ctx, w, a->dst->layout) / all;
     int64_t rows = NR * w->dim[1] * w->dim[2] * w->dim[3] * w->dim[4];
@@ -370,8 +377,8 @@ static cvx_status cpu_pack_conv(cvx_ctx *ctx, const cvx_pack_args *a)
         char *to = (char *)a->dst->data + i * size;
         float *block = fold ? r + rows : (float *)(void *)to;
         unfold_block(block, r, w, i % blocks, (int)(i / blocks), up2);
-        if (amx) {
-            amx_fold_block(to, block, ctx, w, up2);
+        if (parts) {
+            fold_parts(to, block, ctx, w, up2);
         } else if (wino) {
             wino_fold_block((float *)(void *)to, block, w->dim[1]);
         }
@@ -380,7 +387,7 @@ static cvx_status cpu_pack_conv(cvx_ctx *ctx, const cvx_pack_args *a)
 }
 
 /* One band of rows and one group of channel blocks. */
-static void f32_conv_task(const conv_job *j, float *c, int64_t task)
+static void rows_conv_task(const conv_job *j, float *c, int64_t task)
 {
     int64_t g = task % j->groups, r0 = task / j->groups % j->bands * j->band;
     int64_t t = task / j->groups / j->bands, rows = cvx_min_i64(j->band, j->h - r0);
@@ -393,7 +400,11 @@ static void f32_conv_task(const conv_job *j, float *c, int64_t task)
         for (int64_t k = 0; k < j->kt * j->kh; k++, w += j->row_bytes) {
             const char *x = j->x + (j->x0 + t + k / j->kh) % j->ring * j->xs[0] +
                             (r0 * j->stride + k % j->kh) * j->xs[1];
-            f32_conv_rows(c, x, w, j, rows, k > 0, n <= VW);
+            if (n <= VW) {
+                conv_rows(c, x, w, j, rows, k > 0, 1);
+            } else {
+                conv_rows(c, x, w, j, rows, k > 0, 2);
+            }
         }
         block_bias(bias, j, b * NR, n);
         for (int64_t r = 0; r < rows; r++) {
@@ -403,7 +414,7 @@ static void f32_conv_task(const conv_job *j, float *c, int64_t task)
 }
 
 /* Bands, and groups of channel blocks where bands alone are too few for the threads. */
-static void deal_f32_conv(conv_job *j, int threads)
+static void deal_rows(conv_job *j, int threads)
 {
     int64_t blocks = conv_blocks(j->cout), want = 4 * threads;
 
@@ -432,7 +443,7 @@ static void run_conv(const conv_job *j, float *scratch, int threads)
             if (j->tile > 0) {
                 amx_conv_task(j, i);
             } else {
-                f32_conv_task(j, scratch + omp_get_thread_num() * conv_sums(j), i);
+                rows_conv_task(j, scratch + omp_get_thread_num() * conv_sums(j), i);
             }
         }
         gemm_end();
@@ -447,6 +458,7 @@ static conv_job make_conv_job(const cvx_ctx *ctx, const conv_call *a, int p)
     int64_t y_size = (int64_t)cvx_dtype_size(a->y->dtype);
     int64_t pr = p / 2, pc = p % 2, blocks = conv_blocks(w[0]);
     conv_job j = {.cin = w[1],
+                  .words = w[1],
                   .cout = w[0],
                   .kt = w[2],
                   .kh = packed_taps(w[3], a->up2),
@@ -480,10 +492,10 @@ static conv_job make_conv_job(const cvx_ctx *ctx, const conv_call *a, int p)
     j.row_bytes = (int64_t)cpu_packed_conv_bytes(ctx, a->w, a->w->layout) /
                   (blocks * (a->up2 ? 4 : 1) * j.kt * j.kh);
     j.w_packed = (const char *)a->w->data + p * blocks * j.kt * j.kh * j.row_bytes;
-    if (amx_takes(a->w)) {
-        deal_amx_conv(&j, ctx, a);
+    if (takes_parts(ctx, a->w)) {
+        deal_parts(&j, ctx, a);
     } else {
-        deal_f32_conv(&j, ctx->threads);
+        deal_rows(&j, ctx->threads);
     }
     return j;
 }
@@ -507,10 +519,10 @@ static cvx_status call_conv(cvx_ctx *ctx, const conv_call *a)
 {
     void *scratch;
 
-    if (amx_takes(a->w) && a->x->dtype == CVX_F32) {
-        return amx_conv_f32(ctx, a);
+    if (takes_parts(ctx, a->w) && a->x->dtype == CVX_F32) {
+        return conv_of_f32(ctx, a);
     }
-    if (a->w->layout == CVX_PACKED_PICTURE && wino_takes(a->w)) {
+    if (a->w->layout == CVX_PACKED_PICTURE && wino_takes(ctx, a->w)) {
         return wino_conv(ctx, a);
     }
     CVX_RETURN_IF(cvx_cpu_scratch(ctx, &scratch, conv_scratch(ctx, a)));

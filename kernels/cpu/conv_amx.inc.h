@@ -6,8 +6,11 @@
  * kernel rows, within them steps of 32 channels, then taps along the row, then parts. Channels must
  * be a multiple of 32; other convolutions are done in f32. */
 
-static bool amx_takes(const cvx_tensor *w)
+#include "kernels/cpu/conv_split.inc.h"
+
+static bool takes_parts(const cvx_ctx *ctx, const cvx_tensor *w)
 {
+    (void)ctx;
     return w->dim[1] % 32 == 0;
 }
 
@@ -17,27 +20,15 @@ static int amx_weight_parts(const cvx_ctx *ctx, const cvx_tensor *w, bool up2)
     return parts_of(ctx, up2 ? CVX_F32 : w->dtype);
 }
 
-static size_t amx_block_bytes(const cvx_ctx *ctx, const cvx_tensor *w, bool up2)
+static size_t parts_block_bytes(const cvx_ctx *ctx, const cvx_tensor *w, bool up2)
 {
     return (size_t)(packed_kernel(w, up2) * w->dim[1] / 32 * amx_weight_parts(ctx, w, up2) * 2 *
                     TILE);
 }
 
-/* Two rows of 16 floats as pairs of bf16, one vector a part, 2·TILE bytes apart. */
-INLINE void split_pair(char *to, __m512 v0, __m512 v1, int parts)
-{
-    for (int p = 0; p < parts; p++, to += 2 * TILE) {
-        __m256i h0 = (__m256i)_mm512_cvtneps_pbh(v0), h1 = (__m256i)_mm512_cvtneps_pbh(v1);
-        __m512i hi = _mm512_slli_epi32(_mm512_cvtepu16_epi32(h1), 16);
-        _mm512_storeu_si512(to, _mm512_or_si512(_mm512_cvtepu16_epi32(h0), hi));
-        v0 = _mm512_sub_ps(v0, bf16_floats(h0));
-        v1 = _mm512_sub_ps(v1, (__m512)hi);
-    }
-}
-
 /* block [tap][cin][32] f32 -> [kernel row][step of 32 channels][tap of the row][part][2 tiles]. */
-static void amx_fold_block(char *out, const float *block, const cvx_ctx *ctx, const cvx_tensor *w,
-                           bool up2)
+static void fold_parts(char *out, const float *block, const cvx_ctx *ctx, const cvx_tensor *w,
+                       bool up2)
 {
     int64_t cin = w->dim[1], kw = packed_taps(w->dim[4], up2), rows = packed_kernel(w, up2) / kw;
     int parts = amx_weight_parts(ctx, w, up2);
@@ -47,8 +38,8 @@ static void amx_fold_block(char *out, const float *block, const cvx_ctx *ctx, co
         for (int64_t p = 0; p < 16; p++) {
             const float *v = block + (tap * cin + step * 32 + 2 * p) * 32;
             for (int half = 0; half < 2; half++, v += 16) {
-                split_pair(out + half * TILE + p * 64, _mm512_loadu_ps(v), _mm512_loadu_ps(v + 32),
-                           parts);
+                split_pair(out + half * TILE + p * 64, parts, _mm512_loadu_ps(v),
+                           _mm512_loadu_ps(v + 32));
             }
         }
     }
@@ -56,7 +47,7 @@ static void amx_fold_block(char *out, const float *block, const cvx_ctx *ctx, co
 
 static cvx_dtype cpu_conv_input(const cvx_ctx *ctx, const cvx_tensor *w)
 {
-    return !amx_takes(w) ? CVX_F32 : ctx->compute == CVX_BF16 ? CVX_BF16 : CVX_BF16X3;
+    return !takes_parts(ctx, w) ? CVX_F32 : ctx->compute == CVX_BF16 ? CVX_BF16 : CVX_BF16X3;
 }
 
 /* Tile registers 0-5 with m rows (pixels), 6-7 whole (weights). */
@@ -230,7 +221,7 @@ static void amx_conv_task(const conv_job *j, int64_t task)
 #define AHEAD_BYTES ((int64_t)1800 << 10)
 #define MOST_ROWS 16
 
-static void deal_amx_conv(conv_job *j, const cvx_ctx *ctx, const conv_call *a)
+static void deal_parts(conv_job *j, const cvx_ctx *ctx, const conv_call *a)
 {
     int64_t blocks = conv_blocks(j->cout), weights = j->kt * j->kh * j->row_bytes, row, rows;
 
@@ -250,83 +241,8 @@ static void deal_amx_conv(conv_job *j, const cvx_ctx *ctx, const conv_call *a)
     j->bands = (j->h + rows - 1) / rows;
 }
 
-/* A pixel's channels, split. */
-INLINE void split_pixel(char *to, const float *x, int64_t c, int parts)
+/* A convolution of f32 input. */
+static cvx_status conv_of_f32(cvx_ctx *ctx, const conv_call *a)
 {
-    for (int64_t i = 0; i < c; i += 32) {
-        split32(to + i * 2 * parts, 64, parts, _mm512_loadu_ps(x + i), _mm512_loadu_ps(x + i + 16));
-    }
-}
-
-/* Rows of x, split: to [frames, rows, w, c]. */
-static void split_band(const cvx_tensor *to, const cvx_tensor *x, int64_t x0, int64_t row0,
-                       int parts, int threads)
-{
-    const int64_t *d = to->dim, *s = x->stride;
-    int64_t pixel = d[3] * 2 * parts;
-
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t i = 0; i < d[0] * d[1]; i++) {
-        const float *from =
-            (const float *)x->data + (x0 + i / d[1]) % x->dim[0] * s[0] + (row0 + i % d[1]) * s[1];
-        char *p = (char *)to->data + i * d[2] * pixel;
-        for (int64_t k = 0; k < d[2]; k++) {
-            split_pixel(p + k * pixel, from + k * s[2], d[3], parts);
-        }
-    }
-}
-
-/* Bytes of split rows that exist at a time when x comes as f32. */
-#define SPLIT_BYTES ((int64_t)12 << 20)
-
-/* Rows of output whose input fits. */
-static int64_t split_rows_at_once(const conv_call *a, int parts)
-{
-    int64_t row = a->w->dim[2] * a->x->dim[2] * a->w->dim[1] * 2 * parts;
-    int64_t fit = (SPLIT_BYTES / row - a->w->dim[3]) / a->stride, even;
-
-    fit = fit < 2 ? 2 : fit * (a->up2 ? 2 : 1);
-    even = fit / 2 * 2; /* up2 makes rows in pairs */
-    return cvx_min_i64(even, a->y->dim[1]);
-}
-
-/* A convolution of f32 input: split and convolved in bands of rows. */
-static cvx_status amx_conv_f32(cvx_ctx *ctx, const conv_call *a)
-{
-    int parts = row_parts(ctx);
-    int64_t rows = split_rows_at_once(a, parts), kt = a->w->dim[2], kh = a->w->dim[3];
-    int64_t in = a->up2 ? rows / 2 + 2 : (rows - 1) * a->stride + kh;
-    cvx_tensor split =
-        CVX_VIEW(NULL, parts == 1 ? CVX_BF16 : CVX_BF16X3, kt, in, a->x->dim[2], a->x->dim[3]);
-    size_t bytes = (size_t)cvx_numel(&split) * cvx_dtype_size(split.dtype);
-
-    for (int64_t t = 0; t < a->y->dim[0]; t++) {
-        for (int64_t r = 0; r < a->y->dim[1]; r += rows) {
-            cvx_tensor y = cvx_slice(a->y, 0, t, 1), res, outer;
-            int64_t n = cvx_min_i64(rows, a->y->dim[1] - r);
-            conv_call b = *a;
-            void *scratch;
-            y = cvx_slice(&y, 1, r, n);
-            b.y = &y;
-            if (a->residual != NULL) {
-                res = cvx_slice(a->residual, 0, t, 1);
-                res = cvx_slice(&res, 1, r, n);
-                b.residual = &res;
-            }
-            if (a->outer != NULL) {
-                outer = cvx_slice(a->outer, 0, t, 1);
-                outer = cvx_slice(&outer, 1, r, n);
-                b.outer = &outer;
-            }
-            CVX_RETURN_IF(cvx_cpu_scratch(ctx, &scratch, bytes + conv_scratch(ctx, &b)));
-            split.dim[1] = a->up2 ? n / 2 + 2 : (n - 1) * a->stride + kh;
-            split.data = (char *)scratch;
-            b.x = &split;
-            b.x0 = 0;
-            split_band(&split, a->x, a->x0 + t, a->up2 ? r / 2 : r * a->stride, parts,
-                       ctx->threads);
-            conv_with(ctx, &b, (float *)(void *)((char *)scratch + bytes));
-        }
-    }
-    return CVX_OK;
+    return conv_split(ctx, a, row_parts(ctx));
 }

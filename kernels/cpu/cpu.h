@@ -13,10 +13,11 @@ cvx_status cvx_cpu_scratch(cvx_ctx *ctx, void **out, size_t bytes) CVX_CHECK;
 /* Gives the scratch back; a context that never had any is accepted. */
 void cvx_cpu_scratch_free(cvx_ctx *ctx);
 
-/* The tables of the levels; avx2, avx512 and amx exist on x86-64 only. */
+/* The tables of the levels; all but portable exist on x86-64 only. */
 extern const cvx_ops cvx_cpu_table_portable;
 #if defined(__x86_64__)
-extern const cvx_ops cvx_cpu_table_avx2, cvx_cpu_table_avx512, cvx_cpu_table_amx;
+extern const cvx_ops cvx_cpu_table_avx2, cvx_cpu_table_avx512, cvx_cpu_table_avx512_bf16,
+    cvx_cpu_table_amx;
 #endif
 
 /* Rounds up to a multiple. */

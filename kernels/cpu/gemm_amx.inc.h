@@ -17,7 +17,6 @@
 #define GEMM_ROWS 32
 #define GEMM_MC 256
 #define GEMM_NC 1024
-#define TILE 1024 /* bytes: 16 rows of 64 */
 
 /* Tiles of all eight registers: 16 rows of 64 bytes. */
 INLINE void gemm_begin(void)
@@ -52,31 +51,6 @@ INLINE int parts_of(const cvx_ctx *ctx, cvx_dtype dtype)
 INLINE int row_parts(const cvx_ctx *ctx)
 {
     return ctx->compute == CVX_BF16 ? 1 : 3;
-}
-
-/* The floats of 16 bf16 numbers. */
-INLINE __m512 bf16_floats(__m256i v)
-{
-    return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16);
-}
-
-/* 32 floats as `parts` vectors of 32 bf16, `step` bytes apart. */
-INLINE void split32(char *dst, int64_t step, int parts, __m512 lo, __m512 hi)
-{
-    for (int i = 0;; i++) {
-        __m512i v = (__m512i)_mm512_cvtne2ps_pbh(hi, lo);
-        _mm512_store_si512(dst + i * step, v);
-        if (i == parts - 1) {
-            return;
-        }
-        lo = _mm512_sub_ps(lo, bf16_floats(_mm512_castsi512_si256(v)));
-        hi = _mm512_sub_ps(hi, bf16_floats(_mm512_extracti64x4_epi64(v, 1)));
-    }
-}
-
-INLINE __mmask16 first(int64_t n)
-{
-    return n >= 16 ? 0xffff : n <= 0 ? 0 : (__mmask16)((1u << n) - 1);
 }
 
 /* Rows of floats as the left operand: [panel of 32 rows][step of 32 columns][part][2 tiles].

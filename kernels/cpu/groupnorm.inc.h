@@ -94,7 +94,7 @@ INLINE void scale_pixel(float *y, const float *x, const float *a, const float *b
     }
 }
 
-#if defined(__AMX_BF16__)
+#if defined(__AVX512BF16__)
 /* The same, split into bf16 parts. */
 INLINE void scale_split_pixel(char *y, const float *x, const float *a, const float *b, int64_t c,
                               bool silu, int parts)

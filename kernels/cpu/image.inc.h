@@ -218,7 +218,7 @@ static cvx_status cpu_abs_max(cvx_ctx *ctx, const cvx_abs_max_args *a)
 /* A pixel's c channels (a multiple of 32) split into bf16 parts, or put together. */
 INLINE void split_copy(char *to, const char *from, int64_t c, bool split)
 {
-#if defined(__AMX_BF16__)
+#if defined(__AVX512BF16__)
     if (split) {
         split_pixel(to, (const float *)(const void *)from, c, 3);
         return;

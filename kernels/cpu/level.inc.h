@@ -10,6 +10,7 @@
 
 #include "kernels/cpu/elementwise.inc.h"
 #include "kernels/cpu/norm.inc.h"
+#include "kernels/cpu/words.inc.h"
 
 #if defined(__AMX_BF16__)
 #include "kernels/cpu/gemm_amx.inc.h"
@@ -17,7 +18,7 @@
 #define BQ 384
 #else
 #include "kernels/cpu/gemm.inc.h"
-#define CVX_ATTENTION_PRODUCTS "kernels/cpu/attention_f32.inc.h"
+#define CVX_ATTENTION_PRODUCTS "kernels/cpu/attention_words.inc.h"
 #define BQ 96
 #endif
 

@@ -17,9 +17,9 @@
 #define WINO_B 0x1.6a09e667f3bcdp+0 /* sqrt(2) */
 
 /* Whether a picture's weight is worth it and fits the vectors. */
-static bool wino_takes(const cvx_tensor *w)
+static bool wino_takes(const cvx_ctx *ctx, const cvx_tensor *w)
 {
-    return !amx_takes(w) && w->dim[2] == 1 && w->dim[3] == 3 && w->dim[4] == 3 &&
+    return !takes_parts(ctx, w) && w->dim[2] == 1 && w->dim[3] == 3 && w->dim[4] == 3 &&
            w->dim[1] % VW == 0 && w->dim[1] >= 32 && w->dim[0] >= 16;
 }
 
@@ -196,7 +196,7 @@ static void wino_products(const wino_job *w, float *sums, const float *in, const
             for (int k = 0; k < MR; k++) {
                 acc[k][0] = acc[k][1] = vset1(0);
             }
-            conv_micro(acc, 2, in + p * w->in_step + i * cin, cin, u + p * cin * NR, cin);
+            conv_micro(acc, 2, in + p * w->in_step + i * cin, cin, u + p * cin * NR, cin, false);
 #pragma GCC unroll 16
             for (int k = 0; k < MR; k++) {
                 vstore(to + k * NR, acc[k][0]);

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/ops.h"
 #include "model/prompts.h"
 
 #define AT(f) offsetof(cvx_request, f)
@@ -111,8 +112,7 @@ const cvx_opt cvx_request_opts[] = {
     {"backend", CVX_OPT_CHOICE, AT(backend), NULL, "where to compute (default: auto)", 0, 0,
      "auto|ref|cpu|cuda"},
     {"isa", CVX_OPT_CHOICE, AT(isa), NULL,
-     "CPU instruction set (default: the best of this machine)", 0, 0,
-     "auto|portable|avx2|avx512|amx"},
+     "CPU instruction set (default: the best of this machine)", 0, 0, "auto|" CVX_CPU_LEVELS},
     {"", 0, 0, NULL, "How ranks share the work (cvx-rank; what is not given is chosen)", 0, 0,
      NULL},
     {"data-parallel-degree", CVX_OPT_INT, AT(degree[CVX_MESH_DATA]), "N",

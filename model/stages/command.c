@@ -15,7 +15,7 @@
          "highest CPU instruction set (default: auto)",                                            \
          0,                                                                                        \
          0,                                                                                        \
-         "auto|portable|avx2|avx512|amx"},                                                         \
+         "auto|" CVX_CPU_LEVELS},                                                                  \
         {"quiet", CVX_OPT_FLAG, AT(quiet), NULL, "no progress", 0, 0, NULL},                       \
         {"json", CVX_OPT_FLAG, AT(json), NULL, "one JSON event a line on stdout instead", 0,       \
          0,      NULL},                                                                            \

@@ -236,7 +236,7 @@ refuse 3 'no such checkpoint' "replay: the checkpoint is gone" "${replay[@]}"
 refuse 5 'need [0-9.]+ GiB and .* available: the nearest that fits is --num-frames ' "a job that does not fit" \
     "${job[@]}" --height 8192 --width 8192 --num-frames 801
 lacks=
-for isa in amx:amx_bf16 avx512:avx512f avx2:avx2; do
+for isa in amx:amx_bf16 avx512_bf16:avx512_bf16 avx512:avx512f avx2:avx2; do
     grep -qw "${isa#*:}" /proc/cpuinfo || lacks=${isa%:*}
 done
 if [ -n "$lacks" ]; then

@@ -82,9 +82,11 @@ static inline void close_to(cvx_weights *w, const char *name, const float *a, in
     LEVEL_TEST(each, portable, "cpu", "portable")                                                  \
     LEVEL_TEST(each, avx2, "cpu", "avx2")                                                          \
     LEVEL_TEST(each, avx512, "cpu", "avx512")                                                      \
+    LEVEL_TEST(each, avx512_bf16, "cpu", "avx512_bf16")                                            \
     LEVEL_TEST(each, amx, "cpu", "amx")
 #define LEVEL_TEST_LIST                                                                            \
     cmocka_unit_test(test_ref), cmocka_unit_test(test_portable), cmocka_unit_test(test_avx2),      \
-        cmocka_unit_test(test_avx512), cmocka_unit_test(test_amx)
+        cmocka_unit_test(test_avx512), cmocka_unit_test(test_avx512_bf16),                         \
+        cmocka_unit_test(test_amx)
 
 #endif

@@ -19,7 +19,8 @@
 #include "../shared_memory.h"
 
 /* Instruction sets, and the GPU as one more. */
-static const char *const test_levels[] = {"portable", "avx2", "avx512", "amx", "cuda"};
+static const char *const test_levels[] = {"portable",    "avx2", "avx512",
+                                          "avx512_bf16", "amx",  "cuda"};
 #define TEST_LEVELS ((int)(sizeof test_levels / sizeof *test_levels))
 
 /* NULL, with a line saying so, where the machine lacks the level. */
