@@ -1,6 +1,7 @@
 #include "base/json.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/file.h"
 
@@ -139,4 +140,14 @@ cvx_status cvx_json_str(const json_t *obj, const char *what, const char *key, co
     }
     *out = json_string_value(v);
     return CVX_OK;
+}
+
+void cvx_json_text(char out[100], const json_t *v)
+{
+    char *text =
+        v != NULL ? json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(12)) : NULL;
+
+    snprintf(out, 100, "%.80s%s", text != NULL ? text : "none",
+             text != NULL && strlen(text) > 80 ? "..." : "");
+    free(text);
 }

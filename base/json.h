@@ -25,4 +25,7 @@ cvx_status cvx_json_str(const json_t *obj, const char *what, const char *key,
 /* True if the key is there and not null. */
 bool cvx_json_has(const json_t *obj, const char *key);
 
+/* A value for a message: on one line, cut after 80 bytes; NULL: "none". */
+void cvx_json_text(char out[100], const json_t *v);
+
 #endif

@@ -195,6 +195,77 @@ cvx_status cvx_opts_set(const cvx_opt *opts, void *obj, const char *name, const 
     return o == NULL ? unknown(opts, name, strlen(name)) : set_value(o, obj, value);
 }
 
+static json_t *list_json(const cvx_opt_list *l)
+{
+    json_t *v = json_array();
+
+    for (int i = 0; i < l->n; i++) {
+        json_array_append_new(v, json_string(l->item[i]));
+    }
+    return v;
+}
+
+/* NULL: not set. */
+static json_t *value_json(const cvx_opt *o, const void *field)
+{
+    switch (o->type) {
+    case CVX_OPT_FLAG: return *(const bool *)field ? json_true() : NULL;
+    case CVX_OPT_INT: {
+        int64_t n = *(const int64_t *)field;
+        return n == 0 && o->min > 0 ? NULL : json_integer(n);
+    }
+    case CVX_OPT_DOUBLE: {
+        double x = *(const double *)field;
+        return x == 0 ? NULL : json_real(x);
+    }
+    case CVX_OPT_STR:
+    case CVX_OPT_CHOICE: {
+        const char *text = *(const char *const *)field;
+        return text != NULL ? json_string(text) : NULL;
+    }
+    case CVX_OPT_LIST: {
+        const cvx_opt_list *l = field;
+        return l->n > 0 ? list_json(l) : NULL;
+    }
+    }
+    return NULL;
+}
+
+json_t *cvx_opts_json(const cvx_opt *opts, const void *obj)
+{
+    json_t *all = json_object();
+
+    for (const cvx_opt *o = opts; o->name != NULL; o++) {
+        json_t *v = o->name[0] != 0 ? value_json(o, (const char *)obj + o->offset) : NULL;
+        if (v != NULL) {
+            json_object_set_new(all, o->name, v);
+        }
+    }
+    return all;
+}
+
+json_t *cvx_opts_shared(const cvx_opt *opts, const void *obj)
+{
+    /* "FILE:SCALE" is one, too */
+    static const char *const paths[] = {"FILE", "DIR", "VIDEO", "MANIFEST"};
+    static const char *const own[] = {"threads", "quiet", "json"};
+    json_t *all = cvx_opts_json(opts, obj);
+
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++) {
+        json_object_del(all, own[i]);
+    }
+
+    for (const cvx_opt *o = opts; o->name != NULL; o++) {
+        for (size_t i = 0; i < sizeof paths / sizeof *paths && o->meta != NULL; i++) {
+            if (strncmp(o->meta, paths[i], strlen(paths[i])) == 0 &&
+                json_object_get(all, o->name) != NULL) {
+                json_object_set_new(all, o->name, json_true());
+            }
+        }
+    }
+    return all;
+}
+
 /* Whether the next argument is the value of a choice that may stand without one: a word where the command takes none is meant
  * as a value, so that a wrong one is called that. */
 static bool is_value(const cvx_opt *o, const char *next, bool words)

@@ -8,7 +8,7 @@
 
 #include <stdio.h>
 
-#include "base/status.h"
+#include "base/json.h"
 
 typedef enum cvx_opt_type {
     CVX_OPT_FLAG,   /* bool */
@@ -59,6 +59,13 @@ cvx_status cvx_opts_set(const cvx_opt *opts, void *obj, const char *name,
 
 /* The option of that name, underscores accepted; NULL if there is none. */
 const cvx_opt *cvx_opts_find(const cvx_opt *opts, const char *name);
+
+/* The options that are set, by name: numbers and true as such, a list as an array of strings. A number is not set when it is 0 and
+ * its option's least is above that; a flag when it is false. New reference. */
+json_t *cvx_opts_json(const cvx_opt *opts, const void *obj);
+/* What of them all ranks of a job need alike: without how each one computes and what it prints (threads, quiet, json), and with true
+ * in place of a path, which may differ from machine to machine. New reference. */
+json_t *cvx_opts_shared(const cvx_opt *opts, const void *obj);
 
 /* Edit distance of a[0, na), where '_' is '-', and b, for "did you mean"; names are short: 99 beyond 62 bytes. */
 int cvx_opts_distance(const char *a, size_t na, const char *b);

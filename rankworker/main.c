@@ -12,6 +12,7 @@
 #include "model/pipeline/batch.h"
 #include "model/pipeline/bench.h"
 #include "model/stages/command.h"
+#include "parallel/same.h"
 #include "parallel/world/world.h"
 #include "rankworker/device.h"
 #include "rankworker/place.h"
@@ -153,6 +154,22 @@ static cvx_status bench(cvx_comm *world, const cvx_place *place, cvx_bench_optio
     return st;
 }
 
+/* After the arguments were read, with `st`: every rank could, and has the same command, program and options. */
+static cvx_status agree_on_options(cvx_comm *world, cvx_status st, const char *command,
+                                   const cvx_opt *opts, const void *obj)
+{
+    json_t *shared = json_object(), *own = cvx_opts_shared(opts, obj);
+
+    json_object_set_new(shared, "version of cvx", json_string(CVX_VERSION));
+    json_object_set_new(shared, "command", json_string(command));
+    json_object_update(shared, own);
+    st = cvx_comm_agree(world, st);
+    st = st == CVX_OK ? cvx_comm_same(world, shared) : st;
+    json_decref(shared);
+    json_decref(own);
+    return st;
+}
+
 /* `cvx-rank interpolate IN OUT`, `cvx-rank upscale IN OUT`: every rank makes its share of the frames. */
 static cvx_status stages(cvx_comm *world, int argc, char **argv, bool interpolate)
 {
@@ -174,7 +191,7 @@ static cvx_status stages(cvx_comm *world, int argc, char **argv, bool interpolat
     if (help) {
         return CVX_OK;
     }
-    CVX_RETURN_IF(cvx_comm_agree(world, st));
+    CVX_RETURN_IF(agree_on_options(world, st, cmd.name, cmd.opts, &r));
     CVX_RETURN_IF(cvx_place_find(&place, world));
     r.threads = r.threads > 0 ? r.threads : place.threads;
     if (strcmp(r.isa, "auto") == 0 && strcmp(r.backend, "ref") != 0) {
@@ -243,7 +260,10 @@ static cvx_status run(cvx_comm *world, const cvx_command *cmd, options *o, int a
     if (help) {
         return CVX_OK;
     }
-    CVX_RETURN_IF(cvx_comm_agree(world, st));
+    st = benching ? agree_on_options(world, st, pos[0], cvx_bench_opts, &b)
+                  : agree_on_options(world, st, o->pool.pool ? "pool" : "generate",
+                                     cvx_request_opts, &o->request);
+    CVX_RETURN_IF(st);
     CVX_RETURN_IF(cvx_place_find(&place, world));
     return benching ? bench(world, &place, &b, pos[0]) : work(world, &place, &o->request, &o->pool);
 }

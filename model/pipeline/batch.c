@@ -4,6 +4,8 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "base/hash.h"
+#include "parallel/same.h"
 
 #define BATCH_MAX_BYTES ((size_t)256 << 20)
 
@@ -201,6 +203,22 @@ static cvx_status conclude(batch *b, cvx_status st)
                     (double)failed, (long long)b->jobs);
 }
 
+/* Every rank reads the file: what they took from it is the same. */
+static cvx_status agree_on_lines(const batch *b, cvx_comm *world)
+{
+    cvx_sha256 h;
+    char hex[65];
+    json_t *what = json_object();
+
+    cvx_sha256_init(&h);
+    cvx_sha256_add(&h, b->text, b->len);
+    cvx_sha256_hex(&h, hex);
+    json_object_set_new(what, "SHA-256 of the batch", json_string(hex));
+    cvx_status st = cvx_comm_same(world, what);
+    json_decref(what);
+    return st;
+}
+
 cvx_status cvx_batch(const cvx_request *defaults, const cvx_generator_options *opt, FILE *errors)
 {
     const cvx_mesh *mesh = opt->mesh;
@@ -215,6 +233,7 @@ cvx_status cvx_batch(const cvx_request *defaults, const cvx_generator_options *o
             cvx_comm_agree(mesh->world,
                            cvx_file_read(&b.text, &b.len, defaults->batch, BATCH_MAX_BYTES)),
             done);
+    CVX_TRY(st, agree_on_lines(&b, mesh->world), done);
     alone.group_alone = true;
     CVX_TRY(st, cvx_generator_open(&b.generator, &alone), done);
     st = conclude(&b, run_lines(&b));

@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-#include "base/json.h"
+#include "base/hash.h"
 
 cvx_status cvx_checkpoint_part(const cvx_checkpoint *c, char out[CVX_PATH_MAX], const char *part)
 {
@@ -96,4 +96,20 @@ char *cvx_checkpoint_describe(const cvx_checkpoint *c, char *buf, size_t size)
              : c->dit.use_learned ? "rotary and learned"
                                   : "rotary");
     return buf;
+}
+
+cvx_status cvx_checkpoint_print(const cvx_checkpoint *c, json_t *out)
+{
+    static const char *const files[] = {"model_index.json", "transformer/config.json",
+                                        "text_encoder/config.json", "vae/config.json",
+                                        "scheduler/scheduler_config.json"};
+    char path[CVX_PATH_MAX], hex[65], key[64];
+
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        CVX_RETURN_IF(cvx_path_join(path, c->dir, files[i]));
+        CVX_RETURN_IF(cvx_sha256_file(path, hex));
+        snprintf(key, sizeof key, "SHA-256 of %s", files[i]);
+        json_object_set_new(out, key, json_string(hex));
+    }
+    return CVX_OK;
 }

@@ -4,6 +4,7 @@
 #define CVX_MODEL_PIPELINE_CHECKPOINT_H
 
 #include "base/file.h"
+#include "base/json.h"
 #include "model/dit/dit.h"
 #include "model/sched/sched.h"
 #include "model/t5/t5.h"
@@ -26,6 +27,10 @@ cvx_status cvx_checkpoint_open(cvx_checkpoint *out, const char *dir) CVX_CHECK;
 
 /* "CogVideoX-1.5 image-to-video, 42 layers x 48 heads" into buf; returns buf. */
 char *cvx_checkpoint_describe(const cvx_checkpoint *c, char *buf, size_t size);
+
+/* Adds what tells checkpoints apart without reading their weights: the SHA-256 of every config, as "SHA-256 of
+ * vae/config.json". */
+cvx_status cvx_checkpoint_print(const cvx_checkpoint *c, json_t *out) CVX_CHECK;
 
 /* "DIR/PART" ("transformer", "vae", "text_encoder", "tokenizer", "scheduler"). */
 cvx_status cvx_checkpoint_part(const cvx_checkpoint *c, char out[CVX_PATH_MAX],

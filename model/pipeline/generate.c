@@ -6,6 +6,7 @@
 #include "model/pipeline/finish.h"
 #include "model/pipeline/generator.h"
 #include "model/pipeline/manifest.h"
+#include "parallel/same.h"
 
 static cvx_status check_places(const cvx_generator *g)
 {
@@ -46,6 +47,18 @@ static cvx_status prepare(cvx_generator *g, const json_t *replayed)
     return replayed == NULL ? CVX_OK : cvx_manifest_verify(replayed, g->hashes, r->replay);
 }
 
+/* Whether every rank means the same job by the same checkpoint. */
+static cvx_status agree_on_job(const cvx_generator *g)
+{
+    json_t *what = cvx_opts_shared(cvx_request_opts, g->request);
+    cvx_status st = cvx_checkpoint_print(&g->ckpt, what);
+
+    st = cvx_comm_agree(cvx_generator_everyone(g), st);
+    st = st == CVX_OK ? cvx_comm_same(cvx_generator_everyone(g), what) : st;
+    json_decref(what);
+    return st;
+}
+
 static cvx_status one_video(cvx_generator *g, int64_t k)
 {
     cvx_video v;
@@ -63,6 +76,7 @@ static cvx_status run_request(cvx_generator *g, const json_t *replayed, bool ski
     const cvx_request *r = g->request;
 
     CVX_RETURN_IF(cvx_comm_agree(cvx_generator_everyone(g), prepare(g, replayed)));
+    CVX_RETURN_IF(agree_on_job(g));
     if (r->best_of > 1) {
         return cvx_best_of(g);
     }
@@ -110,10 +124,11 @@ cvx_status cvx_generator_run(cvx_generator *g, const cvx_request *r, bool skip_d
     cvx_status st = CVX_OK;
 
     g->request = r;
-    if (r->replay != NULL) {
-        CVX_TRY(st, cvx_manifest_replay(&doc, &replay, r), done);
+    if (r->replay != NULL) { /* a file that each rank reads */
+        st = cvx_manifest_replay(&doc, &replay, r);
+        st = st == CVX_OK ? check_order(&replay, &g->opt.mesh->degrees) : st;
+        CVX_TRY(st, cvx_comm_agree(cvx_generator_everyone(g), st), done);
         g->request = &replay;
-        CVX_TRY(st, check_order(&replay, &g->opt.mesh->degrees), done);
     }
     /* of several videos an earlier run may have made some */
     skip_done |= g->request->checkpoint_dir != NULL && g->request->num_videos_per_prompt > 1;

@@ -312,41 +312,10 @@ int64_t cvx_request_videos(const cvx_request *r)
 
 json_t *cvx_request_json(const cvx_request *r)
 {
-    json_t *obj = json_object();
+    json_t *obj = cvx_opts_json(cvx_request_opts, r);
 
-    for (const cvx_opt *o = cvx_request_opts; o->name != NULL; o++) {
-        const void *f = (const char *)r + o->offset;
-        json_t *v = NULL;
-        if (o->name[0] == 0) {
-            continue;
-        }
-        switch (o->type) {
-        case CVX_OPT_FLAG: v = *(const bool *)f ? json_true() : NULL; break;
-        case CVX_OPT_INT: v = json_integer(*(const int64_t *)f); break;
-        case CVX_OPT_DOUBLE: v = json_real(*(const double *)f); break;
-        case CVX_OPT_STR:
-        case CVX_OPT_CHOICE:
-            v = *(const char *const *)f ? json_string(*(const char *const *)f) : NULL;
-            break;
-        case CVX_OPT_LIST:
-            if (strcmp(o->name, "prompt") == 0 && ((const cvx_opt_list *)f)->n == 1) {
-                v = json_string(((const cvx_opt_list *)f)->item[0]);
-                break;
-            }
-            v = json_array();
-            for (int i = 0; i < ((const cvx_opt_list *)f)->n; i++) {
-                json_array_append_new(v, json_string(((const cvx_opt_list *)f)->item[i]));
-            }
-            break;
-        }
-        bool unset = (o->type == CVX_OPT_INT && json_integer_value(v) == 0 && o->min > 0) ||
-                     (o->type == CVX_OPT_DOUBLE && json_real_value(v) == 0) ||
-                     (json_is_array(v) && json_array_size(v) == 0);
-        if (v != NULL && !unset) {
-            json_object_set_new(obj, o->name, v);
-        } else {
-            json_decref(v);
-        }
+    if (r->prompt.n == 1) {
+        json_object_set_new(obj, "prompt", json_string(r->prompt.item[0]));
     }
     return obj;
 }

@@ -117,24 +117,13 @@ cvx_status cvx_resume_describe(json_t **out, const cvx_ctx *ctx, const cvx_job *
     return CVX_OK;
 }
 
-/* A value for a message: short, on one line. */
-static void value_text(char out[100], const json_t *v)
-{
-    char *text =
-        v != NULL ? json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(12)) : NULL;
-
-    snprintf(out, 100, "%.80s%s", text != NULL ? text : "none",
-             text != NULL && strlen(text) > 80 ? "..." : "");
-    free(text);
-}
-
 static cvx_status differs(const char *path, const char *key, const json_t *there,
                           const json_t *here)
 {
     char a[100], b[100];
 
-    value_text(a, there);
-    value_text(b, here);
+    cvx_json_text(a, there);
+    cvx_json_text(b, here);
     return cvx_fail(CVX_EINVAL,
                     "%s is of another job: %s is %s there, %s here (give another "
                     "--checkpoint-dir, or remove it)",

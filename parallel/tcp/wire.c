@@ -1,6 +1,8 @@
 #include "parallel/tcp/wire.h"
 
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +13,8 @@
 
 /* Seconds that a process that ends waits for its last messages to leave. */
 #define LINGER 5.0
+/* Milliseconds without any answer after which a machine to which something is on its way is gone. */
+#define SILENCE 30000
 
 typedef struct header {
     uint32_t group, kind;
@@ -35,6 +39,7 @@ typedef struct peer {
 struct cvx_wire {
     int rank, size;
     bool broken;
+    double looked; /* when the peers' machines were looked at last */
     peer *peers;
     struct pollfd *poll;
     int *who; /* whose pollfd it is */
@@ -224,6 +229,32 @@ static cvx_status usable(const cvx_wire *w)
                      : CVX_OK;
 }
 
+/* Whether the machine at the other end answers nothing any more. Probes see to that while nothing is on its way (meet.c). A process
+ * that takes nothing, as it computes, is not gone: its machine answers every probe of its full window, though these may
+ * be two minutes apart, so that only unanswered ones count. */
+static bool is_silent(int fd)
+{
+    struct tcp_info i = {0};
+    socklen_t len = sizeof i;
+
+    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &i, &len) == 0 &&
+           (i.tcpi_unacked > 0 || i.tcpi_probes > 1) && i.tcpi_last_ack_recv > SILENCE;
+}
+
+static cvx_status look(cvx_wire *w)
+{
+    if (now() < w->looked + 1) {
+        return CVX_OK;
+    }
+    w->looked = now();
+    for (int i = 0; i < w->size; i++) {
+        if (w->peers[i].socket >= 0 && is_silent(w->peers[i].socket)) {
+            return gone(w, i, "its machine does not answer");
+        }
+    }
+    return CVX_OK;
+}
+
 /* Waits up to wait_ms for something to move, and moves it. */
 static cvx_status turn(cvx_wire *w, int wait_ms)
 {
@@ -240,6 +271,7 @@ static cvx_status turn(cvx_wire *w, int wait_ms)
     if (poll(w->poll, (nfds_t)n, wait_ms) < 0 && errno != EINTR) {
         return cvx_fail(CVX_EIO, "poll: %s", strerror(errno));
     }
+    CVX_RETURN_IF(look(w));
     for (int i = 0; i < n; i++) {
         if (w->poll[i].revents & (POLLIN | POLLERR | POLLHUP)) {
             CVX_RETURN_IF(pull(w, w->who[i]));

@@ -2,7 +2,8 @@
  * bit for bit in rank order; bytes by the formulas of parallel/comm.h; parts of it likewise. Host memory; with
  * CVX_TEST_EXCHANGE=nccl or staged device memory that the host sees. CVX_TEST_LOST=R: rank R ends, or with
  * CVX_TEST_LATE=R does not come, before the last of them, which the others must get to know (exit code 7); with
- * CVX_TEST_FAULT=R rank R's device (the stand-in's) fails, which every rank must get to know. */
+ * CVX_TEST_FAULT=R rank R's device (the stand-in's) fails, which every rank must get to know. CVX_TEST_SLOW=R: rank R comes to a
+ * large exchange later than a machine that is gone is noticed, and all goes well. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -299,6 +300,11 @@ int main(int argc, char **argv)
         ring(c, 3000000);
     }
     parts(c);
+    const char *slow = getenv("CVX_TEST_SLOW");
+    if (slow != NULL) {
+        sleep(strtol(slow, NULL, 10) == c->rank ? 35 : 0);
+        ring(c, 3000000);
+    }
     cvx_status all = cvx_comm_agree(c, ok ? CVX_OK : CVX_EINTERNAL);
     if (getenv("CVX_TEST_LOST") != NULL || getenv("CVX_TEST_LATE") != NULL ||
         getenv("CVX_TEST_FAULT") != NULL) {
