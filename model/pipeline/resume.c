@@ -214,7 +214,7 @@ static void each_file(const cvx_resume *r, void (*fn)(void *, int64_t, const cha
 
 typedef struct search {
     const cvx_resume *r;
-    int64_t below, found;
+    int64_t below, above, found;
 } search;
 
 static void greatest(void *payload, int64_t step, const char *name)
@@ -236,23 +236,23 @@ static int64_t newest(const cvx_resume *r, int64_t below)
     return s.found;
 }
 
-/* Removes the checkpoints before step `below`, and temporaries. */
-static void remove_old(void *payload, int64_t step, const char *name)
+static void remove_one(void *payload, int64_t step, const char *name)
 {
     const search *s = payload;
     char path[CVX_PATH_MAX];
 
-    if (step < s->below && cvx_path_join(path, s->r->dir, name) == CVX_OK) {
+    if ((step < s->below || step > s->above) && cvx_path_join(path, s->r->dir, name) == CVX_OK) {
         unlink(path);
     }
 }
 
-static void remove_below(const cvx_resume *r, int64_t below)
+/* Removes the checkpoints before step `below` or after step `above`, and temporaries. */
+static void remove_outside(const cvx_resume *r, int64_t below, int64_t above)
 {
-    search s = {.r = r, .below = below};
+    search s = {.r = r, .below = below, .above = above};
 
     if (r->dir[0] != 0) {
-        each_file(r, remove_old, &s);
+        each_file(r, remove_one, &s);
     }
 }
 
@@ -298,7 +298,7 @@ cvx_status cvx_resume_open(cvx_resume *r, const char *dir, int64_t every, const 
     }
     CVX_RETURN_IF(cvx_mkdirs(dir));
     CVX_RETURN_IF(make_name(r, output));
-    remove_below(r, 1);
+    remove_outside(r, 1, INT64_MAX);
     return load(r, notes);
 }
 
@@ -369,11 +369,12 @@ bool cvx_resume_save(const cvx_resume *r, const cvx_snapshot *s, cvx_progress *n
                           (long long)s->step, cvx_error());
         return false;
     }
-    remove_below(r, newest(r, newest(r, INT64_MAX)));
+    /* this one and the one before; those of later steps are damaged ones that were passed over */
+    remove_outside(r, newest(r, s->step), s->step);
     return true;
 }
 
 void cvx_resume_clear(const cvx_resume *r)
 {
-    remove_below(r, INT64_MAX);
+    remove_outside(r, INT64_MAX, INT64_MAX);
 }

@@ -113,6 +113,15 @@ says "it is passed over" "checksum.*going back to the checkpoint before"
 says "and the one before used" "going on after step 2 of 5"
 expect "same bytes" cmp "$tmp/one.safetensors" "$tmp/many.safetensors"
 
+# both are damaged: the run begins anew, and what it saves on its way is not taken for older than these
+stopped "stop in step 5" 75 halt 5
+for f in "$dir"/*; do truncate -s 1000 "$f"; done
+stopped "stop in step 3, both damaged" 75 halt 3
+equal "what is kept" "step-000002 step-000003" "$(find "$dir" -type f | grep -o 'step-[0-9]*' | sort | xargs)"
+expect "goes on after both were damaged" one
+says "from what was saved since" "going on after step 3 of 5"
+expect "same bytes" cmp "$tmp/one.safetensors" "$tmp/many.safetensors"
+
 # what only concerns the frames does not refuse: tiles of the decoder, fps, threads
 stopped "stop in step 5" 75 halt 5
 expect "tiles of the decoder may differ" one --enable-tiling --tile-sample-min-height 48 --tile-sample-min-width 80
