@@ -5,7 +5,8 @@
 #include "cli/cli.h"
 #include "media/image.h"
 #include "model/pipeline/arrange.h"
-#include "model/pipeline/generate.h"
+#include "model/pipeline/batch.h"
+#include "model/pipeline/manifest.h"
 #include "model/pipeline/output.h"
 
 #define MIB (1024.0 * 1024.0)
@@ -194,52 +195,215 @@ static cvx_status plan_ranks(const cvx_request *r, cvx_ctx *ctx, const cvx_check
     return CVX_OK;
 }
 
-static cvx_status plan(cvx_request *r)
-{
+/* A job that is planned: what it is, where it would run, what it needs there. */
+typedef struct subject {
     cvx_checkpoint c;
     cvx_job j;
+    cvx_ctx *ctx;
+    cvx_mesh *mesh;
     cvx_plan p;
-    cvx_ctx *ctx = NULL;
-    cvx_mesh *mesh = NULL;
-    double rate[CVX_OP_COUNT];
+} subject;
+
+/* Reads what the job is of; strict: as a run would, else a prompt, an output and an image may be left out. The caller leaves
+ * it, also after a failure. */
+static cvx_status look(subject *s, cvx_request *r, bool strict)
+{
     cvx_source source;
     cvx_image picture = {0};
-    cvx_status st = CVX_OK;
 
-    if (r->prompt.n == 0) {
+    if (!strict && r->prompt.n == 0) {
         r->prompt = (cvx_opt_list){{""}, 1};
     }
-    r->output = r->output != NULL ? r->output : "plan.mp4";
+    if (!strict && r->output == NULL) {
+        r->output = "plan.mp4";
+    }
     CVX_RETURN_IF(cvx_request_check(r));
-    CVX_RETURN_IF(cvx_checkpoint_open(&c, r->model));
+    CVX_RETURN_IF(cvx_checkpoint_open(&s->c, r->model));
     CVX_RETURN_IF(cvx_source_look(&source, r));
     bool given = r->image != NULL;
-    if (c.image_to_video && !given && r->extend == NULL) {
+    if (s->c.image_to_video && !given && r->extend == NULL && !strict) {
         r->image = "image.png"; /* measured by the job's size, never read */
     }
-    CVX_RETURN_IF(cvx_job_resolve(&j, &c, r, &source));
+    CVX_RETURN_IF(cvx_job_resolve(&s->j, &s->c, r, &source));
     if (given) { /* whoever asks wants to know whether the job can be */
         CVX_RETURN_IF(cvx_image_read(&picture, r->image));
         cvx_image_free(&picture);
     }
-    CVX_RETURN_IF(cvx_request_ctx(&ctx, r));
+    return cvx_request_ctx(&s->ctx, r);
+}
+
+static cvx_status measure(subject *s)
+{
+    CVX_RETURN_IF(cvx_mesh_self(&s->mesh));
+    return cvx_plan_make(&s->p, s->ctx, &s->c, &s->j, s->mesh,
+                         cvx_output_is_tensor(s->j.request->output));
+}
+
+static void leave(subject *s)
+{
+    cvx_mesh_close(s->mesh);
+    cvx_ctx_close(s->ctx);
+}
+
+static cvx_status plan(cvx_request *r)
+{
+    subject s = {0};
+    double rate[CVX_OP_COUNT];
+    cvx_status st = CVX_OK;
+
+    CVX_TRY(st, look(&s, r, false), done);
     if (r->ranks > 0 || r->cluster != NULL) {
-        st = plan_ranks(r, ctx, &c, &j);
+        st = plan_ranks(r, s.ctx, &s.c, &s.j);
         goto done;
     }
-    CVX_TRY(st, cvx_mesh_self(&mesh), done);
-    CVX_TRY(st, cvx_plan_make(&p, ctx, &c, &j, mesh, cvx_output_is_tensor(r->output)), done);
-    CVX_TRY(st, cvx_plan_rates(ctx, rate), done);
-    st = cvx_plan_admit(&p, ctx, &c, &j);
+    CVX_TRY(st, measure(&s), done);
+    CVX_TRY(st, cvx_plan_rates(s.ctx, rate), done);
+    st = cvx_plan_admit(&s.p, s.ctx, &s.c, &s.j);
     if (r->json) {
-        print_json(&c, &j, ctx, &p, rate, st == CVX_OK);
+        print_json(&s.c, &s.j, s.ctx, &s.p, rate, st == CVX_OK);
     } else {
-        print_table(&c, &j, ctx, &p, rate);
+        print_table(&s.c, &s.j, s.ctx, &s.p, rate);
     }
 done:
-    cvx_mesh_close(mesh);
-    cvx_ctx_close(ctx);
+    leave(&s);
     return st;
+}
+
+static cvx_status plan_replay(const cvx_request *r)
+{
+    cvx_request wanted = CVX_REQUEST_INIT;
+    json_t *doc = NULL;
+
+    CVX_RETURN_IF(cvx_manifest_replay(&doc, &wanted, r));
+    wanted.json = r->json;
+    cvx_status st = plan(&wanted);
+    json_decref(doc);
+    return st;
+}
+
+/* --- a batch: one job after the other --- */
+
+typedef struct batch_plan {
+    const char *file;
+    json_t *jobs; /* NULL: a table is printed */
+    int64_t n, failed, videos;
+    size_t peak, needed, available; /* of the greatest; of the last */
+    double seconds;                 /* of all */
+    cvx_status worst;               /* the least code */
+} batch_plan;
+
+static void print_row(const cvx_job *j, const cvx_plan *p, int64_t line, int64_t videos,
+                      double seconds, bool fits, bool first)
+{
+    char size[48];
+
+    if (first) {
+        printf("%6s %6s %7s %11s %6s %11s %11s %10s  %s\n", "line", "videos", "frames", "size",
+               "steps", "highest MiB", "needed MiB", "about s", "output");
+    }
+    snprintf(size, sizeof size, "%lldx%lld", (long long)j->width, (long long)j->height);
+    printf("%6lld %6lld %7lld %11s %6lld %11.1f %11.1f %10.1f  %s%s\n", (long long)line,
+           (long long)videos, (long long)j->num_frames, size,
+           (long long)j->request->num_inference_steps, (double)p->peak_bytes / MIB,
+           (double)p->needed_bytes / MIB, seconds, j->request->output,
+           fits ? "" : ", does not fit");
+}
+
+static void add_job(batch_plan *b, int64_t line, const subject *s, const double rate[CVX_OP_COUNT],
+                    bool fits)
+{
+    const cvx_job *j = &s->j;
+    const cvx_plan *p = &s->p;
+    int64_t videos = cvx_request_videos(j->request);
+    double seconds = 0;
+
+    for (int i = 0; i < CVX_STAGE_COUNT; i++) {
+        seconds += (double)videos * cvx_plan_seconds(&p->stage[i], rate);
+    }
+    if (b->jobs == NULL) {
+        print_row(j, p, line, videos, seconds, fits, b->videos == 0);
+    } else {
+        json_array_append_new(
+            b->jobs, json_pack("{s:I, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:b}", "line",
+                               (json_int_t)line, "output", j->request->output, "videos",
+                               (json_int_t)videos, "num_frames", (json_int_t)j->num_frames,
+                               "height", (json_int_t)j->height, "width", (json_int_t)j->width,
+                               "peak_bytes", (json_int_t)p->peak_bytes, "needed_bytes",
+                               (json_int_t)p->needed_bytes, "seconds", seconds, "fits", fits));
+    }
+    b->videos += videos;
+    b->seconds += seconds;
+    b->peak = p->peak_bytes > b->peak ? p->peak_bytes : b->peak;
+    b->needed = p->needed_bytes > b->needed ? p->needed_bytes : b->needed;
+    b->available = p->available_bytes;
+}
+
+static cvx_status plan_job(batch_plan *b, int64_t line, cvx_request *r)
+{
+    subject s = {0};
+    double rate[CVX_OP_COUNT];
+    cvx_status st = CVX_OK;
+
+    CVX_TRY(st, look(&s, r, true), done);
+    CVX_TRY(st, measure(&s), done);
+    CVX_TRY(st, cvx_plan_rates(s.ctx, rate), done);
+    st = cvx_plan_admit(&s.p, s.ctx, &s.c, &s.j);
+    add_job(b, line, &s, rate, st == CVX_OK);
+done:
+    leave(&s);
+    return st;
+}
+
+/* A line of the file; one that would fail is told as its run would tell it. */
+static void plan_line(void *payload, int64_t line, cvx_status st, const cvx_request *of)
+{
+    batch_plan *b = payload;
+
+    b->n++;
+    if (st == CVX_OK) {
+        cvx_request r = *of;
+        st = plan_job(b, line, &r);
+    }
+    if (st == CVX_OK) {
+        return;
+    }
+    b->failed++;
+    b->worst = st < b->worst ? st : b->worst;
+    bool named = strncmp(cvx_error(), b->file, strlen(b->file)) == 0; /* the line's own errors */
+    if (!named) {
+        (void)cvx_fail_prefix(st, "%s:%lld", b->file, (long long)line);
+    }
+    fprintf(stderr, "%s\n", cvx_error());
+}
+
+static cvx_status plan_batch(const cvx_request *r)
+{
+    batch_plan b = {.file = r->batch, .jobs = r->json ? json_array() : NULL};
+
+    if (r->replay != NULL || r->ranks > 0 || r->cluster != NULL) {
+        return cvx_fail(CVX_EINVAL,
+                        "--batch is planned for one rank, without --replay, --ranks and --cluster");
+    }
+    cvx_status st = cvx_batch_each(r, plan_line, &b);
+    if (st == CVX_OK && r->json) {
+        json_t *out =
+            json_pack("{s:O, s:I, s:I, s:I, s:f, s:b}", "jobs", b.jobs, "peak_bytes",
+                      (json_int_t)b.peak, "needed_bytes", (json_int_t)b.needed, "available_bytes",
+                      (json_int_t)b.available, "seconds", b.seconds, "fits", b.failed == 0);
+        json_dumpf(out, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
+        printf("\n");
+        json_decref(out);
+    } else if (st == CVX_OK) {
+        printf("%s%lld jobs, %lld videos\n"
+               "highest resident size of one: %.1f MiB; of these needed at once: %.1f MiB; "
+               "available: %.1f MiB\ntime of all: about %.1f s\n",
+               b.videos > 0 ? "\n" : "", (long long)b.n, (long long)b.videos, (double)b.peak / MIB,
+               (double)b.needed / MIB, (double)b.available / MIB, b.seconds);
+    }
+    json_decref(b.jobs);
+    return st != CVX_OK || b.failed == 0 ? st
+                                         : cvx_fail(b.worst, "%s: %lld of %lld jobs would fail",
+                                                    b.file, (long long)b.failed, (long long)b.n);
 }
 
 static int run(int argc, char **argv)
@@ -250,7 +414,9 @@ static int run(int argc, char **argv)
     if (!cvx_cli_begin(&cvx_cmd_plan, &r, argc, argv, NULL, 0, 0, &n, &code)) {
         return code;
     }
-    return cvx_cli_finish(plan(&r));
+    return cvx_cli_finish(r.batch != NULL    ? plan_batch(&r)
+                          : r.replay != NULL ? plan_replay(&r)
+                                             : plan(&r));
 }
 
 const cvx_command cvx_cmd_plan = {
@@ -260,7 +426,8 @@ const cvx_command cvx_cmd_plan = {
     .details =
         "Takes the options of cvx generate. Memory comes from a walk through the job with nothing "
         "computed; time from short runs of the main kernels on this machine. Exit code 5 if the "
-        "job does not fit, with the nearest that does. With --ranks N: the meshes of N ranks, the one "
+        "job does not fit, with the nearest that does. --replay MANIFEST: of the job that made it; --batch FILE: of each of its "
+        "jobs, the greatest memory of one and the time of all. With --ranks N: the meshes of N ranks, the one "
         "that cvx-rank would take marked; with --cluster FILE: on the machines that the file "
         "describes, and without --ranks for every power of two of its GPUs.",
     .opts = cvx_request_opts,

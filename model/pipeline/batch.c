@@ -111,14 +111,23 @@ static cvx_status tell_failure(batch *b, int64_t line, cvx_status st)
     return CVX_OK;
 }
 
+/* The line's request; *doc outlives it. */
+static cvx_status read_line(const batch *b, cvx_request *r, json_t **doc, const char *text,
+                            size_t len, int64_t line)
+{
+    char what[CVX_PATH_MAX + 32];
+
+    *r = *b->defaults;
+    snprintf(what, sizeof what, "%s:%lld", b->defaults->batch, (long long)line);
+    return cvx_batch_line(r, doc, text, len, what);
+}
+
 static cvx_status run_line(batch *b, const char *text, size_t len, int64_t line)
 {
-    cvx_request r = *b->defaults;
-    char what[CVX_PATH_MAX + 32];
+    cvx_request r;
     json_t *doc = NULL;
 
-    snprintf(what, sizeof what, "%s:%lld", b->defaults->batch, (long long)line);
-    CVX_RETURN_IF(cvx_batch_line(&r, &doc, text, len, what));
+    CVX_RETURN_IF(read_line(b, &r, &doc, text, len, line));
     cvx_status st = cvx_generator_run(b->generator, &r, true);
     json_decref(doc);
     return st;
@@ -145,6 +154,34 @@ static cvx_status claim_output(batch *b, const char *text, size_t len, int64_t l
     }
     json_decref(j);
     return st;
+}
+
+cvx_status cvx_batch_each(const cvx_request *defaults,
+                          void (*fn)(void *payload, int64_t line, cvx_status st,
+                                     const cvx_request *r),
+                          void *payload)
+{
+    batch b = {.defaults = defaults};
+    const char *text, *p;
+    size_t len = 0;
+
+    CVX_RETURN_IF(cvx_file_read(&b.text, &b.len, defaults->batch, BATCH_MAX_BYTES));
+    b.outputs = json_object();
+    p = b.text;
+    for (int64_t line = 1; (text = next_line(&p, b.text + b.len, &len)) != NULL; line++) {
+        cvx_request r;
+        json_t *doc = NULL;
+        if (strspn(text, " \t\r\n") >= len) {
+            continue;
+        }
+        cvx_status st = claim_output(&b, text, len, line);
+        st = st == CVX_OK ? read_line(&b, &r, &doc, text, len, line) : st;
+        fn(payload, line, st, st == CVX_OK ? &r : NULL);
+        json_decref(doc);
+    }
+    json_decref(b.outputs);
+    free(b.text);
+    return CVX_OK;
 }
 
 static bool stops(cvx_status st)

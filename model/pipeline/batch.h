@@ -23,6 +23,13 @@ cvx_status cvx_batch(const cvx_request *defaults, const cvx_generator_options *o
 cvx_status cvx_batch_line(cvx_request *r, json_t **doc, const char *text, size_t len,
                           const char *what) CVX_CHECK;
 
+/* What a run of the file defaults->batch would take its lines for, in their order, empty ones left out: `fn` gets the line's number
+ * and its request, borrowed, or why it is none (cvx_error()). CVX_EIO. */
+cvx_status cvx_batch_each(const cvx_request *defaults,
+                          void (*fn)(void *payload, int64_t line, cvx_status st,
+                                     const cvx_request *r),
+                          void *payload) CVX_CHECK;
+
 /* The first job of the file defaults->batch that can be read and that `fits`, into *out: what a mesh is chosen for. *doc as above,
  * NULL where there is none. CVX_EIO. */
 cvx_status cvx_batch_example(cvx_request *out, json_t **doc, const cvx_request *defaults,
