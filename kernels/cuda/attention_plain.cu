@@ -187,7 +187,7 @@ typedef struct merge_args {
 } merge_args;
 
 /* One row of one head a warp. */
-template <typename T> __global__ void merge_rows(merge_args a)
+template <typename T> __global__ void __launch_bounds__(CVX_THREADS) merge_rows(merge_args a)
 {
     int64_t at = (int64_t)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
     if (at >= a.n) {

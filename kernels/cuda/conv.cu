@@ -16,30 +16,34 @@
 #define BK 64
 #define STAGES 3
 
-/* Where output pixel m lies. */
+/* Where an output pixel lies. */
 struct pixel {
-    int64_t t, r, c;
+    int t, r, c;
 };
 
 static __device__ __forceinline__ pixel pixel_of(const cvx_cuda_conv &a, int64_t m)
 {
-    pixel p;
-    p.c = m % a.out[2];
-    p.r = m / a.out[2] % a.out[1];
-    p.t = m / a.out[2] / a.out[1];
-    return p;
+    int64_t row = m / a.out[2];
+    return {(int)(row / a.out[1]), (int)(row % a.out[1]), (int)(m % a.out[2])};
 }
 
-/* Elements from x to the input pixel that tap (dt, dr, dc) of output pixel p reads. */
-static __device__ __forceinline__ int64_t place(const cvx_cuda_conv &a, const pixel &p, int dt,
-                                                int dr, int dc)
+/* The n-th pixel after p; n is small: short divisions do. */
+static __device__ __forceinline__ pixel pixel_after(const cvx_cuda_conv &a, const pixel &p, int n)
+{
+    unsigned h = (unsigned)a.out[1], w = (unsigned)a.out[2], c = (unsigned)(p.c + n);
+    unsigned r = (unsigned)p.r + c / w;
+    return {p.t + (int)(r / h), (int)(r % h), (int)(c % w)};
+}
+
+/* The input's frame, row or column that a tap of an output pixel reads. */
+static __device__ __forceinline__ int64_t frame_of(const cvx_cuda_conv &a, const pixel &p, int dt)
 {
     int64_t f = a.x0 + p.t + dt; /* x0 < frames, p.t + dt < frames */
-    int64_t r = a.up2 ? (p.r + dr + 1) / 2 : p.r * a.stride + dr;
-    int64_t c = a.up2 ? (p.c + dc + 1) / 2 : p.c * a.stride + dc;
-
-    f = f >= a.frames ? f - a.frames : f;
-    return f * a.xs[0] + r * a.xs[1] + c * a.xs[2];
+    return f >= a.frames ? f - a.frames : f;
+}
+static __device__ __forceinline__ int line_of(const cvx_cuda_conv &a, int at, int d)
+{
+    return a.up2 ? (at + d + 1) / 2 : at * a.stride + d;
 }
 
 /* The byte offset of 16-byte piece `piece` of row `row` in a tile of 128-byte rows. */
@@ -54,45 +58,93 @@ template <int BN> __host__ __device__ constexpr int stage_bytes()
     return (BM + BN) * BK * 2;
 }
 
-/* Which tap and channels a step multiplies. */
-struct step_of {
-    int dt, dr, dc, tap, channel;
+/* What a thread brings of each step: piece i % 8 of rows i / 8, i / 8 + 32 ... of both tiles. Steps go through the channels
+ * of a tap, columns, rows and frames of taps; what changes seldom is kept, since a step's addresses take as long as its
+ * products otherwise. */
+template <typename T, int BN> struct feed {
+    const T *frame[BM / 32], *x[BM / 32]; /* of the frame that the tap reads, of the pixel in it */
+    const T *w[BN / 32];                  /* weights follow each other by steps */
+    pixel p[BM / 32];
+    bool there[BM / 32], row[BN / 32];
+    int dt, dr, dc, channel;
 };
 
-static __device__ __forceinline__ step_of find_step(const cvx_cuda_conv &a, int i, int per_tap)
-{
-    step_of s;
-    s.tap = i / per_tap;
-    s.channel = i % per_tap * BK;
-    s.dc = s.tap % a.kw;
-    s.dr = s.tap / a.kw % a.kh;
-    s.dt = s.tap / a.kw / a.kh;
-    return s;
-}
-
-/* One step's tiles on their way into a stage. Thread i brings piece i % 8 of rows i / 8, i / 8 + 32 ... */
 template <typename T, int BN>
-static __device__ __forceinline__ void bring(const cvx_cuda_conv &a, uint32_t stage,
-                                             const pixel px[4], const bool there[4], int64_t n0,
-                                             const step_of &s)
+static __device__ __forceinline__ void find_frames(const cvx_cuda_conv &a, feed<T, BN> &f)
 {
-    int piece = threadIdx.x % 8, row = threadIdx.x / 8, ch = s.channel + piece * 8;
-    int left = (int)(a.cin - ch) * 2, bytes = left < 0 ? 0 : left < 16 ? left : 16;
-    const T *x = (const T *)a.x, *w = (const T *)a.w + s.tap * a.kp + ch;
-    int64_t row_of_w = (int64_t)a.kt * a.kh * a.kw * a.kp;
-
 #pragma unroll
     for (int i = 0; i < BM / 32; i++) {
-        int n = there[i] ? bytes : 0;
-        const T *from = n > 0 ? x + place(a, px[i], s.dt, s.dr, s.dc) + ch : x;
-        copy_async(stage + swizzled(row + 32 * i, piece), from, n);
+        f.frame[i] = (const T *)a.x + frame_of(a, f.p[i], f.dt) * a.xs[0] + threadIdx.x % 8 * 8;
+    }
+}
+
+template <typename T, int BN>
+static __device__ __forceinline__ void find_pixels(const cvx_cuda_conv &a, feed<T, BN> &f)
+{
+#pragma unroll
+    for (int i = 0; i < BM / 32; i++) {
+        f.x[i] = f.frame[i] + (int64_t)line_of(a, f.p[i].r, f.dr) * (int)a.xs[1] +
+                 (int64_t)line_of(a, f.p[i].c, f.dc) * (int)a.xs[2];
+    }
+}
+
+template <typename T, int BN>
+static __device__ __forceinline__ void begin(const cvx_cuda_conv &a, feed<T, BN> &f,
+                                             const pixel &p0, int64_t left, int64_t n0)
+{
+    int row = threadIdx.x / 8;
+
+    f.dt = f.dr = f.dc = f.channel = 0;
+#pragma unroll
+    for (int i = 0; i < BM / 32; i++) {
+        f.there[i] = row + 32 * i < left;
+        f.p[i] = pixel_after(a, p0, f.there[i] ? row + 32 * i : 0);
     }
 #pragma unroll
     for (int i = 0; i < BN / 32; i++) {
         int64_t o = n0 + row + 32 * i;
-        copy_async(stage + BM * BK * 2 + swizzled(row + 32 * i, piece),
-                   o < a.cout ? w + o * row_of_w : w, o < a.cout ? 16 : 0);
+        f.row[i] = o < a.cout;
+        f.w[i] =
+            (const T *)a.w + (f.row[i] ? o : 0) * (a.kt * a.kh * a.kw) * a.kp + threadIdx.x % 8 * 8;
     }
+    find_frames(a, f);
+    find_pixels(a, f);
+}
+
+/* The next step's tiles on their way into a stage. */
+template <typename T, int BN>
+static __device__ __forceinline__ void bring(const cvx_cuda_conv &a, uint32_t stage, feed<T, BN> &f)
+{
+    int piece = threadIdx.x % 8, row = threadIdx.x / 8;
+    int left = (int)(a.cin - f.channel - piece * 8) * 2, bytes = left < 0    ? 0
+                                                                 : left < 16 ? left
+                                                                             : 16;
+
+#pragma unroll
+    for (int i = 0; i < BM / 32; i++) {
+        int n = f.there[i] ? bytes : 0;
+        copy_async(stage + swizzled(row + 32 * i, piece),
+                   n > 0 ? f.x[i] + f.channel : (const T *)a.x, n);
+    }
+#pragma unroll
+    for (int i = 0; i < BN / 32; i++) {
+        copy_async(stage + BM * BK * 2 + swizzled(row + 32 * i, piece), f.w[i], f.row[i] ? 16 : 0);
+        f.w[i] += BK;
+    }
+    f.channel += BK;
+    if (f.channel < a.cin) {
+        return;
+    }
+    f.channel = 0;
+    if (++f.dc == a.kw) {
+        f.dc = 0;
+        if (++f.dr == a.kh) {
+            f.dr = 0;
+            f.dt++;
+            find_frames(a, f);
+        }
+    }
+    find_pixels(a, f);
 }
 
 /* One step's products: a warp has MI · 16 pixels and NI · 8 channels. */
@@ -134,6 +186,37 @@ static __device__ __forceinline__ void put(const cvx_cuda_conv &a, float *y, con
     }
 }
 
+/* Whether neighbouring outputs of even number can be read and written as one. */
+static __device__ __forceinline__ bool in_pairs(const cvx_cuda_conv &a)
+{
+    int64_t odd = a.cout | a.ys[0] | a.ys[1] | a.ys[2] | a.rs[0] | a.rs[1] | a.rs[2];
+    return odd % 2 == 0 && ((uintptr_t)a.y | (uintptr_t)a.residual | (uintptr_t)a.b) % 8 == 0;
+}
+
+/* Outputs o and o + 1; o is even. */
+static __device__ __forceinline__ void put_two(const cvx_cuda_conv &a, float *y, const float *res,
+                                               int64_t o, const float *v, bool pairs)
+{
+    if (!pairs) {
+        put(a, y, res, o, v[0]);
+        put(a, y, res, o + 1, v[1]);
+    } else if (o < a.cout) {
+        float sum[2] = {v[0], v[1]}, by[2];
+        if (a.b != NULL) {
+            load<float, 2>(by, a.b + o);
+            sum[0] += by[0];
+            sum[1] += by[1];
+        }
+        if (res != NULL) {
+            load<float, 2>(by, res + o);
+            sum[0] += by[0];
+            sum[1] += by[1];
+        }
+        store<float, 2>(y + o, sum);
+    }
+}
+
+/* A frame beyond the last tap's is never read: the ring's next one may be looked for, and is not asked for. */
 template <typename T, int BN> __global__ void __launch_bounds__(256) conv_mma(cvx_cuda_conv a)
 {
     extern __shared__ __align__(128) char shared[];
@@ -142,23 +225,18 @@ template <typename T, int BN> __global__ void __launch_bounds__(256) conv_mma(cv
     uint32_t base = shared_address(shared);
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     int m = warp / WARPS_N * MI * 16, n = warp % WARPS_N * NI * 8;
-    int64_t all = a.out[0] * a.out[1] * a.out[2], m0 = (int64_t)blockIdx.x * BM;
+    int64_t m0 = (int64_t)blockIdx.x * BM, left = a.out[0] * a.out[1] * a.out[2] - m0;
     int64_t n0 = (int64_t)blockIdx.y * BN;
-    int per_tap = (int)((a.cin + BK - 1) / BK), steps = a.kt * a.kh * a.kw * per_tap;
+    int steps = a.kt * a.kh * a.kw * (int)((a.cin + BK - 1) / BK);
+    pixel p0 = pixel_of(a, m0);
     float acc[MI][NI][4] = {};
-    pixel px[4];
-    bool there[4];
+    feed<T, BN> f;
 
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        int64_t at = m0 + threadIdx.x / 8 + 32 * i;
-        there[i] = at < all;
-        px[i] = pixel_of(a, there[i] ? at : 0);
-    }
+    begin(a, f, p0, left, n0);
 #pragma unroll
     for (int i = 0; i < STAGES - 1; i++) {
         if (i < steps) {
-            bring<T, BN>(a, base + i * stage_bytes<BN>(), px, there, n0, find_step(a, i, per_tap));
+            bring(a, base + i * stage_bytes<BN>(), f);
         }
         copy_commit();
     }
@@ -167,26 +245,24 @@ template <typename T, int BN> __global__ void __launch_bounds__(256) conv_mma(cv
         __syncthreads(); /* the stage has come for all, and the one before is spent */
         int next = i + STAGES - 1;
         if (next < steps) {
-            bring<T, BN>(a, base + next % STAGES * stage_bytes<BN>(), px, there, n0,
-                         find_step(a, next, per_tap));
+            bring(a, base + next % STAGES * stage_bytes<BN>(), f);
         }
         copy_commit();
         multiply_tiles<T, MI, NI>(acc, base + i % STAGES * stage_bytes<BN>(), m, n);
     }
+    bool pairs = in_pairs(a);
 #pragma unroll
     for (int i = 0; i < 2 * MI; i++) { /* rows lane / 4 and lane / 4 + 8 of each 16 */
-        int64_t at = m0 + m + i / 2 * 16 + i % 2 * 8 + lane / 4;
-        if (at < all) {
-            pixel p = pixel_of(a, at);
+        int at = m + i / 2 * 16 + i % 2 * 8 + lane / 4;
+        if (at < left) {
+            pixel p = pixel_after(a, p0, at);
             float *y = a.y + p.t * a.ys[0] + p.r * a.ys[1] + p.c * a.ys[2];
             const float *res = a.residual == NULL
                                    ? NULL
                                    : a.residual + p.t * a.rs[0] + p.r * a.rs[1] + p.c * a.rs[2];
 #pragma unroll
             for (int j = 0; j < NI; j++) {
-                int64_t o = n0 + n + j * 8 + lane % 4 * 2;
-                put(a, y, res, o, acc[i / 2][j][i % 2 * 2]);
-                put(a, y, res, o + 1, acc[i / 2][j][i % 2 * 2 + 1]);
+                put_two(a, y, res, n0 + n + j * 8 + lane % 4 * 2, &acc[i / 2][j][i % 2 * 2], pairs);
             }
         }
     }
@@ -212,8 +288,9 @@ static __global__ void __launch_bounds__(256) conv_f32(cvx_cuda_conv a)
     int since = 0;
 
     for (int tap = 0; tap < a.kt * a.kh * a.kw; tap++) {
-        const float *x =
-            (const float *)a.x + place(a, p, tap / a.kw / a.kh, tap / a.kw % a.kh, tap % a.kw);
+        const float *x = (const float *)a.x + frame_of(a, p, tap / a.kw / a.kh) * a.xs[0] +
+                         line_of(a, p.r, tap / a.kw % a.kh) * a.xs[1] +
+                         line_of(a, p.c, tap % a.kw) * a.xs[2];
         const float *w = (const float *)a.w + ((n0 + row) * (a.kt * a.kh * a.kw) + tap) * a.kp;
         for (int64_t k = 0; k < a.cin; k += FK) {
             float u[4], v[4];
@@ -308,8 +385,9 @@ extern "C" cvx_status cvx_cuda_conv_run(cvx_cuda *s, const cvx_cuda_conv *c)
 
 /* Channels V at a time, dense [frames, rows, columns, cp] of type TY <- pixels of any strides, zeros from c on. */
 template <typename TX, typename TY, int V>
-__global__ void gather_pixels(TY *y, const TX *x, int64_t n, int64_t h, int64_t w, int64_t c,
-                              int64_t cp, int64_t s0, int64_t s1, int64_t s2)
+__global__ void __launch_bounds__(CVX_THREADS)
+    gather_pixels(TY *y, const TX *x, int64_t n, int64_t h, int64_t w, int64_t c, int64_t cp,
+                  int64_t s0, int64_t s1, int64_t s2)
 {
     int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= n) {

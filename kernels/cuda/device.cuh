@@ -64,14 +64,21 @@ template <typename T, int V> __device__ __forceinline__ void store(T *p, const f
     *reinterpret_cast<pack_of<T, V> *>(p) = u;
 }
 
+/* The sum over L neighbouring lanes, the same on each of them; all of the warp call. */
+template <int L> __device__ __forceinline__ float sum_lanes(float v)
+{
+#pragma unroll
+    for (int i = L / 2; i > 0; i /= 2) {
+        v += __shfl_xor_sync(0xffffffffu, v, i);
+    }
+    return v;
+}
+
 /* The sum over the N threads (32, or all of a block) that share a row, the same on each of them and in an order that
  * N alone decides. room: N / 32 floats of shared memory, unused for a warp. */
 template <int N> __device__ __forceinline__ float sum_over(float v, float *room)
 {
-#pragma unroll
-    for (int i = 16; i > 0; i /= 2) {
-        v += __shfl_xor_sync(0xffffffffu, v, i);
-    }
+    v = sum_lanes<32>(v);
     if (N > 32) {
         __syncthreads(); /* the sum before has been read */
         if (threadIdx.x % 32 == 0) {

@@ -10,7 +10,9 @@ static __device__ __forceinline__ int64_t item(void)
     return (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
 }
 
-template <typename T> __global__ void gate_values(T *y, const T *a, const T *b, int64_t n, int act)
+template <typename T>
+__global__ void __launch_bounds__(CVX_THREADS)
+    gate_values(T *y, const T *a, const T *b, int64_t n, int act)
 {
     int64_t i = item();
     if (i < n) {
@@ -32,7 +34,8 @@ extern "C" cvx_status cvx_cuda_op_gated_act(cvx_ctx *ctx, const cvx_gated_act_ar
     return cvx_cuda_launched(s, "gated_act");
 }
 
-static __global__ void add_values(float *y, const float *a, const float *b, int64_t n, int64_t nb)
+static __global__ void __launch_bounds__(CVX_THREADS)
+    add_values(float *y, const float *a, const float *b, int64_t n, int64_t nb)
 {
     int64_t i = item();
     if (i < n) {
@@ -57,8 +60,9 @@ extern "C" cvx_status cvx_cuda_op_add(cvx_ctx *ctx, const cvx_add_args *a)
 /* --- rows of a table --- */
 
 template <typename T>
-__global__ void table_rows(float *y, const T *table, const int32_t *ids, int64_t n, int64_t c,
-                           int64_t ldy, int64_t ldt)
+__global__ void __launch_bounds__(CVX_THREADS)
+    table_rows(float *y, const T *table, const int32_t *ids, int64_t n, int64_t c, int64_t ldy,
+               int64_t ldt)
 {
     int64_t i = item();
     if (i < n * c) {
@@ -125,7 +129,8 @@ typedef struct patch_args {
 } patch_args;
 
 /* One value: column q = (ch, t, i, j) of row r of item b, and its place in the latents [f, c, h, w]. */
-template <typename T, bool GATHER> __global__ void move_patches(patch_args a)
+template <typename T, bool GATHER>
+__global__ void __launch_bounds__(CVX_THREADS) move_patches(patch_args a)
 {
     int64_t at = item();
     if (at >= a.total) {
@@ -203,7 +208,7 @@ static __device__ __forceinline__ float plus_product(float sum, float a, float b
     return __fadd_rn(sum, __fmul_rn(a, b));
 }
 
-static __global__ void sched_values(sched_args a)
+static __global__ void __launch_bounds__(CVX_THREADS) sched_values(sched_args a)
 {
     int64_t i = item();
     if (i >= a.n) {
@@ -260,7 +265,8 @@ typedef struct copy_args {
 } copy_args;
 
 /* E: what is moved at once, I: an index that holds n. */
-template <typename E, typename I> __global__ void copy_elements(copy_args a)
+template <typename E, typename I>
+__global__ void __launch_bounds__(CVX_THREADS) copy_elements(copy_args a)
 {
     int64_t at = item();
     if (at >= a.n) {
@@ -358,7 +364,7 @@ extern "C" cvx_status cvx_cuda_op_strided_copy(cvx_ctx *ctx, const cvx_strided_c
 }
 
 /* Rows of dim[3] E; the other strides are in bytes. */
-template <typename E> __global__ void zero_rows(copy_args a)
+template <typename E> __global__ void __launch_bounds__(CVX_THREADS) zero_rows(copy_args a)
 {
     int64_t at = item();
     if (at < a.n) {
@@ -395,7 +401,7 @@ extern "C" cvx_status cvx_cuda_zero_strided(cvx_cuda *s, const cvx_tensor *t)
     return cvx_cuda_launched(s, "zeros");
 }
 
-static __global__ void blend_values(copy_args a, int axis)
+static __global__ void __launch_bounds__(CVX_THREADS) blend_values(copy_args a, int axis)
 {
     int64_t at = item();
     if (at >= a.n) {
@@ -430,7 +436,7 @@ extern "C" cvx_status cvx_cuda_op_blend(cvx_ctx *ctx, const cvx_blend_args *a)
 }
 
 /* y [t, h, w, c] of a.dim; frames 2t - odd and the next of x, the first frame of an odd number alone. */
-static __global__ void pool_frames(copy_args a, int64_t odd)
+static __global__ void __launch_bounds__(CVX_THREADS) pool_frames(copy_args a, int64_t odd)
 {
     int64_t at = item();
     if (at >= a.n) {

@@ -15,7 +15,7 @@ typedef struct stats_args {
 
 /* One row of pixels a block. A thread has one channel at a time and every `side`-th pixel; then the channels' sums are
  * added in order. */
-static __global__ void row_sums(stats_args a)
+static __global__ void __launch_bounds__(CVX_THREADS) row_sums(stats_args a)
 {
     extern __shared__ double part[]; /* [side · c][2] */
     int64_t t = blockIdx.x / a.h, r = blockIdx.x % a.h;
@@ -76,8 +76,8 @@ extern "C" cvx_status cvx_cuda_op_group_norm_stats(cvx_ctx *ctx, const cvx_group
 }
 
 /* One group a block: each thread adds every 256th row's sums, then a tree over the threads. */
-static __global__ void all_sums(double *stats, const double *sums, int64_t rows, int groups,
-                                double count, double eps)
+static __global__ void __launch_bounds__(CVX_THREADS)
+    all_sums(double *stats, const double *sums, int64_t rows, int groups, double count, double eps)
 {
     __shared__ double s[CVX_THREADS], q[CVX_THREADS];
     int g = blockIdx.x, i = threadIdx.x;
@@ -132,31 +132,55 @@ typedef struct apply_args {
     bool silu;
 } apply_args;
 
-/* V neighbouring channels of one pixel a thread. */
-template <typename T, int V> __global__ void normalize(apply_args a)
+/* V neighbouring channels of one pixel a thread; I: an index that holds n. */
+template <typename T, int V, typename I>
+__global__ void __launch_bounds__(CVX_THREADS) normalize(apply_args a)
 {
     int64_t at = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= a.n) {
         return;
     }
-    int cv = a.c / V, ch = (int)(at % cv) * V;
-    int64_t c = at / cv % a.w, r = at / cv / a.w % a.h, t = at / cv / a.w / a.h;
-    float v[V], zy[V], zb[V];
+    I cv = (I)(a.c / V), w = (I)a.w, h = (I)a.h, pixel = (I)at / cv, row = pixel / w;
+    int ch = (int)((I)at % cv) * V;
+    int64_t c = pixel % w, r = row % h, t = row / h;
+    float v[V], zy[V], zb[V], gamma[V], beta[V];
 
     load<float, V>(v, a.x + t * a.xs[0] + r * a.xs[1] + c * a.xs[2] + ch);
     if (a.zy != NULL) {
-        int64_t zr = (r + a.h0) * a.hz / a.h_full, zc = c * a.wz / a.w, f = a.map[t];
+        int64_t zr = (I)(r + a.h0) * (I)a.hz / (I)a.h_full, zc = (I)c * (I)a.wz / w, f = a.map[t];
         load<float, V>(zy, a.zy + f * a.zs[0] + zr * a.zs[1] + zc * a.zs[2] + ch);
         load<float, V>(zb, a.zb + f * a.bs[0] + zr * a.bs[1] + zc * a.bs[2] + ch);
     }
+    load<float, V>(gamma, a.gamma + ch);
+    load<float, V>(beta, a.beta + ch);
+    int group = ch / a.per, left = (group + 1) * a.per - ch; /* channels of this group from ch on */
 #pragma unroll
     for (int i = 0; i < V; i++) {
-        const double *g = a.stats + (ch + i) / a.per * 2;
-        float u = (float)(((double)v[i] - g[0]) * g[1]) * a.gamma[ch + i] + a.beta[ch + i];
+        const double *g = a.stats + 2 * group;
+        float u = (float)(((double)v[i] - g[0]) * g[1]) * gamma[i] + beta[i];
         u = a.zy != NULL ? u * zy[i] + zb[i] : u;
         v[i] = a.silu ? u / (1 + expf(-u)) : u;
+        if (--left == 0) {
+            group++;
+            left = a.per;
+        }
     }
     store<T, V>((T *)a.y + t * a.ys[0] + r * a.ys[1] + c * a.ys[2] + ch, v);
+}
+
+template <typename T> static void launch_normalize(cvx_cuda *s, const apply_args *a, bool wide)
+{
+    const unsigned blocks = blocks_for(a->n);
+
+    /* products of rows or columns are less than 2^32, too */
+    if (a->n >= (int64_t)1 << 31 || a->h_full >= 65536 || a->w >= 65536 || a->hz >= 65536 ||
+        a->wz >= 65536) {
+        wide ? normalize<T, 4, uint64_t><<<blocks, CVX_THREADS, 0, s->stream>>>(*a)
+             : normalize<T, 1, uint64_t><<<blocks, CVX_THREADS, 0, s->stream>>>(*a);
+    } else {
+        wide ? normalize<T, 4, uint32_t><<<blocks, CVX_THREADS, 0, s->stream>>>(*a)
+             : normalize<T, 1, uint32_t><<<blocks, CVX_THREADS, 0, s->stream>>>(*a);
+    }
 }
 
 static bool wide_enough(const cvx_tensor *t)
@@ -170,7 +194,8 @@ extern "C" cvx_status cvx_cuda_op_group_norm_apply(cvx_ctx *ctx, const cvx_group
     cvx_cuda *s = cvx_cuda_of(ctx);
     const int64_t *d = a->x->dim;
     bool wide = d[3] % 4 == 0 && wide_enough(a->x) && wide_enough(a->y) && wide_enough(a->zy) &&
-                wide_enough(a->zb);
+                wide_enough(a->zb) && aligned_to(a->gamma->data, 16) &&
+                aligned_to(a->beta->data, 16);
     apply_args k = {};
 
     k.stats = (const double *)a->stats->data;
@@ -203,13 +228,7 @@ extern "C" cvx_status cvx_cuda_op_group_norm_apply(cvx_ctx *ctx, const cvx_group
         k.n = frames * d[1] * d[2] * d[3] / (wide ? 4 : 1);
         k.x = (const float *)a->x->data + t0 * k.xs[0];
         k.y = (char *)a->y->data + t0 * k.ys[0] * (int64_t)cvx_dtype_size(a->y->dtype);
-        if (wide) {
-            WITH_TYPE(a->y->dtype, T,
-                      normalize<T, 4><<<blocks_for(k.n), CVX_THREADS, 0, s->stream>>>(k));
-        } else {
-            WITH_TYPE(a->y->dtype, T,
-                      normalize<T, 1><<<blocks_for(k.n), CVX_THREADS, 0, s->stream>>>(k));
-        }
+        WITH_TYPE(a->y->dtype, T, launch_normalize<T>(s, &k, wide));
     }
     return cvx_cuda_launched(s, "group_norm_apply");
 }

@@ -14,9 +14,25 @@ typedef struct norm_args {
     float eps;
 } norm_args;
 
+/* V values from p + at on; `none` without p. */
+template <int V>
+static __device__ __forceinline__ void values_at(float out[V], const float *p, int64_t at,
+                                                 float none)
+{
+    if (p != NULL) {
+        load<float, V>(out, p + at);
+    } else {
+#pragma unroll
+        for (int j = 0; j < V; j++) {
+            out[j] = none;
+        }
+    }
+}
+
 /* One row for N threads (a warp, or a block), V neighbouring values at a time. The order of the sums follows from N and
  * V, which follow from c and the tensors' alignment. RMS: T5's norm without mean. */
-template <int N, int V, typename TX, typename TY, bool RMS> __global__ void norm_rows(norm_args a)
+template <int N, int V, typename TX, typename TY, bool RMS>
+__global__ void __launch_bounds__(N > CVX_THREADS ? N : CVX_THREADS) norm_rows(norm_args a)
 {
     __shared__ float room[N / 32];
     int lane = threadIdx.x % N;
@@ -60,14 +76,14 @@ template <int N, int V, typename TX, typename TY, bool RMS> __global__ void norm
     for (int i = 0; i < HELD / V; i++) {
         int e = (i * N + lane) * V;
         if (e < a.c) {
-            float out[V];
+            float out[V], g[V], b[V], scale[V], shift[V];
+            values_at<V>(g, a.gamma, e, 1);
+            values_at<V>(b, a.beta, e, 0);
+            values_at<V>(scale, a.scale, at + e, 0);
+            values_at<V>(shift, a.shift, at + e, 0);
 #pragma unroll
             for (int j = 0; j < V; j++) {
-                float t = v[i * V + j] * rstd;
-                t = a.gamma != NULL ? t * a.gamma[e + j] : t;
-                t = a.beta != NULL ? t + a.beta[e + j] : t;
-                t = a.scale != NULL ? t * (1.0f + a.scale[at + e + j]) : t;
-                out[j] = a.shift != NULL ? t + a.shift[at + e + j] : t;
+                out[j] = (v[i * V + j] * rstd * g[j] + b[j]) * (1.0f + scale[j]) + shift[j];
             }
             store<TY, V>(y + e, out);
         }
@@ -92,7 +108,8 @@ static cvx_status run_norm(cvx_cuda *s, const norm_args *a, const cvx_tensor *x,
 {
     bool wide = a->c % 4 == 0 && a->ldx % 4 == 0 && a->ldy % 4 == 0 &&
                 aligned_to(x->data, 4 * cvx_dtype_size(x->dtype)) &&
-                aligned_to(y->data, 4 * cvx_dtype_size(y->dtype));
+                aligned_to(y->data, 4 * cvx_dtype_size(y->dtype)) && aligned_to(a->gamma, 16) &&
+                aligned_to(a->beta, 16) && aligned_to(a->scale, 16) && aligned_to(a->shift, 16);
 
     if (a->m == 0 || a->c == 0) {
         return CVX_OK;
@@ -164,10 +181,19 @@ typedef struct rope_args {
     float eps;
 } rope_args;
 
+/* V floats, four at a time. */
+template <int V> static __device__ __forceinline__ void load_floats(float out[V], const float *p)
+{
+#pragma unroll
+    for (int j = 0; j < V; j += 4) {
+        load<float, 4>(out + j, p + j);
+    }
+}
+
 /* The most values of a head: each lane of the head's warp holds d / 32. */
 #define HEAD_MAX 256
 
-template <typename T> __global__ void norm_rope_heads(rope_args a)
+template <typename T> __global__ void __launch_bounds__(CVX_THREADS) norm_rope_heads(rope_args a)
 {
     int64_t i = (int64_t)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
     int lane = threadIdx.x % 32;
@@ -208,6 +234,68 @@ template <typename T> __global__ void norm_rope_heads(rope_args a)
     }
 }
 
+/* The same for heads of 64 whose rows are aligned: V neighbouring values a lane, 64 / V lanes a head. */
+template <typename T, int V>
+__global__ void __launch_bounds__(CVX_THREADS) norm_rope_64(rope_args a)
+{
+    const int L = 64 / V;
+    int64_t i = (int64_t)blockIdx.x * (blockDim.x / L) + threadIdx.x / L;
+    int e = threadIdx.x % L * V;
+    bool there = i < a.n;
+    i = there ? i : a.n - 1; /* lanes of a warp stay together: they shuffle */
+    int64_t head = i % a.h, r = i / a.h % a.s, b = i / a.h / a.s, at = r - a.text_rows;
+    T *x = (T *)a.x + b * a.sb + r * a.ss + head * a.sh + e;
+    float v[V], g[V], by[V], sum = 0, squares = 0;
+
+    load<T, V>(v, x);
+#pragma unroll
+    for (int j = 0; j < V; j++) {
+        sum += v[j];
+    }
+    float mean = sum_lanes<L>(sum) / 64;
+#pragma unroll
+    for (int j = 0; j < V; j++) {
+        v[j] -= mean;
+        squares += v[j] * v[j];
+    }
+    float rstd = 1.0f / sqrtf(sum_lanes<L>(squares) / 64 + a.eps);
+    load_floats<V>(g, a.gamma + e);
+    load_floats<V>(by, a.beta + e);
+#pragma unroll
+    for (int j = 0; j < V; j++) {
+        v[j] = v[j] * rstd * g[j] + by[j];
+    }
+    if (a.cos != NULL && at >= 0) {
+        load_floats<V>(g, a.cos + (at + a.row0) * a.ldcos + e);
+        load_floats<V>(by, a.sin + (at + a.row0) * a.ldsin + e);
+#pragma unroll
+        for (int j = 0; j < V; j += 2) {
+            float u = v[j];
+            v[j] = u * g[j] - v[j + 1] * by[j];
+            v[j + 1] = v[j + 1] * g[j + 1] + u * by[j + 1];
+        }
+    }
+    if (there) {
+        store<T, V>(x, v);
+    }
+}
+
+/* 16 bytes a lane. */
+template <typename T> static void launch_rope_64(cvx_cuda *s, const rope_args *a)
+{
+    const int V = 16 / sizeof(T);
+    norm_rope_64<T, V><<<blocks_for(64 / V * a->n), CVX_THREADS, 0, s->stream>>>(*a);
+}
+
+static bool rope_is_aligned(const rope_args *r, const cvx_tensor *x)
+{
+    int64_t v = 16 / (int64_t)cvx_dtype_size(x->dtype);
+
+    return aligned_to(r->x, 16) && r->sb % v == 0 && r->ss % v == 0 && r->sh % v == 0 &&
+           aligned_to(r->gamma, 16) && aligned_to(r->beta, 16) && aligned_to(r->cos, 16) &&
+           aligned_to(r->sin, 16) && r->ldcos % 4 == 0 && r->ldsin % 4 == 0;
+}
+
 extern "C" cvx_status cvx_cuda_op_qk_norm_rope(cvx_ctx *ctx, const cvx_qk_norm_rope_args *a)
 {
     cvx_cuda *s = cvx_cuda_of(ctx);
@@ -234,7 +322,9 @@ extern "C" cvx_status cvx_cuda_op_qk_norm_rope(cvx_ctx *ctx, const cvx_qk_norm_r
     if (r.d > HEAD_MAX) {
         return cvx_fail(CVX_EUNSUPPORTED, "heads of %d values: at most %d on a GPU", r.d, HEAD_MAX);
     }
-    if (r.n > 0 && r.d > 0) {
+    if (r.n > 0 && r.d == 64 && rope_is_aligned(&r, x)) {
+        WITH_ACTIVATION(x->dtype, T, launch_rope_64<T>(s, &r));
+    } else if (r.n > 0 && r.d > 0) {
         WITH_ACTIVATION(x->dtype, T,
                         norm_rope_heads<T><<<blocks_for(32 * r.n), CVX_THREADS, 0, s->stream>>>(r));
     }

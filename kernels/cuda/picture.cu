@@ -55,7 +55,7 @@ struct terms {
 };
 
 /* __fmul_rn and __fadd_rn are never fused: the bits are the definition's. */
-static __global__ void combine_values(float *y, terms a, int64_t n)
+static __global__ void __launch_bounds__(CVX_THREADS) combine_values(float *y, terms a, int64_t n)
 {
     int64_t i = item();
     if (i < n) {
@@ -105,7 +105,8 @@ static __device__ __forceinline__ float value(const picture &q, int64_t t, int64
     return q.p[t * q.s[0] + r * q.s[1] + c * q.s[2] + k];
 }
 
-template <typename T> __global__ void finish_conv(T *y, picture place, tail a, int64_t n)
+template <typename T>
+__global__ void __launch_bounds__(CVX_THREADS) finish_conv(T *y, picture place, tail a, int64_t n)
 {
     int64_t i = item();
     if (i >= n) {
@@ -189,8 +190,8 @@ static __device__ axis taps(int64_t i, int64_t n, double step, bool cubic)
     return a;
 }
 
-static __global__ void resize_pixels(picture y, picture x, double step, double gain, bool cubic,
-                                     bool add, int64_t n)
+static __global__ void __launch_bounds__(CVX_THREADS)
+    resize_pixels(picture y, picture x, double step, double gain, bool cubic, bool add, int64_t n)
 {
     int64_t i = item();
     if (i >= n) {
@@ -228,7 +229,8 @@ static __device__ __forceinline__ double within(double v, int64_t n)
     return v > (double)(n - 1) ? (double)(n - 1) : v > 0 ? v : 0;
 }
 
-static __global__ void warp_pixels(picture y, picture x, picture flow, int64_t n)
+static __global__ void __launch_bounds__(CVX_THREADS)
+    warp_pixels(picture y, picture x, picture flow, int64_t n)
 {
     int64_t i = item();
     if (i >= n) {
@@ -259,7 +261,8 @@ extern "C" cvx_status cvx_cuda_op_warp(cvx_ctx *ctx, const cvx_warp_args *a)
     return cvx_cuda_launched(s, "warp");
 }
 
-static __global__ void mix_pixels(picture y, picture a, picture b, picture mask, int64_t n)
+static __global__ void __launch_bounds__(CVX_THREADS)
+    mix_pixels(picture y, picture a, picture b, picture mask, int64_t n)
 {
     int64_t i = item();
     if (i >= n) {
@@ -286,7 +289,8 @@ extern "C" cvx_status cvx_cuda_op_sigmoid_mix(cvx_ctx *ctx, const cvx_sigmoid_mi
     return cvx_cuda_launched(s, "sigmoid_mix");
 }
 
-static __global__ void shuffle_pixels(picture y, picture x, picture base, int64_t f, int64_t n)
+static __global__ void __launch_bounds__(CVX_THREADS)
+    shuffle_pixels(picture y, picture x, picture base, int64_t f, int64_t n)
 {
     int64_t i = item();
     if (i >= n) {
@@ -316,7 +320,7 @@ extern "C" cvx_status cvx_cuda_op_pixel_shuffle(cvx_ctx *ctx, const cvx_pixel_sh
 /* --- the greatest magnitude --- */
 
 /* Bits of floats that are not negative order as the floats do; a NaN is passed over, as the definition does. */
-static __global__ void greatest(unsigned *out, picture x, int64_t n)
+static __global__ void __launch_bounds__(CVX_THREADS) greatest(unsigned *out, picture x, int64_t n)
 {
     int64_t i = item();
     if (i < n) {

@@ -7,7 +7,8 @@
 
 /* V neighbouring columns a thread. */
 template <typename TX, typename TY, int V>
-__global__ void convert_rows(TY *y, const TX *x, int64_t m, int64_t k, int64_t kp, int64_t ldx)
+__global__ void __launch_bounds__(CVX_THREADS)
+    convert_rows(TY *y, const TX *x, int64_t m, int64_t k, int64_t kp, int64_t ldx)
 {
     int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, per = kp / V;
     if (i >= m * per) {
@@ -56,17 +57,21 @@ extern "C" cvx_status cvx_cuda_rows_convert(cvx_cuda *s, void *y, cvx_dtype yt, 
 /* Rows whose values are all smaller are rows of zeros: the reciprocal of their scale would not be finite. */
 #define LEAST 1e-30f
 
-/* One row a block: its greatest magnitude, then its values. */
-template <typename T>
-__global__ void quantize_rows(uint8_t *y, float *scales, const T *x, int64_t k, int64_t kp,
-                              int64_t ldx)
+/* One row a block: its greatest magnitude, then its values, V neighbours a thread. */
+template <typename T, int V>
+__global__ void __launch_bounds__(CVX_THREADS)
+    quantize_rows(uint8_t *y, float *scales, const T *x, int64_t k, int64_t kp, int64_t ldx)
 {
     __shared__ float room[CVX_THREADS / 32];
     const T *row = x + (int64_t)blockIdx.x * ldx;
-    float most = 0;
+    float most = 0, v[V];
 
-    for (int64_t e = threadIdx.x; e < k; e += CVX_THREADS) {
-        most = fmaxf(most, fabsf(to_float(row[e])));
+    for (int64_t e = threadIdx.x * V; e < k; e += CVX_THREADS * V) {
+        load<T, V>(v, row + e);
+#pragma unroll
+        for (int j = 0; j < V; j++) {
+            most = fmaxf(most, fabsf(v[j]));
+        }
     }
 #pragma unroll
     for (int i = 16; i > 0; i /= 2) {
@@ -86,10 +91,30 @@ __global__ void quantize_rows(uint8_t *y, float *scales, const T *x, int64_t k, 
     if (threadIdx.x == 0) {
         scales[blockIdx.x] = scale;
     }
-    for (int64_t e = threadIdx.x; e < kp; e += CVX_THREADS) {
-        float v = e < k ? to_float(row[e]) * inverse : 0.0f;
-        y[(int64_t)blockIdx.x * kp + e] =
-            (uint8_t)__nv_cvt_float_to_fp8(v, __NV_SATFINITE, __NV_E4M3);
+    for (int64_t e = threadIdx.x * V; e < kp; e += CVX_THREADS * V) {
+        pack_of<uint8_t, V> u = {};
+        if (e < k) { /* V divides k where it is above 1 */
+            load<T, V>(v, row + e);
+#pragma unroll
+            for (int j = 0; j < V; j++) {
+                u.v[j] = (uint8_t)__nv_cvt_float_to_fp8(v[j] * inverse, __NV_SATFINITE, __NV_E4M3);
+            }
+        }
+        *reinterpret_cast<pack_of<uint8_t, V> *>(y + (int64_t)blockIdx.x * kp + e) = u;
+    }
+}
+
+/* 16 bytes of a row a thread, or a value. */
+template <typename T>
+static void launch_quantize(cvx_cuda *s, uint8_t *y, float *scales, const T *x, int64_t m,
+                            int64_t k, int64_t kp, int64_t ldx)
+{
+    const int V = 16 / sizeof(T);
+
+    if (k % V == 0 && kp % V == 0 && ldx % V == 0 && aligned_to(x, 16) && aligned_to(y, V)) {
+        quantize_rows<T, V><<<(unsigned)m, CVX_THREADS, 0, s->stream>>>(y, scales, x, k, kp, ldx);
+    } else {
+        quantize_rows<T, 1><<<(unsigned)m, CVX_THREADS, 0, s->stream>>>(y, scales, x, k, kp, ldx);
     }
 }
 
@@ -98,10 +123,7 @@ extern "C" cvx_status cvx_cuda_rows_quantize(cvx_cuda *s, void *y, float *scales
                                              int64_t k)
 {
     if (m > 0) {
-        WITH_TYPE(xt, T,
-                  quantize_rows<T>
-                  <<<(unsigned)m, CVX_THREADS, 0, s->stream>>>((uint8_t *)y, scales, (const T *)x,
-                                                               k, kp, ldx));
+        WITH_TYPE(xt, T, launch_quantize<T>(s, (uint8_t *)y, scales, (const T *)x, m, k, kp, ldx));
     }
     return cvx_cuda_launched(s, "rows to e4m3");
 }
@@ -114,14 +136,15 @@ typedef struct finish_args {
     int act;
 } finish_args;
 
-template <typename TP, typename TR, typename TY, int V> __global__ void finish_rows(finish_args a)
+template <typename TP, typename TR, typename TY, int V>
+__global__ void __launch_bounds__(CVX_THREADS) finish_rows(finish_args a)
 {
     int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, per = a.n / V;
     if (i >= a.m * per) {
         return;
     }
     int64_t r = i / per, e = i % per * V;
-    float v[V], res[V];
+    float v[V], res[V], b[V], by[V];
 
     load<TP, V>(v, (const TP *)a.p + r * a.ldp + e);
     if (a.residual != NULL) {
@@ -131,11 +154,17 @@ template <typename TP, typename TR, typename TY, int V> __global__ void finish_r
     if (gate != NULL && r % a.period >= a.text_rows) {
         gate += a.n;
     }
+    if (a.b != NULL) {
+        load<float, V>(b, a.b + e);
+    }
+    if (gate != NULL) {
+        load<float, V>(by, gate + e);
+    }
 #pragma unroll
     for (int j = 0; j < V; j++) {
-        float t = a.b != NULL ? v[j] + a.b[e + j] : v[j];
+        float t = a.b != NULL ? v[j] + b[j] : v[j];
         t = activate(a.act, t);
-        t = gate != NULL ? t * gate[e + j] : t;
+        t = gate != NULL ? t * by[j] : t;
         v[j] = a.residual != NULL ? t + res[j] : t;
     }
     store<TY, V>((TY *)a.y + r * a.ldy + e, v);
@@ -167,7 +196,8 @@ extern "C" cvx_status cvx_cuda_rows_finish(cvx_cuda *s, const cvx_cuda_finish *f
     bool wide = a.n % 4 == 0 && a.ldp % 4 == 0 && a.ldr % 4 == 0 && a.ldy % 4 == 0 &&
                 aligned_to(a.p, 4 * cvx_dtype_size(f->pt)) &&
                 aligned_to(a.residual, 4 * cvx_dtype_size(rt)) &&
-                aligned_to(a.y, 4 * cvx_dtype_size(y->dtype));
+                aligned_to(a.y, 4 * cvx_dtype_size(y->dtype)) && aligned_to(a.b, 16) &&
+                aligned_to(a.gate, 16);
     unsigned blocks = blocks_for(a.m * a.n / (wide ? 4 : 1));
     if (wide) {
         WITH_ACTIVATION(
@@ -188,7 +218,8 @@ extern "C" cvx_status cvx_cuda_rows_finish(cvx_cuda *s, const cvx_cuda_finish *f
 }
 
 template <typename TW, typename TY>
-__global__ void pack_taps(TY *y, const TW *w, int64_t n, int64_t k, int64_t kp, int64_t taps)
+__global__ void __launch_bounds__(CVX_THREADS)
+    pack_taps(TY *y, const TW *w, int64_t n, int64_t k, int64_t kp, int64_t taps)
 {
     int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i < taps * n * kp) {

@@ -1,7 +1,8 @@
 /* Sums over ranks in the order of the ranks, for all-reduces that give every mesh the bits it had before. */
 #include "kernels/cuda/device.cuh"
 
-static __global__ void sum_parts(float *out, const float *parts, int64_t n, int ranks)
+static __global__ void __launch_bounds__(CVX_THREADS)
+    sum_parts(float *out, const float *parts, int64_t n, int ranks)
 {
     int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i < n) {

@@ -21,7 +21,7 @@ static const norm_case norms[] = {
     {1, 1, true, true, false, false},    {5, 3, false, false, false, false},
     {7, 17, true, false, true, false},   {40, 64, true, true, true, true},
     {33, 127, false, true, true, false}, {20, 1920, true, true, true, true},
-    {9, 3072, true, true, false, false},
+    {9, 3072, true, true, false, false}, {3, 4098, true, true, true, false},
 };
 
 static void run_layer_norm(cvx_ctx *ctx, const norm_case *n, const test_buf *y)

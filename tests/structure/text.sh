@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What a reader of the source must not meet: unfinished marks, marks of an unfinished merge, banned functions, functions of
-# more than 100 lines, scripts that the shell or Python cannot read, links in the documentation that lead nowhere.
+# more than 100 lines, kernels that may not be launchable, scripts that the shell or Python cannot read, links in the documentation that lead nowhere.
 # usage: text.sh SOURCE_DIR
 set -euo pipefail
 cd "$1"
@@ -38,6 +38,9 @@ complain "longer than 100 lines" "$(awk '
     /^\{/ { open = 1 }
     /^\}/ { if (open && FNR - start > 100) printf "%s:%d %d lines: %s\n", FILENAME, start, FNR - start, name; open = 0 }
 ' "${code[@]}")"
+
+complain "a kernel without the most threads that it is launched with: the compiler may give it registers that do not fit" \
+    "$(grep -nE '__global__' "${code[@]}" | grep -v '^tests/' | grep -v '__launch_bounds__' || true)"
 
 links=""
 while IFS= read -r doc; do
