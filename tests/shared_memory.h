@@ -16,22 +16,30 @@ __attribute__((constructor)) static void managed_mode(void)
     setenv("CVX_CUDA_MEMORY", "managed", 0);
 }
 
+/* Asked once: a driver takes milliseconds to tell a device's properties. */
+static inline bool operands_shared(void)
+{
+    static int shared = -1;
+    char what[160];
+
+    shared = shared < 0 ? cvx_cuda_usable(what) : shared;
+    return shared == 1;
+}
+
 static inline void *operand_alloc(size_t bytes)
 {
-    char what[160];
-    return cvx_cuda_usable(what) ? cvx_cuda_shared_alloc(bytes) : malloc(bytes);
+    return operands_shared() ? cvx_cuda_shared_alloc(bytes) : malloc(bytes);
 }
 
 static inline void *operand_aligned(size_t align, size_t bytes)
 {
-    char what[160]; /* on a device: aligned to a page or so */
-    return cvx_cuda_usable(what) ? cvx_cuda_shared_alloc(bytes) : aligned_alloc(align, bytes);
+    /* on a device: aligned to a page or so */
+    return operands_shared() ? cvx_cuda_shared_alloc(bytes) : aligned_alloc(align, bytes);
 }
 
 static inline void operand_free(void *p)
 {
-    char what[160];
-    if (cvx_cuda_usable(what) && cvx_cuda_owns(p)) {
+    if (operands_shared() && cvx_cuda_owns(p)) {
         cvx_cuda_shared_free(p);
     } else { /* the library gives memory of its own, too */
         free(p);

@@ -89,7 +89,7 @@ cvx_status cvx_cuda_scratch(cvx_cuda *s, int slot, void **out, size_t bytes)
 /* What keeps the first device from being used; "" if nothing does. *count: devices. */
 static void obstacle(char why[160], int *count)
 {
-    struct cudaDeviceProp d;
+    struct cudaDeviceProp d = {0};
     cudaError_t e = cudaGetDeviceCount(count);
 
     why[0] = 0;

@@ -103,7 +103,7 @@ const cvx_opt cvx_request_opts[] = {
      "model: each part is opened when needed and freed after; sequential: also no packed weights",
      0, 0, "none|model|sequential"},
     {"quantize", CVX_OPT_CHOICE, AT(quantize), NULL,
-     "fp8: the transformer's linear layers in 8-bit floats, a scale a row (GPUs from Hopper on; default: none)",
+     "fp8: the transformer's linear layers in 8-bit floats, a scale a row (Hopper GPUs; default: none)",
      0, 0, "none|fp8"},
     {"attention", CVX_OPT_CHOICE, AT(attention), NULL,
      "sage: the transformer's in 8 bits (SageAttention 2; GPUs of Hopper, with --dtype bf16; default: auto)",

@@ -81,7 +81,7 @@ static bool possible(const desc *d, const layout *w, const layout *x, const layo
            x->cols == y->cols && c->rows == y->rows && c->cols == y->cols && w->t == x->t &&
            w->ld >= (int64_t)w->rows && x->ld >= (int64_t)x->rows && y->ld >= (int64_t)y->rows &&
            (!eight ||
-            (sm != nullptr && atoi(sm) >= 89 && y->t == CUDA_R_16BF && w->rows % 16 == 0 &&
+            (sm != nullptr && atoi(sm) == 90 && y->t == CUDA_R_16BF && w->rows % 16 == 0 &&
              d->mode[0] == CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F)) &&
            (y->t == w->t || y->t == CUDA_R_32F || eight);
 }

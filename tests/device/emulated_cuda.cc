@@ -1,7 +1,7 @@
 /* A stand-in for CUDA's runtime on a machine without a GPU, so that the host's part of the backend and its kernels run whole.
  * A stream is a thread that does its work in order; with CVX_EMULATED_LATE=1 it pauses before each piece, and copies from
  * pinned memory read it only then: what is ordered by luck alone shows. Device memory is the heap's, filled with NaNs. The
- * device is what CVX_EMULATED_SM says: 80 (default) or 90. */
+ * device is what CVX_EMULATED_SM says: 80 (default), 90, 120 ... */
 #include "tests/device/streams.h"
 
 #include <stdint.h>
@@ -221,7 +221,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *d, int device)
     d->major = sm() / 10;
     d->minor = sm() % 10;
     d->multiProcessorCount = 4;
-    d->sharedMemPerBlockOptin = sm() >= 90 ? 227 * 1024 : 163 * 1024;
+    d->sharedMemPerBlockOptin = (sm() == 80 ? 163 : sm() == 90 || sm() == 100 ? 227 : 99) * 1024;
     d->totalGlobalMem = (size_t)8 << 30;
     d->uuid.bytes[15] = (char)device;
     return cudaSuccess;

@@ -9,6 +9,7 @@ cat >"$tmp/bin/nvidia-smi" <<'SH'
 #!/bin/sh
 case "$*" in
 -L) echo "GPU 0: NVIDIA H200 (UUID: GPU-1)" ;;
+*gpu=compute_cap*) echo 9.0 ;;
 *clocks.sm*) echo "1980, 3201, 650.1, 55" ;;
 *) echo "NVIDIA H200, GPU-1, 580.1, 9.0, 143771, 1980, 3201, 700.00" ;;
 esac
@@ -23,25 +24,39 @@ done
 program tests/test_op_norm 'echo "error of 3"; exit 1'
 program tests/test_op_conv 'echo "SKIP cuda: no CUDA device: no NVIDIA driver"'
 program bench/bench_gpu 'echo "{\"op\": \"linear\", \"shape\": \"s\", \"ms\": 1, \"tflops\": 600, \"gb_per_s\": 9}"'
-program cvx 'while [ $# -gt 0 ]; do [ "$1" = --save-latents ] && echo "$CVX_CUDA_GRAPH" >"$2"; shift; done'
+# latents of 0 and 1; of 0.1 and 1 in bf16, which is 23.01 dB beside them; others in a graph
+python3 - "$tmp" <<'PY'
+import json, struct, sys
+for name, low in (("f32", 0.0), ("bf16", 0.1), ("graph", 0.5)):
+    head = json.dumps({"latents": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
+    open(f"{sys.argv[1]}/{name}.latents", "wb").write(struct.pack("<Q", len(head)) + head + struct.pack("<2f", low, 1.0))
+PY
+program cvx 'case "$CVX_CUDA_GRAPH $*" in 1*) l=graph ;; *bf16*) l=bf16 ;; *) l=f32 ;; esac
+case "$*" in
+bench\ dit*) echo "{\"bench\": \"dit\", \"seconds_median\": 1.1, \"seconds_min\": 1, \"seconds_max\": 2, \"gflops\": 6e5, \"device_peak_bytes\": 1e10, \"ops\": {}}" ;;
+esac
+while [ $# -gt 0 ]; do [ "$1" = --save-latents ] && cp '"$tmp"'/$l.latents "$2"; shift; done; :'
 chmod +x "$tmp/bin/nvidia-smi"
 
 # gpu_check ARGS...: its output in $tmp/out, its code in $code
 gpu_check() {
     code=0
-    PATH=$tmp/bin:$PATH timeout 100 tools/gpu-check --build "$tmp/build" --python false --out "$tmp/g.json" "$@" >"$tmp/out" 2>&1 || code=$?
+    PATH=$tmp/bin:$PATH timeout 100 tools/gpu-check --build "$tmp/build" --layers 1 --python false --out "$tmp/g.json" "$@" >"$tmp/out" 2>&1 || code=$?
 }
 field() { python3 -c 'import json, sys; print(eval("d" + sys.argv[2], {"d": json.load(open(sys.argv[1]))}))' "$tmp/g.json" "$1"; }
 
 gpu_check
 equal "a failure is the exit code" 1 "$code"
-equal "one failed, one left the GPU out, one has other latents" \
-    "failed: op test op_norm op test op_conv shapes, graph: the latents of f32" \
+equal "one failed, one left the GPU out, one is too far away, one has other latents" \
+    "failed: op test op_norm op test op_conv shapes, bf16: latents at least 30 dB beside f32 shapes, graph: the latents of f32" \
     "failed:$(awk '/failed +[0-9]+ s$/ { sub(/ +failed.*/, ""); printf " %s", $0 }' "$tmp/out")"
-equal "the last line counts" "$(field '["passed"]') passed, 3 failed, $(field '["not_run"]') not run" \
+equal "the last line counts" "$(field '["passed"]') passed, 4 failed, $(field '["not_run"]') not run" \
     "$(grep -E '^[0-9]+ passed, ' "$tmp/out")"
 equal "the device" "GPU-1 580.1" "$(field '["devices"][0]["uuid"]') $(field '["devices"][0]["driver"]')"
 equal "a figure" 600 "$(field '["bench"]["bf16"]["rows"][0]["tflops"]')"
+equal "latents in bf16 beside f32" 23.01 "$(field '["bench"]["latents"]["rows"][0]["psnr_db"]')"
+equal "what is wanted" "1.2222 False" "$(field '["wanted"][0]["ratio"]') $(field '["wanted"][0]["holds"]')"
+expect "and told" grep -q 'DOES NOT HOLD: a step of 5b in fp8 with sage' "$tmp/out"
 equal "finished" True "$(field '["finished"]')"
 expect "its share of the peak" grep -q '60.7 % of peak' "$tmp/out"
 
@@ -52,7 +67,7 @@ expect "what did not fit is told" grep -q 'not run' "$tmp/out"
 
 # cut off: what was known stays
 rm "$tmp/g.json"
-PATH=$tmp/bin:$PATH tools/gpu-check --build "$tmp/build" --python false --out "$tmp/g.json" >"$tmp/out" 2>&1 &
+PATH=$tmp/bin:$PATH tools/gpu-check --build "$tmp/build" --layers 1 --python false --out "$tmp/g.json" >"$tmp/out" 2>&1 &
 pid=$!
 for _ in $(seq 200); do
     grep -q 'golden dit' "$tmp/out" && break
