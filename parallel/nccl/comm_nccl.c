@@ -1,40 +1,28 @@
 #include "parallel/nccl/comm_nccl.h"
 
 #include <cuda_runtime_api.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #ifdef CVX_HAVE_NCCL
 #include <nccl.h>
 #else
-typedef struct no_nccl *ncclComm_t;
+typedef struct ncclComm *ncclComm_t;
 #endif
 
 #include "kernels/cuda/cuda.h"
 #include "parallel/nccl/by_host.h"
-
-/* Seconds until a collective that does not end is given up. */
-#define TIMEOUT 120.0
-/* Milliseconds between two looks of the watching thread. */
-#define LOOK_MS 100
+#include "parallel/nccl/watch.h"
 
 typedef struct impl {
     cvx_comm *host; /* the same ranks in host memory */
     bool own_host;
-    ncclComm_t nccl;     /* NULL: by host */
-    cvx_by_host by_host; /* then */
+    cvx_nccl_watched watched; /* without NCCL: by host */
+    cvx_by_host by_host;      /* then */
     const cvx_cuda_process *cuda;
     cudaEvent_t queued, arrived; /* compute -> exchange stream, and back */
     float *sums;                 /* device: every rank's part of one share */
     size_t sums_size;
-    /* of the watching thread; `lock` guards them */
-    pthread_mutex_t lock;
-    cudaEvent_t last; /* end of what was queued last */
-    double since;     /* when that was queued; 0: nothing yet */
-    bool broken;
-    struct impl *next;
 } impl;
 
 static impl *impl_of(const cvx_comm *c)
@@ -42,144 +30,10 @@ static impl *impl_of(const cvx_comm *c)
     return c->impl;
 }
 
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static double patience(void)
-{
-    const char *v = getenv("CVX_NCCL_TIMEOUT");
-    double s = v != NULL ? strtod(v, NULL) : 0;
-    return s > 0 ? s : TIMEOUT;
-}
-
 static cvx_status cuda_status(cudaError_t e, const char *what)
 {
     return cvx_cuda_status((int)e, what);
 }
-
-#ifdef CVX_HAVE_NCCL
-static cvx_status nccl_status(ncclResult_t r, const char *what)
-{
-    if (r == ncclSuccess || r == ncclInProgress) {
-        return CVX_OK;
-    }
-    return cvx_fail(r == ncclRemoteError          ? CVX_EPEER
-                    : r == ncclUnhandledCudaError ? CVX_EUNSUPPORTED
-                                                  : CVX_EPEER,
-                    "NCCL %s: %s", what, ncclGetErrorString(r));
-}
-
-/* Waits until a call of a communicator that does not block is through. */
-static cvx_status settle(ncclComm_t comm, ncclResult_t called, const char *what)
-{
-    const struct timespec nap = {0, 20000};
-    double until = now() + patience();
-    ncclResult_t r = called;
-
-    while (r == ncclInProgress) {
-        ncclResult_t asked = ncclCommGetAsyncError(comm, &r);
-        if (asked != ncclSuccess) {
-            return nccl_status(asked, what);
-        }
-        if (r == ncclInProgress && now() > until) {
-            return cvx_fail(CVX_EPEER, "NCCL %s: no end after %.0f s", what, patience());
-        }
-        if (r == ncclInProgress) {
-            nanosleep(&nap, NULL);
-        }
-    }
-    return nccl_status(r, what);
-}
-
-/* --- the watching thread: one for all communicators of the process --- */
-
-static struct {
-    pthread_mutex_t lock;
-    pthread_t thread;
-    impl *first;
-    bool running, stop;
-} watch = {.lock = PTHREAD_MUTEX_INITIALIZER};
-
-/* Aborts a communicator that failed or does not come to an end: its kernels then end, and with them the streams. */
-static void look(impl *i)
-{
-    ncclResult_t r = ncclSuccess;
-
-    pthread_mutex_lock(&i->lock);
-    if (!i->broken && i->since > 0) {
-        bool done = cudaEventQuery(i->last) != cudaErrorNotReady;
-        ncclCommGetAsyncError(i->nccl, &r);
-        bool failed = r != ncclSuccess && r != ncclInProgress;
-        if (failed || (!done && now() - i->since > patience())) {
-            i->broken = true;
-            ncclCommAbort(i->nccl);
-        }
-        i->since = done ? 0 : i->since;
-    }
-    pthread_mutex_unlock(&i->lock);
-}
-
-static void *watch_all(void *device)
-{
-    const struct timespec nap = {0, LOOK_MS * 1000000L};
-
-    cudaSetDevice((int)(intptr_t)device);
-    for (bool stop = false; !stop;) {
-        nanosleep(&nap, NULL);
-        pthread_mutex_lock(&watch.lock);
-        for (impl *i = watch.first; i != NULL; i = i->next) {
-            look(i);
-        }
-        stop = watch.stop;
-        pthread_mutex_unlock(&watch.lock);
-    }
-    return NULL;
-}
-
-static cvx_status watch_add(impl *i)
-{
-    cvx_status st = CVX_OK;
-
-    pthread_mutex_lock(&watch.lock);
-    i->next = watch.first;
-    watch.first = i;
-    if (!watch.running) {
-        watch.stop = false;
-        watch.running =
-            pthread_create(&watch.thread, NULL, watch_all, (void *)(intptr_t)i->cuda->device) == 0;
-        if (!watch.running) {
-            watch.first = i->next;
-            st = cvx_fail(CVX_ENOMEM, "no thread to watch NCCL");
-        }
-    }
-    pthread_mutex_unlock(&watch.lock);
-    return st;
-}
-
-static void watch_remove(impl *i)
-{
-    bool last;
-
-    pthread_mutex_lock(&watch.lock);
-    for (impl **at = &watch.first; *at != NULL; at = &(*at)->next) {
-        if (*at == i) {
-            *at = i->next;
-            break;
-        }
-    }
-    last = watch.running && watch.first == NULL;
-    watch.stop = last;
-    pthread_mutex_unlock(&watch.lock);
-    if (last) {
-        pthread_join(watch.thread, NULL);
-        watch.running = false;
-    }
-}
-#endif
 
 /* --- buffers --- */
 
@@ -194,40 +48,7 @@ static bool on_device(const void *p)
     return a.type == cudaMemoryTypeDevice || a.type == cudaMemoryTypeManaged;
 }
 
-static cvx_status usable(impl *i)
-{
-    pthread_mutex_lock(&i->lock);
-    bool broken = i->broken;
-    pthread_mutex_unlock(&i->lock);
-    return broken ? cvx_fail(CVX_EPEER, "another rank's GPU no longer answers; NCCL was aborted")
-                  : CVX_OK;
-}
-
 #ifdef CVX_HAVE_NCCL
-/* Before calls into NCCL: the watching thread, whose abort frees the communicator, is kept out until queued(). */
-static cvx_status enter(impl *i)
-{
-    pthread_mutex_lock(&i->lock);
-    if (!i->broken) {
-        return CVX_OK;
-    }
-    pthread_mutex_unlock(&i->lock);
-    return usable(i);
-}
-
-/* After a call was queued on `stream`: the call's own status, and the clock of the watching thread. */
-static cvx_status queued(impl *i, ncclResult_t r, cudaStream_t stream, const char *what)
-{
-    cvx_status st = settle(i->nccl, r, what);
-
-    if (st == CVX_OK) {
-        st = cuda_status(cudaEventRecord(i->last, stream), what);
-        i->since = now();
-    }
-    pthread_mutex_unlock(&i->lock);
-    return st;
-}
-
 /* Pieces to and from every rank at once, on `stream`. This rank's own piece is copied, unless it is in place. */
 static cvx_status exchange_all(cvx_comm *c, const char *send, const int64_t *send_bytes,
                                const int64_t *send_at, char *recv, const int64_t *recv_bytes,
@@ -244,21 +65,22 @@ static cvx_status exchange_all(cvx_comm *c, const char *send, const int64_t *sen
                                                   cudaMemcpyDeviceToDevice, stream),
                                   "own piece"));
     }
-    CVX_RETURN_IF(enter(i));
+    CVX_RETURN_IF(cvx_nccl_enter(&i->watched, stream));
     ncclGroupStart();
     for (int k = 1; k < c->size && r == ncclSuccess; k++) {
         int to = (c->rank + k) % c->size, from = (c->rank - k + c->size) % c->size;
         if (send_bytes[to] > 0) {
-            r = ncclSend(send + send_at[to], (size_t)send_bytes[to], ncclInt8, to, i->nccl, stream);
+            r = ncclSend(send + send_at[to], (size_t)send_bytes[to], ncclInt8, to, i->watched.nccl,
+                         stream);
         }
         if (recv_bytes[from] > 0 && (r == ncclSuccess || r == ncclInProgress)) {
-            r = ncclRecv(recv + recv_at[from], (size_t)recv_bytes[from], ncclInt8, from, i->nccl,
-                         stream);
+            r = ncclRecv(recv + recv_at[from], (size_t)recv_bytes[from], ncclInt8, from,
+                         i->watched.nccl, stream);
         }
         r = r == ncclInProgress ? ncclSuccess : r;
     }
     ncclResult_t end = ncclGroupEnd();
-    return queued(i, r != ncclSuccess ? r : end, stream, "exchange");
+    return cvx_nccl_queued(&i->watched, r != ncclSuccess ? r : end, stream, "exchange");
 }
 #endif
 
@@ -273,16 +95,16 @@ static cvx_status allgatherv(cvx_comm *c, const void *send, int64_t send_bytes, 
         return i->host->ops->allgatherv(i->host, send, send_bytes, recv, recv_bytes, recv_at);
     }
 #ifdef CVX_HAVE_NCCL
-    if (i->nccl != NULL) {
+    if (i->watched.nccl != NULL) {
         bool even = true;
         for (int r = 0; r < c->size; r++) {
             even = even && recv_bytes[r] == send_bytes && recv_at[r] == r * send_bytes;
         }
         if (even) {
-            CVX_RETURN_IF(enter(i));
-            ncclResult_t r =
-                ncclAllGather(send, recv, (size_t)send_bytes, ncclInt8, i->nccl, i->cuda->compute);
-            return queued(i, r, i->cuda->compute, "all-gather");
+            CVX_RETURN_IF(cvx_nccl_enter(&i->watched, i->cuda->compute));
+            ncclResult_t r = ncclAllGather(send, recv, (size_t)send_bytes, ncclInt8,
+                                           i->watched.nccl, i->cuda->compute);
+            return cvx_nccl_queued(&i->watched, r, i->cuda->compute, "all-gather");
         }
         int64_t *bytes = malloc(2 * (size_t)c->size * sizeof *bytes);
         if (bytes == NULL) {
@@ -311,7 +133,7 @@ static cvx_status alltoallv(cvx_comm *c, const void *send, const int64_t *send_b
                                        recv_at);
     }
 #ifdef CVX_HAVE_NCCL
-    if (i->nccl != NULL) {
+    if (i->watched.nccl != NULL) {
         return exchange_all(c, send, send_bytes, send_at, recv, recv_bytes, recv_at);
     }
 #endif
@@ -410,16 +232,17 @@ static cvx_status pair(cvx_comm *c, cudaStream_t stream, const void *send, int64
     impl *i = impl_of(c);
     ncclResult_t r = ncclSuccess;
 
-    CVX_RETURN_IF(enter(i));
+    CVX_RETURN_IF(cvx_nccl_enter(&i->watched, stream));
     ncclGroupStart();
     if (to >= 0 && send_bytes > 0) {
-        r = ncclSend(send, (size_t)send_bytes, ncclInt8, to, i->nccl, stream);
+        r = ncclSend(send, (size_t)send_bytes, ncclInt8, to, i->watched.nccl, stream);
     }
     if (from >= 0 && recv_bytes > 0 && (r == ncclSuccess || r == ncclInProgress)) {
-        r = ncclRecv(recv, (size_t)recv_bytes, ncclInt8, from, i->nccl, stream);
+        r = ncclRecv(recv, (size_t)recv_bytes, ncclInt8, from, i->watched.nccl, stream);
     }
     ncclResult_t end = ncclGroupEnd();
-    return queued(i, r != ncclSuccess && r != ncclInProgress ? r : end, stream, "send and receive");
+    return cvx_nccl_queued(&i->watched, r != ncclSuccess && r != ncclInProgress ? r : end, stream,
+                           "send and receive");
 }
 #endif
 
@@ -432,7 +255,7 @@ static cvx_status sendrecv(cvx_comm *c, const void *send, int64_t send_bytes, in
         return i->host->ops->sendrecv(i->host, send, send_bytes, to, recv, recv_bytes, from);
     }
 #ifdef CVX_HAVE_NCCL
-    if (i->nccl != NULL) {
+    if (i->watched.nccl != NULL) {
         return pair(c, i->cuda->compute, send, send_bytes, to, recv, recv_bytes, from);
     }
 #endif
@@ -452,7 +275,7 @@ static cvx_status start_sendrecv(cvx_comm *c, cvx_comm_pending *p, const void *s
 #ifdef CVX_HAVE_NCCL
     cudaStream_t stream = i->cuda->exchange;
 
-    if (i->nccl != NULL) {
+    if (i->watched.nccl != NULL) {
         CVX_RETURN_IF(cuda_status(cudaEventRecord(i->queued, i->cuda->compute), "exchange"));
         CVX_RETURN_IF(cuda_status(cudaStreamWaitEvent(stream, i->queued, 0), "exchange"));
         CVX_RETURN_IF(pair(c, stream, send, send_bytes, to, recv, recv_bytes, from));
@@ -468,7 +291,7 @@ static void poll_arrived(cvx_comm *c, cvx_comm_pending *p)
 {
     impl *i = impl_of(c);
 
-    if (i->nccl == NULL && i->host->ops->poll != NULL) {
+    if (i->watched.nccl == NULL && i->host->ops->poll != NULL) {
         i->host->ops->poll(i->host, p);
     }
 }
@@ -477,7 +300,7 @@ static cvx_status wait_arrived(cvx_comm *c, cvx_comm_pending *p)
 {
     impl *i = impl_of(c);
 
-    if (i->nccl == NULL) {
+    if (i->watched.nccl == NULL) {
         return i->host->ops->wait(i->host, p);
     }
     p->impl = NULL;
@@ -492,11 +315,11 @@ static cvx_status broadcast(cvx_comm *c, void *buf, int64_t bytes, int root)
         return i->host->ops->broadcast(i->host, buf, bytes, root);
     }
 #ifdef CVX_HAVE_NCCL
-    if (i->nccl != NULL) {
-        CVX_RETURN_IF(enter(i));
-        ncclResult_t r =
-            ncclBroadcast(buf, buf, (size_t)bytes, ncclInt8, root, i->nccl, i->cuda->compute);
-        return queued(i, r, i->cuda->compute, "broadcast");
+    if (i->watched.nccl != NULL) {
+        CVX_RETURN_IF(cvx_nccl_enter(&i->watched, i->cuda->compute));
+        ncclResult_t r = ncclBroadcast(buf, buf, (size_t)bytes, ncclInt8, root, i->watched.nccl,
+                                       i->cuda->compute);
+        return cvx_nccl_queued(&i->watched, r, i->cuda->compute, "broadcast");
     }
 #endif
     return cvx_by_host_broadcast(&i->by_host, buf, bytes, root);
@@ -511,7 +334,9 @@ static cvx_status agree(cvx_comm *c, int *least)
 
     if (*least >= 0) {
         st = cuda_status(cudaStreamSynchronize(i->cuda->compute), "waiting for the device");
-        st = st == CVX_OK ? usable(i) : st;
+#ifdef CVX_HAVE_NCCL
+        st = st == CVX_OK ? cvx_nccl_usable(&i->watched) : st;
+#endif
         *least = st == CVX_OK ? *least : CVX_COMM_BROKEN + st * CVX_MAX_RANKS + c->rank;
     }
     cvx_status told =
@@ -529,13 +354,18 @@ static cvx_status split_nccl(impl *i, int colour, int key, ncclComm_t *out)
     *out = NULL;
     config.blocking = 0;
     config.splitShare = 1; /* the parts use the same channels: they are never at work at once */
-    CVX_RETURN_IF(enter(i));
-    ncclResult_t r = ncclCommSplit(i->nccl, colour, key, out, &config);
-    cvx_status st = settle(i->nccl, r, "split");
-    pthread_mutex_unlock(&i->lock);
-    CVX_RETURN_IF(st);
-    return colour == NCCL_SPLIT_NOCOLOR || *out == NULL ? CVX_OK
-                                                        : settle(*out, ncclInProgress, "split");
+    CVX_RETURN_IF(cvx_nccl_hold(&i->watched));
+    ncclResult_t r = ncclCommSplit(i->watched.nccl, colour, key, out, &config);
+    cvx_status st = cvx_nccl_settle(i->watched.nccl, r, "split");
+    cvx_nccl_release(&i->watched);
+    if (st == CVX_OK && colour != NCCL_SPLIT_NOCOLOR && *out != NULL) {
+        st = cvx_nccl_settle(*out, ncclInProgress, "split");
+    }
+    if (st != CVX_OK && *out != NULL) {
+        ncclCommAbort(*out);
+        *out = NULL;
+    }
+    return st;
 }
 #endif
 
@@ -547,7 +377,7 @@ static cvx_status split(cvx_comm *c, int colour, int key, cvx_comm **out)
 
     CVX_RETURN_IF(i->host->ops->split(i->host, colour, key, &host));
 #ifdef CVX_HAVE_NCCL
-    if (i->nccl != NULL) {
+    if (i->watched.nccl != NULL) {
         cvx_status st = split_nccl(i, colour, key, &nccl);
         if (st != CVX_OK) {
             cvx_comm_close(host);
@@ -567,7 +397,7 @@ static cvx_status first(cvx_comm *c, int n, cvx_comm **out)
     *out = NULL;
     CVX_RETURN_IF(i->host->ops->first(i->host, n, &host));
 #ifdef CVX_HAVE_NCCL
-    if (i->nccl != NULL) {
+    if (i->watched.nccl != NULL) {
         cvx_status st = split_nccl(i, c->rank < n ? 0 : NCCL_SPLIT_NOCOLOR, c->rank, &nccl);
         if (st != CVX_OK) {
             cvx_comm_close(host);
@@ -586,20 +416,10 @@ static void close_device(cvx_comm *c)
         return;
     }
 #ifdef CVX_HAVE_NCCL
-    if (i->nccl != NULL) {
-        watch_remove(i);
-        if (!i->broken) {
-            ncclCommFinalize(i->nccl);
-            if (settle(i->nccl, ncclInProgress, "end") == CVX_OK) {
-                ncclCommDestroy(i->nccl);
-            } else {
-                ncclCommAbort(i->nccl);
-            }
-        }
-    }
+    cvx_nccl_unwatch(&i->watched);
 #endif
-    cudaEvent_t events[] = {i->queued, i->arrived, i->last};
-    for (int k = 0; k < 3; k++) {
+    cudaEvent_t events[] = {i->queued, i->arrived};
+    for (int k = 0; k < 2; k++) {
         if (events[k] != NULL) {
             cudaEventDestroy(events[k]);
         }
@@ -609,7 +429,6 @@ static void close_device(cvx_comm *c)
     if (i->own_host) {
         cvx_comm_close(i->host);
     }
-    pthread_mutex_destroy(&i->lock);
     if (i->cuda != NULL) {
         cvx_cuda_process_close();
     }
@@ -648,7 +467,6 @@ static cvx_status wrap(cvx_comm **out, cvx_comm *host, bool own_host, ncclComm_t
         }
         return cvx_fail(CVX_ENOMEM, "no memory for a communicator");
     }
-    pthread_mutex_init(&i->lock, NULL);
     c->ops = nccl != NULL ? &nccl_ops : &by_host_ops;
     c->impl = i;
     c->rank = host->rank;
@@ -657,8 +475,8 @@ static cvx_status wrap(cvx_comm **out, cvx_comm *host, bool own_host, ncclComm_t
     i->own_host = own_host;
     CVX_TRY(st, cvx_cuda_process_open(&i->cuda), done);
     i->by_host = (cvx_by_host){.host = host, .stream = i->cuda->compute, .direct = direct};
-    cudaEvent_t *events[] = {&i->queued, &i->arrived, &i->last};
-    for (int k = 0; k < 3; k++) {
+    cudaEvent_t *events[] = {&i->queued, &i->arrived};
+    for (int k = 0; k < 2; k++) {
         CVX_TRY(st,
                 cuda_status(cudaEventCreateWithFlags(events[k], cudaEventDisableTiming),
                             "an event"),
@@ -666,8 +484,7 @@ static cvx_status wrap(cvx_comm **out, cvx_comm *host, bool own_host, ncclComm_t
     }
 #ifdef CVX_HAVE_NCCL
     if (nccl != NULL) {
-        CVX_TRY(st, watch_add(i), done);
-        i->nccl = nccl;
+        CVX_TRY(st, cvx_nccl_watch(&i->watched, nccl, i->cuda->device), done);
         nccl = NULL;
     }
 #endif
@@ -769,14 +586,14 @@ static cvx_status connect(cvx_comm *host, ncclComm_t *out)
 
     memset(&id, 0, sizeof id);
     if (host->rank == 0) {
-        st = nccl_status(ncclGetUniqueId(&id), "id");
+        st = cvx_nccl_status(ncclGetUniqueId(&id), "id");
     }
     CVX_RETURN_IF(cvx_comm_agree(host, st));
     CVX_RETURN_IF(cvx_comm_broadcast(host, &id, sizeof id, 0));
     config.blocking = 0; /* a rank that does not come must not hold the others for ever */
     ncclResult_t r = ncclCommInitRankConfig(&nccl, host->size, id, host->rank, &config);
-    st = nccl == NULL ? nccl_status(r == ncclInProgress ? ncclInternalError : r, "init")
-                      : settle(nccl, r, "init");
+    st = nccl == NULL ? cvx_nccl_status(r == ncclInProgress ? ncclInternalError : r, "init")
+                      : cvx_nccl_settle(nccl, r, "init");
     if (st == CVX_OK && nccl == NULL) {
         st = cvx_fail(CVX_EUNSUPPORTED, "NCCL init: no communicator");
     }
@@ -797,8 +614,8 @@ cvx_status cvx_nccl_try(cvx_comm *host)
 
     CVX_RETURN_IF(connect(host, &nccl));
     ncclCommFinalize(nccl);
-    CVX_RETURN_IF(settle(nccl, ncclInProgress, "end"));
-    return nccl_status(ncclCommDestroy(nccl), "end");
+    CVX_RETURN_IF(cvx_nccl_settle(nccl, ncclInProgress, "end"));
+    return cvx_nccl_status(ncclCommDestroy(nccl), "end");
 #else
     (void)host;
     return cvx_fail(CVX_EUNSUPPORTED, "this build has no NCCL");

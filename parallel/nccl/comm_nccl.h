@@ -20,9 +20,9 @@ typedef enum cvx_device_exchange {
  * over host.
  *
  * Collectives are queued on the process's compute stream and return at once; start_sendrecv goes on a stream of its
- * own beside the work queued meanwhile. A watching thread polls NCCL's errors and the queue: after an error, or
- * CVX_NCCL_TIMEOUT seconds (environment; default 120) without an end, the communicator is aborted, what is queued
- * ends, and the next call returns CVX_EPEER.
+ * own beside the work queued meanwhile. A watching thread polls NCCL's errors and the queue: after an error, or where a
+ * collective that the device has come to does not end within CVX_NCCL_TIMEOUT seconds (environment; default 120), all
+ * communicators of the process are aborted, what is queued ends, and the next call of each returns CVX_EPEER.
  *
  * Several ranks on one device (tests): NCCL takes them for ranks of different hosts (NCCL_HOSTID) and uses
  * sockets; set here when the ranks' devices are found to be the same. */

@@ -411,6 +411,12 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned)
     return cudaSuccess;
 }
 
+cudaError_t cudaLaunchHostFunc(cudaStream_t s, cudaHostFn_t fn, void *payload)
+{
+    device_enqueue(s, [=] { fn(payload); });
+    return cudaSuccess;
+}
+
 /* --- copies --- */
 
 cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpyKind kind,

@@ -1,5 +1,6 @@
 /* A stand-in for NCCL between processes of one machine: messages are files in a folder that the unique id names, written and
- * awaited by the streams' threads (emulated_cuda.cc). As the library does without blocking: communicators come to be
+ * awaited by the streams' threads (emulated_cuda.cc). As the library does without blocking: an abort ends the transfers of all that share
+ * a split's resources, silently for the others; communicators come to be
  * while their asynchronous state is asked for, a dead rank shows as ncclRemoteError, what waits for it waits until the
  * communicator is aborted, and ranks of one device are refused unless their NCCL_HOSTID differ. */
 #include <nccl.h>
@@ -25,13 +26,15 @@ struct state {
     std::string dir, name; /* name: of the communicator, alike on its ranks */
     int rank, size;
     std::vector<long> pids;
-    std::atomic<bool> aborted{false}, remote_gone{false};
+    std::shared_ptr<std::atomic<bool>>
+        aborted; /* one for all that came of splits that share resources */
+    std::atomic<bool> remote_gone{false};
     std::atomic<int> pending{0};
     bool ready = false, finalized = false;
     std::vector<uint64_t> sent, received; /* messages to and from each rank */
     int splits = 0;
     struct {
-        bool asked = false;
+        bool asked = false, shared = false;
         int colour, key;
         ncclComm_t *out;
     } split;
@@ -131,11 +134,13 @@ static ncclResult_t all_here(state &s)
     return ncclSuccess;
 }
 
-static ncclComm_t make(const std::string &dir, const std::string &name, int rank, int size)
+static ncclComm_t make(const std::string &dir, const std::string &name, int rank, int size,
+                       std::shared_ptr<std::atomic<bool>> aborted)
 {
     ncclComm_t c = new ncclComm;
     c->s = std::make_shared<state>();
     c->s->dir = dir;
+    c->s->aborted = aborted;
     c->s->name = name;
     c->s->rank = rank;
     c->s->size = size;
@@ -168,7 +173,8 @@ static ncclResult_t finish_split(state &s)
             *s.split.out =
                 make(s.dir,
                      s.name + "-" + std::to_string(s.splits) + "c" + std::to_string(s.split.colour),
-                     (int)i, (int)members.size());
+                     (int)i, (int)members.size(),
+                     s.split.shared ? s.aborted : std::make_shared<std::atomic<bool>>(false));
         }
     }
     s.split.asked = false;
@@ -200,11 +206,11 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *out, int size, ncclUniqueId id, 
     if (config->blocking != 0) {
         fault("a communicator that blocks");
     }
-    *out = make(id.internal, "world", rank, size);
+    *out = make(id.internal, "world", rank, size, std::make_shared<std::atomic<bool>>(false));
     return ncclInProgress;
 }
 
-ncclResult_t ncclCommSplit(ncclComm_t c, int colour, int key, ncclComm_t *out, ncclConfig_t *)
+ncclResult_t ncclCommSplit(ncclComm_t c, int colour, int key, ncclComm_t *out, ncclConfig_t *config)
 {
     state &s = of(c);
     char card[32];
@@ -213,6 +219,7 @@ ncclResult_t ncclCommSplit(ncclComm_t c, int colour, int key, ncclComm_t *out, n
         fault("a split of a communicator that is not ready");
     }
     s.split.asked = true;
+    s.split.shared = config->splitShare == 1;
     s.split.colour = colour;
     s.split.key = key;
     s.split.out = out;
@@ -244,7 +251,8 @@ ncclResult_t ncclCommFinalize(ncclComm_t c)
 static void end(ncclComm_t c)
 {
     state &s = of(c);
-    if (s.name == "world" && s.rank == 0) { /* the folder goes with the last communicator */
+    if (s.name == "world" && s.rank == 0 &&
+        !*s.aborted) { /* the folder goes with the last communicator */
         std::string dir = s.dir;
         usleep(200000); /* slower ranks still ask whether all were there */
         DIR *d = opendir(dir.c_str());
@@ -271,7 +279,7 @@ ncclResult_t ncclCommDestroy(ncclComm_t c)
 
 ncclResult_t ncclCommAbort(ncclComm_t c)
 {
-    of(c).aborted = true;
+    *of(c).aborted = true;
     end(c);
     return ncclSuccess;
 }
@@ -304,7 +312,7 @@ static void move(state &s, const std::vector<transfer> &all)
     std::string data;
 
     for (const transfer &t : all) {
-        if (t.out && !s.aborted) {
+        if (t.out && !*s.aborted) {
             write_file(message(s, s.rank, t.peer, s.sent[(size_t)t.peer]++), t.data, t.bytes);
         }
     }
@@ -313,11 +321,11 @@ static void move(state &s, const std::vector<transfer> &all)
             continue;
         }
         std::string from = message(s, t.peer, s.rank, s.received[(size_t)t.peer]++);
-        while (!read_file(from, &data) && !s.aborted) {
+        while (!read_file(from, &data) && !*s.aborted) {
             s.remote_gone = s.remote_gone || !alive(s.pids[(size_t)t.peer]);
             usleep(200);
         }
-        if (s.aborted) {
+        if (*s.aborted) {
             break;
         }
         if (data.size() != t.bytes) {

@@ -51,6 +51,12 @@ for how in nccl staged; do
     equal "a rank whose device fails, by $how" "1 2" \
         "$(grep -c 'rank 1: CUDA: waiting for the device' "$tmp/log") $(grep -c 'rank 1 failed' "$tmp/log")"
 done
+expect "devices that are busy for longer than a collective may take" env CVX_TEST_EXCHANGE=nccl CVX_NCCL_TIMEOUT=2 CVX_TEST_BUSY=5 \
+    timeout 100 scripts/ranks -n 2 "$comm"
+env CVX_TEST_EXCHANGE=nccl CVX_NCCL_TIMEOUT=2 CVX_TEST_AWAY=2 LSAN_OPTIONS=detect_leaks=0 timeout 60 scripts/ranks -n 3 "$comm" \
+    >"$tmp/log" 2>&1 || true
+equal "a rank that was away from a part's collective: every rank is told" "0 3" \
+    "$(grep -c 'nothing happened' "$tmp/log") $(grep -cE '^rank [012]: .*(no longer answers|failed)' "$tmp/log")"
 lost "a rank that dies" 40 'is gone\|no longer answers\|broken' CVX_TEST_LOST=1
 lost "a rank that does not come" 60 'is gone\|no longer answers\|broken' CVX_TEST_LATE=2
 finish

@@ -3,7 +3,9 @@
  * CVX_TEST_EXCHANGE=nccl or staged device memory that the host sees. CVX_TEST_LOST=R: rank R ends, or with
  * CVX_TEST_LATE=R does not come, before the last of them, which the others must get to know (exit code 7); with
  * CVX_TEST_FAULT=R rank R's device (the stand-in's) fails, which every rank must get to know. CVX_TEST_SLOW=R: rank R comes to a
- * large exchange later than a machine that is gone is noticed, and all goes well. */
+ * large exchange later than a machine that is gone is noticed, and all goes well. CVX_TEST_AWAY=R: rank R does not come to a
+ * collective of a part of the ranks for 8 seconds, and goes on then, after the others gave up. CVX_TEST_BUSY=S: the devices
+ * are at something else for S seconds before a collective, which is no failure. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +14,9 @@
 #include "parallel/mesh.h"
 #include "parallel/world/world.h"
 #ifdef CVX_HAVE_CUDA
+#include <cuda_runtime_api.h>
+
+#include "kernels/cuda/cuda.h"
 #include "parallel/nccl/comm_nccl.h"
 #endif
 
@@ -265,7 +270,7 @@ static cvx_comm *open_asked(cvx_comm *host)
 static int lose_one(cvx_comm *c)
 {
     const char *lost = getenv("CVX_TEST_LOST"), *late = getenv("CVX_TEST_LATE"),
-               *fault = getenv("CVX_TEST_FAULT");
+               *fault = getenv("CVX_TEST_FAULT"), *away = getenv("CVX_TEST_AWAY");
 
     if (lost != NULL && strtol(lost, NULL, 10) == c->rank) {
         _exit(9);
@@ -275,7 +280,12 @@ static int lose_one(cvx_comm *c)
         _exit(9);
     }
     float *f = make(c, 100000);
-    cvx_status st = cvx_comm_allreduce_f32(c, f, 100000);
+    cvx_comm *part = c;
+    if (away != NULL) {
+        MUST(cvx_comm_split(c, 0, c->rank, &part));
+        sleep(strtol(away, NULL, 10) == c->rank ? 8 : 0);
+    }
+    cvx_status st = cvx_comm_allreduce_f32(part, f, 100000);
     if (fault != NULL && strtol(fault, NULL, 10) == c->rank) {
         setenv("CVX_EMULATED_FAULT", "1", 1);
     }
@@ -283,7 +293,35 @@ static int lose_one(cvx_comm *c)
     unsetenv("CVX_EMULATED_FAULT");
     fprintf(stderr, "rank %d: %s\n", c->rank, st == CVX_OK ? "nothing happened" : cvx_error());
     free(f);
+    if (part != c) {
+        cvx_comm_close(part);
+    }
     return st == CVX_OK ? 1 : cvx_status_exit(st);
+}
+
+#ifdef CVX_HAVE_CUDA
+static void nap(void *seconds)
+{
+    sleep((unsigned)(intptr_t)seconds);
+}
+#endif
+
+/* The compute stream is busy for as long as the test wants it. */
+static void be_busy(const cvx_comm *c)
+{
+#ifdef CVX_HAVE_CUDA
+    const char *busy = getenv("CVX_TEST_BUSY");
+    const cvx_cuda_process *p = NULL;
+
+    if (busy != NULL) {
+        MUST(cvx_cuda_process_open(&p));
+        IS(cudaLaunchHostFunc(p->compute, nap, (void *)(intptr_t)strtol(busy, NULL, 10)) ==
+           cudaSuccess);
+        cvx_cuda_process_close();
+    }
+#else
+    (void)c;
+#endif
 }
 
 int main(int argc, char **argv)
@@ -293,6 +331,7 @@ int main(int argc, char **argv)
 
     MUST(cvx_world_open(&host, &argc, &argv));
     cvx_comm *c = open_asked(host);
+    be_busy(c);
     all_of(c);
     all_reduce(c, 300001); /* several pieces on few ranks */
     reduce_scatter(c, 70000);
@@ -307,7 +346,7 @@ int main(int argc, char **argv)
     }
     cvx_status all = cvx_comm_agree(c, ok ? CVX_OK : CVX_EINTERNAL);
     if (getenv("CVX_TEST_LOST") != NULL || getenv("CVX_TEST_LATE") != NULL ||
-        getenv("CVX_TEST_FAULT") != NULL) {
+        getenv("CVX_TEST_FAULT") != NULL || getenv("CVX_TEST_AWAY") != NULL) {
         code = lose_one(c);
     }
     if (c != host) {
