@@ -15,8 +15,7 @@ cvx_status cvx_request_ctx(cvx_ctx **out, const cvx_request *r)
     if (strcmp(r->quantize, "fp8") == 0 && !cvx_ctx_has_device(*out)) {
         cvx_ctx_close(*out);
         *out = NULL;
-        return cvx_fail(CVX_EUNSUPPORTED,
-                        "--quantize fp8 needs backend \"cuda\" and a Hopper GPU");
+        return cvx_fail(CVX_EUNSUPPORTED, "--quantize fp8 needs backend \"cuda\" and a Hopper GPU");
     }
     if (strcmp(r->attention, "sage") == 0 && !cvx_ctx_has_device(*out)) {
         cvx_ctx_close(*out);
