@@ -99,26 +99,40 @@ static size_t take(char *data, size_t size, size_t n, void *payload)
     return len;
 }
 
-/* The fields of a JSON object as a form, and the file. Caller frees with curl_mime_free. */
+static void add_field(curl_mime *m, const char *key, const json_t *v)
+{
+    char number[40];
+    const char *text = number;
+    curl_mimepart *part = curl_mime_addpart(m);
+
+    if (json_is_string(v)) {
+        text = json_string_value(v);
+    } else if (json_is_boolean(v)) {
+        text = json_is_true(v) ? "true" : "false";
+    } else {
+        snprintf(number, sizeof number, "%.17g", json_number_value(v));
+    }
+    curl_mime_name(part, key);
+    curl_mime_data(part, text, CURL_ZERO_TERMINATED);
+}
+
+/* The fields of a JSON object as a form, a list as one for each of its entries, and the file. Caller frees with curl_mime_free. */
 static curl_mime *form(CURL *curl, const json_t *body, const char *file)
 {
     curl_mime *m = curl_mime_init(curl);
     const char *key;
-    json_t *v;
+    json_t *v, *one;
+    size_t i;
 
     json_object_foreach((json_t *)body, key, v)
     {
-        char number[40], *text = number;
-        curl_mimepart *part = curl_mime_addpart(m);
-        if (json_is_string(v)) {
-            text = (char *)json_string_value(v);
-        } else if (json_is_boolean(v)) {
-            snprintf(number, sizeof number, "%s", json_is_true(v) ? "true" : "false");
-        } else {
-            snprintf(number, sizeof number, "%.17g", json_number_value(v));
+        if (!json_is_array(v) && !json_is_null(v)) {
+            add_field(m, key, v);
         }
-        curl_mime_name(part, key);
-        curl_mime_data(part, text, CURL_ZERO_TERMINATED);
+        json_array_foreach(v, i, one)
+        {
+            add_field(m, key, one);
+        }
     }
     curl_mimepart *part = curl_mime_addpart(m);
     curl_mime_name(part, "input_reference");
@@ -157,6 +171,7 @@ CURLcode cvx_wire_perform(cvx_client *c, cvx_exchange *x, struct curl_slist *hea
     CURLcode code = curl_easy_perform(c->curl);
     curl_easy_getinfo(c->curl, CURLINFO_RESPONSE_CODE, &x->status);
     curl_easy_getinfo(c->curl, CURLINFO_RETRY_AFTER, &wait);
+    c->met |= x->status > 0;
     x->wait = (double)wait;
     return code;
 }
@@ -206,14 +221,21 @@ static CURLcode once_over(cvx_client *c, cvx_exchange *x, const char *method, co
     return code;
 }
 
-/* Whether to ask again, after a pause; a server that nobody has met yet, or that nobody vouches for, is not waited for. */
-static bool again(const cvx_exchange *x, CURLcode code, bool safe, double begin)
+bool cvx_wire_broken(const cvx_client *c, CURLcode code)
+{
+    bool stranger = code == CURLE_PEER_FAILED_VERIFICATION || code == CURLE_SSL_CACERT_BADFILE ||
+                    code == CURLE_SSL_CONNECT_ERROR;
+    bool absent = code == CURLE_COULDNT_CONNECT || code == CURLE_COULDNT_RESOLVE_HOST;
+
+    return code != CURLE_OK && !stranger && (c->met || !absent);
+}
+
+/* Whether to ask again, after a pause. */
+static bool again(const cvx_client *c, const cvx_exchange *x, CURLcode code, bool safe,
+                  double begin)
 {
     bool busy = code == CURLE_OK && (x->status == 503 || x->status == 429) && x->wait > 0;
-    bool refused = code == CURLE_COULDNT_CONNECT || code == CURLE_COULDNT_RESOLVE_HOST ||
-                   code == CURLE_PEER_FAILED_VERIFICATION || code == CURLE_SSL_CACERT_BADFILE ||
-                   code == CURLE_SSL_CONNECT_ERROR;
-    bool broken = code != CURLE_OK && !refused && safe;
+    bool broken = cvx_wire_broken(c, code) && (safe || code == CURLE_COULDNT_CONNECT);
 
     if (!(busy || broken) || cvx_now() - begin > CVX_CLIENT_PATIENCE) {
         return false;
@@ -238,7 +260,7 @@ cvx_status cvx_client_call(cvx_client *c, const char *method, const char *path, 
         curl_mime *mime = file != NULL ? form(c->curl, body, file) : NULL;
         code = once_over(c, &x, method, path, text, mime, once);
         curl_mime_free(mime);
-    } while (again(&x, code, safe, begin));
+    } while (again(c, &x, code, safe, begin));
     free(text);
     cvx_status st = code == CURLE_OK && x.status < 300
                         ? cvx_json_parse(answer, x.text != NULL ? x.text : "", x.len, c->server)

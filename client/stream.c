@@ -87,8 +87,9 @@ static cvx_status fetch(download *d, const char *path)
             return x.status < 300 ? CVX_OK : refusal(d->c, path);
         }
         heard = d->got > before ? cvx_now() : heard;
-        if (d->got == 0 || cvx_now() - heard > CVX_CLIENT_PATIENCE) {
-            return cvx_wire_refused(d->c, &x, code);
+        if ((code != CURLE_OK && !cvx_wire_broken(d->c, code)) ||
+            cvx_now() - heard > CVX_CLIENT_PATIENCE) {
+            return code == CURLE_OK ? refusal(d->c, path) : cvx_wire_refused(d->c, &x, code);
         }
         usleep(500000);
     }
@@ -227,13 +228,13 @@ cvx_status cvx_client_follow(cvx_client *c, const char *job, cvx_client_event_fn
     snprintf(path, sizeof path, "/v1/jobs/%.60s/events", job);
     while (st == CVX_OK && !s.over && s.st == CVX_OK) {
         CURLcode code = listen_once(&s, &x, path);
-        bool met = s.last[0] != 0;
         if (s.over || s.st != CVX_OK) {
             break;
         }
         if (code == CURLE_OK && x.status != 200 && x.status != 503) {
             st = refusal(c, path);
-        } else if ((code != CURLE_OK && !met) || cvx_now() - s.heard > CVX_CLIENT_PATIENCE) {
+        } else if ((code != CURLE_OK && !cvx_wire_broken(c, code)) ||
+                   cvx_now() - s.heard > CVX_CLIENT_PATIENCE) {
             st = cvx_wire_refused(c, &x, code);
         } else {
             usleep(500000);

@@ -107,4 +107,22 @@ assert states[0] == "queued" and states[-1] == "completed" and states.count("com
 steps = [(e["stage"], e["step"]) for e in events if e["event"] == "progress" and e["stage"] == "denoise"]
 assert len(steps) > 10
 P
+
+# nobody listens between the requests of one command, and the video is refused at first
+python3 "$here/fickle.py" >"$tmp/fickle" &
+fickle=$!
+for _ in $(seq 100); do
+    [ -s "$tmp/fickle" ] && break
+    sleep 0.1
+done
+expect "submit outlives a service that comes and goes" timeout 60 "$cvx" submit --server "http://127.0.0.1:$(head -n 1 "$tmp/fickle")" \
+    --prompt x --seed 7 --free-noise --image "$picture" --lora a.safetensors --lora b.safetensors:0.5 --output "$tmp/fickle.mp4" --quiet
+equal "and has the video" "the video" "$(cat "$tmp/fickle.mp4" 2>/dev/null)"
+equal "beside a picture all fields are sent, lists too" "$(stat -c %s "$picture")" "$(tail -n 1 "$tmp/fickle" | python3 -c '
+import json, sys
+v = json.load(sys.stdin)
+assert v["prompt"] == ["x"] and v["seed"] == ["7"] and v["free_noise"] == ["true"], v
+assert v["lora"] == ["a.safetensors", "b.safetensors:0.5"], v
+print(*v["input_reference"])' 2>&1)"
+kill $fickle
 finish
