@@ -89,7 +89,7 @@ typedef struct cvx_entry {
  * give back; what is neither, as after a crash, goes back by itself after CVX_LEASE_MS. */
 cvx_status cvx_jobs_next(cvx_redis *r, const char *pool, int wait_ms, cvx_entry *out,
                          bool *found) CVX_CHECK;
-/* Takes the job: *out is NULL where it is no longer to be done, or needs more than `bytes` (0: any). holder: a random text of the
+/* Takes the job: *out is NULL where it is no longer to be done, needs more than `bytes` (0: any), or cannot be read, and then fails. holder: a random text of the
  * caller's; the same call again, after an answer was lost, gives the same assignment. Caller frees with
  * cvx__assignment__free_unpacked. */
 cvx_status cvx_jobs_claim(cvx_redis *r, const cvx_entry *e, const char *pool, const char *holder,

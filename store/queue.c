@@ -86,6 +86,34 @@ cvx_status cvx_jobs_next(cvx_redis *r, const char *pool, int wait_ms, cvx_entry 
     return st;
 }
 
+/* NULL: the spec is none. */
+static Cvx__Assignment *assignment(int64_t token, const redisReply *spec, const char *pool)
+{
+    Cvx__Assignment *a = malloc(sizeof *a);
+
+    CVX_ASSERT(a != NULL); /* whoever has no room for that runs no job */
+    cvx__assignment__init(a);
+    a->version = 1;
+    a->token = token;
+    a->spec = CVX_UNPACK(cvx__job_spec, spec);
+    if (a->spec == NULL) {
+        free(a);
+        return NULL;
+    }
+    a->pool = strdup(pool);
+    CVX_ASSERT(a->pool != NULL);
+    return a;
+}
+
+/* A job that nobody can read ends, and nothing else does. */
+static cvx_status fail_unreadable(cvx_redis *r, const char *id, int64_t token)
+{
+    char cause[160], now[16];
+
+    snprintf(cause, sizeof cause, "Redis: cvx:job:%.60s holds no job", id);
+    return cvx_lease_finish(r, id, token, "failed", cause, NULL, now);
+}
+
 cvx_status cvx_jobs_claim(cvx_redis *r, const cvx_entry *e, const char *pool, const char *holder,
                           int64_t bytes, Cvx__Assignment **out)
 {
@@ -100,24 +128,15 @@ cvx_status cvx_jobs_claim(cvx_redis *r, const cvx_entry *e, const char *pool, co
                                    CVX_TEXT(holder), CVX_TEXT(lease), CVX_TEXT(now),
                                    CVX_TEXT(room)};
     CVX_RETURN_IF(cvx_script_run(r, &reply, "claim", args, 7));
+    Cvx__Assignment *a = NULL;
+    int64_t token = 0;
     if (reply->type == REDIS_REPLY_ARRAY && reply->elements == 3) {
-        Cvx__Assignment *a = malloc(sizeof *a);
-        if (a != NULL) {
-            cvx__assignment__init(a);
-            a->version = 1;
-            a->token = reply->element[0]->integer;
-            a->spec = CVX_UNPACK(cvx__job_spec, reply->element[1]);
-            a->pool = strdup(pool);
-        }
-        if (a == NULL || a->spec == NULL || a->pool == NULL) {
-            freeReplyObject(reply);
-            free(a);
-            return cvx_fail(CVX_EFORMAT, "Redis: cvx:job:%s holds no job", e->id);
-        }
-        *out = a;
+        token = reply->element[0]->integer;
+        a = assignment(token, reply->element[1], pool);
     }
     freeReplyObject(reply);
-    return CVX_OK;
+    *out = a;
+    return token > 0 && a == NULL ? fail_unreadable(r, e->id, token) : CVX_OK;
 }
 
 /* A job of the queue that nobody claims goes back to those that wait. */

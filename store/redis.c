@@ -101,16 +101,30 @@ static struct timeval seconds(double s)
     return (struct timeval){(time_t)s, (suseconds_t)((s - (double)(time_t)s) * 1e6)};
 }
 
+/* Where it is, for messages. */
+static const char *address(const cvx_redis *r, char out[300])
+{
+    if (r->local) {
+        return r->host;
+    }
+    snprintf(out, 300, strchr(r->host, ':') != NULL ? "[%s]:%d" : "%s:%d", r->host, r->port);
+    return out;
+}
+
 static cvx_status lost(cvx_redis *r)
 {
-    char text[160];
+    char text[160], at[300];
+    bool late = r->c != NULL && r->c->err == REDIS_ERR_IO && errno == EAGAIN;
 
-    snprintf(text, sizeof text, "%s", r->c != NULL ? r->c->errstr : "no memory");
+    snprintf(text, sizeof text, "%s",
+             r->c == NULL ? "no memory"
+             : late       ? "no answer in time"
+                          : r->c->errstr);
     if (r->c != NULL) {
         redisFree(r->c);
         r->c = NULL;
     }
-    return cvx_fail(CVX_EIO, "Redis at %s, port %d: %s", r->host, r->port, text);
+    return cvx_fail(CVX_EIO, "Redis at %s: %s", address(r, at), text);
 }
 
 /* A command of the handshake. */
@@ -122,9 +136,10 @@ static cvx_status greet(cvx_redis *r, int argc, const char **argv)
         return lost(r);
     }
     bool ok = reply->type != REDIS_REPLY_ERROR;
+    char at[300];
     if (!ok) {
-        cvx_status st =
-            cvx_fail(CVX_EIO, "Redis at %s refuses %s: %.120s", r->host, argv[0], reply->str);
+        cvx_status st = cvx_fail(CVX_EIO, "Redis at %s refuses %s: %.120s", address(r, at), argv[0],
+                                 reply->str);
         freeReplyObject(reply);
         redisFree(r->c);
         r->c = NULL;
@@ -220,16 +235,28 @@ static cvx_status take(cvx_redis *r, redisReply **out, redisReply *reply)
         return lost(r);
     }
     if (reply->type == REDIS_REPLY_ERROR) {
-        /* while it reads its files, cannot write them, has no memory or hands over, Redis is as good as away: nothing has
-         * been done */
-        static const char *const words[] = {"LOADING", "MASTERDOWN", "MISCONF", "OOM",
-                                            "BUSY ",   "READONLY",   "TRYAGAIN"};
+        /* while it reads its files, cannot write them, has no memory, is full, hands over or knows us no more, Redis is as good
+         * as away: nothing has been done */
+        static const char *const words[] = {"LOADING",
+                                            "MASTERDOWN",
+                                            "MISCONF",
+                                            "OOM",
+                                            "BUSY ",
+                                            "READONLY",
+                                            "TRYAGAIN",
+                                            "NOREPLICAS",
+                                            "UNBLOCKED",
+                                            "NOAUTH",
+                                            "NOPERM",
+                                            "ERR max number of clients",
+                                            "ERR The user executing the script"};
         bool away = false;
+        char at[300];
         for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
             away |= strncmp(reply->str, words[i], strlen(words[i])) == 0;
         }
-        cvx_status st =
-            cvx_fail(away ? CVX_EIO : CVX_EFORMAT, "Redis at %s: %.160s", r->host, reply->str);
+        cvx_status st = cvx_fail(away ? CVX_EIO : CVX_EFORMAT, "Redis at %s: %.160s",
+                                 address(r, at), reply->str);
         freeReplyObject(reply);
         return st;
     }

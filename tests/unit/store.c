@@ -184,6 +184,13 @@ static void test_not_now(void **state)
     } cases[] = {{"OOM command not allowed when used memory > 'maxmemory'.", CVX_EIO},
                  {"MISCONF Errors writing to the AOF file: No space left on device", CVX_EIO},
                  {"READONLY You can't write against a read only replica.", CVX_EIO},
+                 {"NOAUTH Authentication required.", CVX_EIO},
+                 {"NOPERM this user has no permissions to run the 'set' command", CVX_EIO},
+                 {"UNBLOCKED the stream key no longer exists", CVX_EIO},
+                 {"NOREPLICAS Not enough good replicas to write.", CVX_EIO},
+                 {"ERR max number of clients reached", CVX_EIO},
+                 {"ERR The user executing the script can't run this command or subcommand",
+                  CVX_EIO},
                  {"LOADING Redis is loading the dataset in memory", CVX_EIO},
                  {"WRONGTYPE Operation against a key", CVX_EFORMAT}};
     char script[160];
@@ -200,7 +207,25 @@ static void test_not_now(void **state)
     }
 }
 
-/* The same by a Redis that has no memory: a job is not made, and can be made once there is some again. */
+/* A job whose bytes are none any more ends, and its reader gets no error that it would have to end by. */
+static void test_unreadable(void **state)
+{
+    cvx_entry e = one_job();
+    redisReply *reply;
+    (void)state;
+
+    assert_int_equal(cvx_redis_command(r, &reply, "HSET cvx:job:%s spec %s", e.id, "\xff"), CVX_OK);
+    freeReplyObject(reply);
+    assert_int_equal(claim(&e, "holder"), 0);
+    assert_int_equal(cvx_redis_command(r, &reply, "HMGET cvx:job:%s state cause", e.id), CVX_OK);
+    assert_string_equal(reply->element[0]->str, "failed");
+    assert_non_null(strstr(reply->element[1]->str, e.id));
+    freeReplyObject(reply);
+    assert_int_equal(number("ZCARD cvx:running"), 0);
+    assert_int_equal(number("XLEN cvx:queue"), 0);
+}
+
+/* "Not now" by a Redis that has no memory: a job is not made, and can be made once there is some again. */
 static void test_no_memory(void **state)
 {
     cvx_entry e = one_job();
@@ -232,6 +257,7 @@ int main(void)
         cmocka_unit_test(test_entry_that_is_given_back),
         cmocka_unit_test(test_old_token),
         cmocka_unit_test(test_not_now),
+        cmocka_unit_test(test_unreadable),
         cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, enter, leave);
