@@ -10,6 +10,7 @@ extern const unsigned char cvx_page[], cvx_openapi[];
 #define LIST_MAX 100
 #define POLL_MS 1000
 #define RUNNING_MAX 4096
+#define PART_MAX 256 /* of a path, with its end: as long as a folder's name can be */
 
 /* A request being answered. */
 typedef struct call {
@@ -17,7 +18,7 @@ typedef struct call {
     cvx_redis *r; /* NULL where the route needs none */
     const cvx_http_request *q;
     cvx_http_answer *a;
-    char id[CVX_ID_MAX]; /* what stands in the path's {id} */
+    char id[PART_MAX]; /* what stands in the path's {id} */
 } call;
 
 /* The job of a request's path, if it is the asker's; else the answer is set. */
@@ -107,7 +108,7 @@ static void enqueue(call *c, Cvx__JobSpec *spec)
         c->a->retry_after = later;
     } else {
         c->a->keeps_image = strcmp(c->id, id) == 0; /* else the job is none that is new */
-        snprintf(c->a->job, sizeof c->a->job, "%s", c->id);
+        snprintf(c->a->job, sizeof c->a->job, "%.38s", c->id);
         if (strcmp(c->id, id) == 0) {
             cvx_log(CVX_LOG_INFO, id, "queued for %s", c->q->owner);
         }
@@ -122,11 +123,6 @@ static void submit(call *c, Cvx__JobSpec *spec)
     Cvx__Plan plan = CVX__PLAN__INIT;
     const char *param = NULL;
 
-    if (spec->model[0] != 0 && strcmp(spec->model, c->s->model_name) != 0) {
-        cvx_answer_error(c->a, 400, "model", "model '%.60s' is not here; '%s' is", spec->model,
-                         c->s->model_name);
-        return;
-    }
     if (c->q->idempotency_key != NULL && strlen(c->q->idempotency_key) > 200) {
         cvx_answer_error(c->a, 400, NULL, "Idempotency-Key: more than 200 bytes");
         return;
@@ -146,6 +142,11 @@ static bool fill(call *c, Cvx__JobSpec *spec)
     const char *param;
     cvx_status st = cvx_spec_fill(c->s, spec, c->q->fields, c->q->form, &param);
 
+    if (st == CVX_OK && spec->model[0] != 0 && strcmp(spec->model, c->s->model_name) != 0) {
+        param = "model";
+        st = cvx_fail(CVX_EINVAL, "model '%.60s' is not here; '%s' is", spec->model,
+                      c->s->model_name);
+    }
     if (st != CVX_OK) {
         cvx_answer_status(c->a, st, param);
     }
@@ -305,6 +306,9 @@ static void list(call *c)
         if (st == CVX_OK && found) {
             json_array_append_new(data, cvx_video_json(c->s, &v));
             cvx_job_view_free(&v);
+        } else if (st == CVX_EFORMAT) { /* it keeps nobody from the others */
+            cvx_log(CVX_LOG_WARN, ids[i], "left out of a list: %s", cvx_error());
+            st = CVX_OK;
         }
     }
     if (st != CVX_OK) {
@@ -496,7 +500,7 @@ static void model(call *c)
     if (strcmp(c->id, c->s->model_name) == 0) {
         c->a->json = model_json(c->s);
     } else {
-        cvx_answer_error(c->a, 404, "model", "no model '%.60s'; '%s' is here", c->id,
+        cvx_answer_error(c->a, 404, "model", "no model '%.100s'; '%s' is here", c->id,
                          c->s->model_name);
     }
 }
@@ -574,7 +578,7 @@ static const struct {
 #define ROUTES (sizeof routes / sizeof *routes)
 
 /* Whether a path is of a route; id: what stands in its {id}. */
-static bool matches(const char *route, const char *path, char id[CVX_ID_MAX])
+static bool matches(const char *route, const char *path, char id[PART_MAX])
 {
     const char *mark = strstr(route, "{id}");
     size_t n = mark != NULL ? (size_t)(mark - route) : 0;
@@ -586,7 +590,7 @@ static bool matches(const char *route, const char *path, char id[CVX_ID_MAX])
     if (len == 0 || strcmp(mark + 4, path + n + len) != 0) {
         return false;
     }
-    snprintf(id, CVX_ID_MAX, "%.*s", (int)(len < 60 ? len : 60), path + n);
+    snprintf(id, PART_MAX, "%.*s", (int)(len < PART_MAX ? len : PART_MAX - 1), path + n);
     return true;
 }
 

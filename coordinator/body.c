@@ -63,10 +63,17 @@ static void take_bytes(cvx_body *b, const char *data, size_t n)
     b->image_bytes += (int64_t)n;
     if (b->image_bytes > (int64_t)CVX_UPLOAD_MAX) {
         refuse(b, 413, "input_reference", "input_reference: more than %zu bytes", CVX_UPLOAD_MAX);
-    } else if (n > 0 && take_image(b, data, n) != CVX_OK) {
+    } else if (take_image(b, data, n) != CVX_OK) {
         cvx_answer_status(b->answer, CVX_EINTERNAL, NULL);
         b->refused = true;
     }
+}
+
+static void refuse_url(cvx_body *b)
+{
+    refuse(b, 400, "input_reference",
+           "input_reference: a picture is meant, as a form's file or as a whole data:image/...;"
+           "base64,... (nothing is fetched from elsewhere)");
 }
 
 /* A piece of a picture that comes as a text. */
@@ -78,20 +85,23 @@ static void take_url(cvx_body *b, const char *text, size_t n)
     for (size_t at = 0; at < n && !b->refused; at += 4096) {
         size_t piece = n - at < 4096 ? n - at : 4096;
         if (!cvx_data_url_take(&b->url, text + at, piece, out, &len)) {
-            refuse(b, 400, "input_reference",
-                   "input_reference: a picture is meant, as a form's file or as data:image/...;"
-                   "base64,... (nothing is fetched from elsewhere)");
+            refuse_url(b);
             return;
         }
         take_bytes(b, (const char *)out, len);
     }
 }
 
-static void take_file(cvx_body *b, const char *key, const char *data, uint64_t off, size_t size)
+/* A file without a name and a byte is a browser's way to send none. */
+static void take_file(cvx_body *b, const char *key, const char *filename, const char *data,
+                      uint64_t off, size_t size)
 {
+    if (filename[0] == 0 && size == 0) {
+        return;
+    }
     if (strcmp(key, "input_reference") != 0) {
-        refuse(b, 400, NULL, "%.60s: no file is meant here", key);
-    } else if (off == 0 && (b->image_fd >= 0 || b->url.n > 0)) {
+        refuse(b, 400, key, "%.60s: no file is meant here", key);
+    } else if (off == 0 && (b->image_bytes > 0 || b->url.n > 0)) { /* the first may be empty */
         refuse(b, 400, "input_reference", "input_reference: given twice");
     } else {
         take_bytes(b, data, size);
@@ -141,7 +151,7 @@ static void take_text(cvx_body *b, const char *key, const char *data, size_t n, 
         return;
     }
     if (first && json_string_length(old) > 0) {
-        refuse(b, 400, NULL, "%.60s: given twice", name);
+        refuse(b, 400, name, "%.60s: given twice", name);
         return;
     }
     json_t *text = longer(first ? NULL : list ? json_array_get(old, at - 1) : old, data, n);
@@ -173,7 +183,7 @@ static enum MHD_Result form_piece(void *cls, enum MHD_ValueKind kind, const char
     if (key == NULL || key[0] == 0) {
         refuse(b, 400, NULL, "a part of the form has no name");
     } else if (filename != NULL) {
-        take_file(b, key, data, off, size);
+        take_file(b, key, filename, data, off, size);
     } else if (is_url(key) && off == 0 && (b->image_fd >= 0 || b->url.n > 0)) {
         refuse(b, 400, "input_reference", "input_reference: given twice");
     } else if (is_url(key)) {
@@ -190,7 +200,7 @@ static bool is_type(const char *type, const char *wanted)
     size_t n = strlen(wanted);
 
     return type != NULL && strncasecmp(type, wanted, n) == 0 &&
-           (type[n] == 0 || type[n] == ';' || type[n] == ' ');
+           (type[n] == 0 || strchr("; \t", type[n]) != NULL);
 }
 
 void cvx_body_begin(cvx_body *b, const cvx_server *s, cvx_http_answer *a, struct MHD_Connection *c,
@@ -214,7 +224,7 @@ void cvx_body_begin(cvx_body *b, const cvx_server *s, cvx_http_answer *a, struct
         b->fields = json_object();
         b->form = MHD_create_post_processor(c, 16384, form_piece, b);
         if (b->form == NULL) {
-            refuse(b, 400, NULL, "the form's boundary is missing");
+            refuse(b, 400, NULL, "the form's boundary is missing, or a single character");
         }
     }
 }
@@ -285,7 +295,7 @@ static void end_form(cvx_body *b)
             good = good && is_utf8(one);
         }
         if (!good && !b->refused) {
-            refuse(b, 400, NULL, "%.60s: not UTF-8", key);
+            refuse(b, 400, key, "%.60s: a text in UTF-8 without zeros is meant", key);
         }
     }
 }
@@ -340,7 +350,7 @@ void cvx_body_end(cvx_body *b)
         end_json(b);
     }
     if (!b->refused && b->url.n > 0 && (!cvx_data_url_whole(&b->url) || b->image_fd < 0)) {
-        refuse(b, 400, "input_reference", "input_reference: no whole data:image/...;base64,...");
+        refuse_url(b);
     }
     if (b->image_fd >= 0) {
         close(b->image_fd);

@@ -1,5 +1,6 @@
 #include "coordinator/events.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -105,8 +106,8 @@ static bool has_ended(cvx_redis *r, const listener *l)
 }
 
 /* Looks for entries behind the last one. Now and then the state is asked for, before them: whoever comes back behind the last
- * entry of a job, or while it is deleted, hears of no end. */
-static void look(cvx_redis *r, listener *l)
+ * entry of a job, or while it is deleted, hears of no end. False: Redis does not answer. */
+static bool look(cvx_redis *r, listener *l)
 {
     redisReply *reply;
     bool ended = false;
@@ -115,8 +116,9 @@ static void look(cvx_redis *r, listener *l)
         ended = has_ended(r, l);
         l->asked = cvx_now();
     }
-    if (cvx_redis_command(r, &reply, "XRANGE cvx:events:%s (%s + COUNT 100", l->job, l->last) ==
-        CVX_OK) {
+    cvx_status st =
+        cvx_redis_command(r, &reply, "XRANGE cvx:events:%s (%s + COUNT 100", l->job, l->last);
+    if (st == CVX_OK) {
         for (size_t i = 0; i < reply->elements; i++) {
             tell(l, reply->element[i]);
         }
@@ -124,6 +126,7 @@ static void look(cvx_redis *r, listener *l)
         l->asked = ended && reply->elements > 0 ? 0 : l->asked; /* look again at once */
         freeReplyObject(reply);
     }
+    return st != CVX_EIO;
 }
 
 /* Shows whether anybody is there: a suspended connection does not tell. */
@@ -134,15 +137,15 @@ static void ping(listener *l)
     l->len = l->text != NULL ? strlen(l->text) : 0;
 }
 
-/* Those that have something to tell go on, the others wait again. */
+/* Those that have something to tell go on, the others wait again. Where Redis does not answer one, the others do not ask. */
 static void serve(cvx_redis *r, listener *list)
 {
     listener *next;
 
     for (listener *l = list; l != NULL; l = next) {
         next = l->next;
-        if (r != NULL) {
-            look(r, l);
+        if (r != NULL && !look(r, l)) {
+            r = NULL;
         }
         if (l->len == 0 && !l->over && cvx_now() - l->told > PING_SECONDS) {
             ping(l);
@@ -232,13 +235,33 @@ static void end_listener(void *cls)
     free(l);
 }
 
+/* Whether a text is an entry's id, as Redis takes one: MILLISECONDS or MILLISECONDS-NUMBER, of 64 bits each. */
+static bool is_entry(const char *text)
+{
+    for (int i = 0; i < 2; i++) {
+        char *end;
+        errno = 0;
+        (void)strtoull(text, &end, 10);
+        if (*text < '0' || *text > '9' || errno != 0) {
+            return false;
+        }
+        if (*end == 0) {
+            return end - text < 24; /* without a row of zeros in front */
+        }
+        if (*end != '-' || end - text >= 24) {
+            return false;
+        }
+        text = end + 1;
+    }
+    return false;
+}
+
 struct MHD_Response *cvx_events_response(struct MHD_Connection *c, const char *job,
                                          const char *last)
 {
     listener *l = calloc(1, sizeof *l);
     struct MHD_Response *r = NULL;
-    bool known = last != NULL && strlen(last) < 40 && strspn(last, "0123456789-") == strlen(last) &&
-                 last[0] != 0;
+    bool known = last != NULL && is_entry(last);
 
     if (l != NULL) {
         l->connection = c;

@@ -71,6 +71,16 @@ static bool is_foreign(struct MHD_Connection *c)
            (origin != NULL && (from == NULL || !is_local_name(from + 3)));
 }
 
+/* The path of what may be a whole address, as a request to a proxy has it (RFC 9112, 3.2.2). */
+static const char *path_of(const char *target)
+{
+    bool address =
+        strncasecmp(target, "http://", 7) == 0 || strncasecmp(target, "https://", 8) == 0;
+    const char *slash = address ? strchr(strstr(target, "://") + 3, '/') : NULL;
+
+    return slash != NULL ? slash : address ? "/" : target;
+}
+
 /* The beginning of a request: who asks, and how the body will be read. */
 static exchange *begin(cvx_server *s, struct MHD_Connection *c, const char *path,
                        const char *method)
@@ -114,7 +124,8 @@ static void fill_request(exchange *x, struct MHD_Connection *c, const char *path
 {
     const cvx_body *b = &x->body;
 
-    x->request = (cvx_http_request){.method = strcmp(method, "HEAD") == 0 ? "GET" : method,
+    x->answer.head = strcmp(method, "HEAD") == 0;
+    x->request = (cvx_http_request){.method = x->answer.head ? "GET" : method,
                                     .path = path,
                                     .owner = x->owner,
                                     .accept_encoding = cvx_http_header(c, "Accept-Encoding"),
@@ -132,12 +143,13 @@ static void fill_request(exchange *x, struct MHD_Connection *c, const char *path
     }
 }
 
-static enum MHD_Result handle(void *cls, struct MHD_Connection *c, const char *path,
+static enum MHD_Result handle(void *cls, struct MHD_Connection *c, const char *target,
                               const char *method, const char *version, const char *data,
                               size_t *size, void **state)
 {
     cvx_server *s = cls;
     exchange *x = *state;
+    const char *path = path_of(target);
     (void)version;
 
     if (x == NULL) {

@@ -45,15 +45,15 @@ void cvx_answer_status(cvx_http_answer *a, cvx_status st, const char *param)
     cvx_answer_error(a, st == CVX_EIO ? 503 : asker ? 400 : 500, param, "%s", cvx_error());
 }
 
-/* Digits and nothing else, up to `end`. */
+/* Digits and nothing else, up to `end`; what no file is as long as is all the same. */
 static bool digits(const char *p, const char *end, uint64_t *out)
 {
     *out = 0;
     for (const char *c = p; c < end; c++) {
-        if (*c < '0' || *c > '9' || *out > UINT64_MAX / 20) {
+        if (*c < '0' || *c > '9') {
             return false;
         }
-        *out = *out * 10 + (uint64_t)(*c - '0');
+        *out = *out > INT64_MAX / 20 ? INT64_MAX : *out * 10 + (uint64_t)(*c - '0');
     }
     return end > p;
 }
@@ -122,28 +122,25 @@ static struct MHD_Response *file_response(struct MHD_Connection *c, cvx_http_ans
              (unsigned long long)sb.st_size,
              (unsigned long long)sb.st_mtim.tv_sec * 1000000000ULL +
                  (unsigned long long)sb.st_mtim.tv_nsec);
-    bool whole = only_if != NULL && strcmp(only_if, tag) != 0;
-    range r = whole ? RANGE_NONE : parse_range(cvx_http_header(c, "Range"), n, &from, &n);
     bool same = holds_tag(cvx_http_header(c, "If-None-Match"), tag);
-    if (r == RANGE_BEYOND && !same) {
+    bool whole = same || a->head || (only_if != NULL && strcmp(only_if, tag) != 0);
+    range r = whole ? RANGE_NONE : parse_range(cvx_http_header(c, "Range"), n, &from, &n);
+    if (r == RANGE_BEYOND) {
         close(fd);
         cvx_answer_error(a, 416, NULL, "the range begins behind the file's %lld bytes",
                          (long long)sb.st_size);
         snprintf(a->content_range, sizeof a->content_range, "bytes */%lld", (long long)sb.st_size);
         return NULL;
     }
-    if (r == RANGE_PART && !same) {
+    if (r == RANGE_PART) {
         snprintf(a->content_range, sizeof a->content_range, "bytes %llu-%llu/%lld",
                  (unsigned long long)from, (unsigned long long)(from + n - 1),
                  (long long)sb.st_size);
     }
     a->status = same ? 304 : r == RANGE_PART ? 206 : 200;
-    struct MHD_Response *out = same ? MHD_create_response_from_buffer(0, "", MHD_RESPMEM_PERSISTENT)
-                                    : MHD_create_response_from_fd_at_offset64(n, fd, from);
-    if (same || out == NULL) {
-        close(fd);
-    }
+    struct MHD_Response *out = MHD_create_response_from_fd_at_offset64(n, fd, from);
     if (out == NULL) {
+        close(fd);
         cvx_answer_error(a, 500, NULL, "no memory for the answer");
         return NULL;
     }

@@ -63,6 +63,7 @@ typedef struct cvx_http_answer {
     char *bytes;                    /* of json or text, once they are written; NULL: not yet */
     size_t len;
     bool gzip;
+    bool head;                       /* to HEAD, which knows no ranges */
     bool keeps_image;                /* a job has the request's picture now */
     const char *allow;               /* of 405: methods; NULL: none */
     char content_range[64];          /* "": none */

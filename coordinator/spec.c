@@ -127,11 +127,12 @@ static cvx_status size(const fields *f, Cvx__JobSpec *s)
 static cvx_status choice(const fields *f, const char *name, const char *const *names, int n,
                          int *at)
 {
-    char *text = NULL, list[100] = "";
+    const json_t *v = value_of(f, name);
+    const char *text = v != NULL ? json_string_value(v) : NULL;
+    char list[100] = "";
 
-    CVX_RETURN_IF(string(f, name, 100, &text));
-    for (int i = 0; text != NULL && i < n; i++) {
-        if (strcmp(text, names[i]) == 0) {
+    for (int i = 0; v != NULL && i < n; i++) {
+        if (text != NULL && strcmp(text, names[i]) == 0) {
             *at = i;
             return CVX_OK;
         }
@@ -142,7 +143,9 @@ static cvx_status choice(const fields *f, const char *name, const char *const *n
                              : " or ",
                  names[i]);
     }
-    return text == NULL ? CVX_OK : cvx_fail(CVX_EINVAL, "%s: '%s'; %s is meant", name, text, list);
+    return v == NULL      ? CVX_OK
+           : text == NULL ? cvx_fail(CVX_EINVAL, "%s: %s is meant", name, list)
+                          : cvx_fail(CVX_EINVAL, "%s: '%.60s'; %s is meant", name, text, list);
 }
 
 static cvx_status choices(const fields *f, Cvx__JobSpec *s)
@@ -186,7 +189,7 @@ static cvx_status fill_texts(Cvx__JobSpec *s, const fields *f)
         return cvx_fail(CVX_EINVAL, "prompt: what the video shows is needed");
     }
     CVX_RETURN_IF(string(f, "negative_prompt", 32000, &s->negative_prompt));
-    return string(f, "model", 100, &s->model);
+    return string(f, "model", 255, &s->model);
 }
 
 /* "NAME" or "NAME:SCALE": a file of the folder that the operator chose. */
@@ -516,21 +519,33 @@ static void rename_in(char *text, size_t size, const char *from, const char *to)
     }
 }
 
-/* A field of a request, the option that it becomes, and another word by which a refusal may speak of it. */
-static const char *const spoken_of[][3] = {{"num_frames", "--num-frames", "num_frames"},
-                                           {"width", "--width", "width "},
-                                           {"height", "--height", "height "},
-                                           {"input_reference", "--image", "input_reference"},
-                                           {"scheduler", "--scheduler", "scheduler"},
-                                           {"window_frames", "--window-frames", "window_frames"},
-                                           {"window_stride", "--window-stride", "window_stride"},
-                                           {"window_dilation", "--window-dilation",
-                                            "window_dilation"},
-                                           {"timeline", "--prompt", "several prompts"},
-                                           {"extend_overlap", "--extend-overlap", "overlap"},
-                                           {"extend", "--extend", "extend"},
-                                           {"upscale", "--upscale", "upscale"},
-                                           {"fps", "--fps", "fps"}};
+/* A field of a request, the option that it becomes, and another word by which a refusal may speak of it. What begins as another one
+ * stands before that. */
+static const char *const spoken_of[][3] = {
+    {"num_frames", "--num-frames", "num_frames"},
+    {"tile_sample_min_height", "--tile-sample-min-height", "tiles of height"},
+    {"tile_sample_min_width", "--tile-sample-min-width", "tiles of width"},
+    {"enable_tiling", "--enable-tiling", "enable_tiling"},
+    {"width", "--width", "width "},
+    {"height", "--height", "height "},
+    {"input_reference", "--image", "input_reference"},
+    {"scheduler", "--scheduler", "scheduler"},
+    {"window_frames", "--window-frames", "window_frames"},
+    {"window_stride", "--window-stride", "window_stride"},
+    {"window_dilation", "--window-dilation", "window_dilation"},
+    {"free_noise", "--free-noise", "free_noise"},
+    {"use_dynamic_cfg", "--use-dynamic-cfg", "use_dynamic_cfg"},
+    {"max_sequence_length", "--max-sequence-length", "max_sequence_length"},
+    {"timeline", "several --prompt", "several prompts"},
+    {"timeline", "--prompt", "--prompt"},
+    {"extend_overlap", "--extend-overlap", "overlap"},
+    {"extend_only", "--extend-only", "extend_only"},
+    {"extend", "--extend", "extend"},
+    {"enable_frame_interpolation", "--interpolate", "interpolat"},
+    {"upscale", "--upscale", "upscale"},
+    {"num_inference_steps", "--num-inference-steps", "num_inference_steps"},
+    {"guidance_scale", "--guidance-scale", "guidance_scale"},
+    {"fps", "--fps", "fps"}};
 #define SPOKEN_OF (sizeof spoken_of / sizeof *spoken_of)
 
 /* The field of a request that a refusal speaks of: the first of their names in it, as options are written or as fields. */

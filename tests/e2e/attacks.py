@@ -50,11 +50,11 @@ class Target(Service):
         return line.split(b"\r\n")[0].decode() or None if line else None
 
 
-def status(name, s, want, method, path, body=None, headers=None, param=""):
+def status(name, s, want, method, path, body=None, headers=None, param="", words=""):
     got, e, told = s.call(method, path, body, headers, raw=True)
     try:
         error = json.loads(e)["error"]
-        good = bool(error["message"]) and error["type"] and (param == "" or error["param"] == param)
+        good = bool(error["message"]) and words in error["message"] and error["type"] and (param == "" or error["param"] == param)
     except ValueError:
         good = False
     say(name, got == want and good, (got, e[:300]))
@@ -71,6 +71,13 @@ def paths(s):
     for method in "PUT", "PATCH", "TRACE", "OPTIONS", "X" * 100:
         told = status(f"405: {method[:10]}", s, 405, method, "/v1/videos")
         say("with Allow", told["Allow"] == "GET, HEAD, POST", told["Allow"])
+    head = b"\r\nHost: x\r\nAuthorization: Bearer secret\r\nConnection: close\r\n\r\n"
+    for line, want in (("GET http://127.0.0.1:1/healthz", 200), ("GET HTTPS://x/v1/videos?limit=1", 200), ("GET http://x", 200), ("GET http://x?limit=0", 200),
+                       ("GET http:///v1/models/y", 404), ("GET http://x/healthz/", 404), ("GET ftp://x/healthz", 404)):
+        got = s.raw(line.encode() + b" HTTP/1.1" + head)
+        say(f"{want}: {line}", got == f"HTTP/1.1 {want} " + {200: "OK", 404: "Not Found"}[want], got)
+    got = s.raw(b"GET http://127.0.0.1/v1/videos HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    say("401: no key, by a whole address", got is not None and " 401 " in got, got)
     for query in ("limit=0", "limit=101", "limit=-1", "limit=1e1", "limit=%2b5", "limit=", "limit=99999999999999999999", "order=up",
                   "status=done", "after=x", f"after={ident}%00", "after=%ff"):
         status(f"400: ?{query}", s, 400, "GET", f"/v1/videos?{query}", param=query.split("=")[0])
@@ -86,13 +93,17 @@ def keys(s):
         say("the key itself lies nowhere", "secret" not in f.read())
 
 
+def edge(boundary):
+    return {**KEY, "Content-Type": f"multipart/form-data; boundary={boundary}"}
+
+
 def bodies(s):
     for method in "PUT", "TRACE", "PATCH":  # what has no use for a body does not look at it
         status(f"405: {method} with no JSON", s, 405, method, "/v1/videos", b"{", JSON)
         status(f"405: {method} with half a picture", s, 405, method, "/v1/plan", b'{"prompt":"x","input_reference":"data:image/png"}', JSON)
     got, v, _ = s.call("GET", "/v1/videos?limit=1", b"{", JSON)
     say("200: GET with no JSON", got == 200 and v["object"] == "list", (got, v))
-    for name, want, body, headers in [
+    for name, want, body, headers, *words in [
         ("no JSON", 400, b"{", JSON), ("no object", 400, b"[]", JSON), ("nothing", 400, b"", JSON), ("a field twice", 400, b'{"prompt":"a","prompt":"b"}', JSON),
         ("no UTF-8", 400, b'{"prompt":"\xff\xfe"}', JSON), ("half a surrogate", 400, b'{"prompt":"\\ud800"}', JSON), ("a zero", 400, b'{"prompt":"a\\u0000b"}', JSON),
         ("500,000 brackets", 400, b'{"prompt":' + b"[" * 500_000, JSON), ("10 MB of prompt", 413, b'{"prompt":"' + b"x" * 10_000_000 + b'"}', JSON),
@@ -102,10 +113,11 @@ def bodies(s):
         ("a form of the old kind", 415, b"prompt=x", {**KEY, "Content-Type": "application/x-www-form-urlencoded"}),
         ("a form without an edge", 400, b"x", {**KEY, "Content-Type": "multipart/form-data"}),
         ("a form of noise", 400, os.urandom(5000), {**KEY, "Content-Type": "multipart/form-data; boundary=x"}),
-        ("a form that is cut", 400, b'--x\r\nContent-Disposition: form-data; name="prompt"\r\n\r\nabc', {**KEY, "Content-Type": "multipart/form-data; boundary=x"}),
-        ("a part without a name", 400, b'--x\r\nContent-Disposition: form-data\r\n\r\nabc\r\n--x--\r\n', {**KEY, "Content-Type": "multipart/form-data; boundary=x"}),
+        ("a form of a single character's edge", 400, b'--x\r\nContent-Disposition: form-data; name="prompt"\r\n\r\na\r\n--x--\r\n', edge("x"), "boundary"),
+        ("a form that is cut", 400, b'--xy\r\nContent-Disposition: form-data; name="prompt"\r\n\r\nabc', edge("xy"), "cut short"),
+        ("a part without a name", 400, b'--xy\r\nContent-Disposition: form-data\r\n\r\nabc\r\n--xy--\r\n', edge("xy"), "no name"),
     ]:
-        status(f"{want}: {name}", s, want, "POST", "/v1/videos", body, headers)
+        status(f"{want}: {name}", s, want, "POST", "/v1/videos", body, headers, words=words[0] if words else "")
     for name, want, fields, files in [
         ("a file for a text", 400, {}, {"prompt": ("a", b"b")}), ("two pictures", 400, {"prompt": "x"}, None), ("an unknown field", 400, {"prompt": "x", "y": "z"}, {}),
         ("1,000 fields", 400, {f"f{i}": "x" for i in range(1000)}, {}), ("a long field", 400, {"prompt": "x" * 50_000}, {}), ("a text for a number", 400, {"prompt": "x", "seed": "0x10"}, {}),
@@ -116,8 +128,16 @@ def bodies(s):
         if files is None:  # once more
             body = body.replace(b"--edge-of-a-part--\r\n", body.split(b"\r\n--edge-of-a-part\r\n", 1)[1])
         status(f"{want}: form: {name}", s, want, "POST", "/v1/videos", body, {**KEY, **kind})
-    latin = b'--x\r\nContent-Disposition: form-data; name="prompt"\r\n\r\n\xe4\xff\r\n--x--\r\n'
-    status("400: form: no UTF-8", s, 400, "POST", "/v1/videos", latin, {**KEY, "Content-Type": "multipart/form-data; boundary=x"})
+    for name, text in ("no UTF-8", b"\xe4\xff"), ("a zero", b"a\0b"):
+        body = b'--xy\r\nContent-Disposition: form-data; name="prompt"\r\n\r\n' + text + b"\r\n--xy--\r\n"
+        status(f"400: form: {name}", s, 400, "POST", "/v1/videos", body, edge("xy"), param="prompt", words="UTF-8 without zeros")
+    part = b'--xy\r\nContent-Disposition: form-data; name="prompt"\r\n\r\na\r\n'
+    status("400: form: a text twice", s, 400, "POST", "/v1/videos", part * 2 + b"--xy--\r\n", edge("xy"), param="prompt", words="twice")
+    body, kind = form({"prompt": "x"}, {"input_reference": ("a.png", b"")})
+    status("400: form: an empty picture", s, 400, "POST", "/v1/videos", body, {**KEY, **kind}, param="input_reference")
+    body, kind = form({"prompt": "x"}, {"input_reference": ("", b"")})
+    got = s.call("POST", "/v1/plan", body, {**KEY, **kind})
+    say("a browser's empty field for a file is none", got[0] == 200, got[:2])
     say("no upload is kept", not os.path.exists(f"{s.data}/uploads") or os.listdir(f"{s.data}/uploads") == [])
     got = s.call("POST", "/v1/plan", form({"prompt": "ä" * 100, "seed": "5"}, {})[0], {**KEY, **form({}, {})[1]})
     say("a good form passes", got[0] == 200 and got[1]["fits"], got[:2])
@@ -142,6 +162,21 @@ def fields(s):
             if (got, e.get("error", {}).get("param")) != (400, name):
                 say(f"400: {name} = {str(v)[:40]!r}", False, (got, e))
         say(f"400: {name}, of {len(wrong)} wrong kinds", len(wrong) >= 3, wrong)
+
+
+def named(s):
+    """What a plan refuses is told by the request's own names."""
+    for given, field, words in (
+            ({"max_sequence_length": 1}, "max_sequence_length", "32"), ({"free_noise": True}, "free_noise", "window_frames"),
+            ({"enable_tiling": True, "tile_sample_min_height": 17}, "tile_sample_min_height", "17"), ({"extend_only": True}, "extend_only", "needs extend"),
+            ({"enable_tiling": True, "tile_sample_min_height": 48, "tile_sample_min_width": 17}, "tile_sample_min_width", "17"), ({"model": "gpt"}, "model", "'shapes'"),
+            ({"timeline": ["0: a", "9: b"]}, "timeline", "timeline: needs window_frames"), ({"priority": 0}, "priority", "high, normal or low"),
+            ({"input_reference": "http://x/y.png"}, "input_reference", "nothing is fetched")):
+        for path in "/v1/plan", "/v1/videos":
+            got, e, _ = s.call("POST", path, {"prompt": "x", **given})
+            error = e.get("error") or {}
+            say(f"{path}: {given}", got == 400 and error["param"] == field and words in error["message"] and "--" not in error["message"] and
+                "several timeline" not in error["message"], (got, e))
 
 
 def parts(s):
@@ -332,7 +367,7 @@ def main():
     with open(path, "w") as f:
         s = Target(f"{work}/data", "--api-keys", f"{work}/keys", "--request-timeout", "3", "--max-connections-per-address", "40", "--log-format",
                    "json", "--log-level", "debug", stderr=f)
-        for part in paths, keys, bodies, fields, parts, compressed:
+        for part in paths, keys, bodies, fields, named, parts, compressed:
             part(s)
         _, v, _ = s.create(num_inference_steps=900)
         s.call("POST", f"/v1/jobs/{v['id']}/cancel")

@@ -89,12 +89,14 @@ class Cluster(Service):
                                  f"{self.data}/data", "--port", str(port), *self.more],
                                 stdout=self.log, stderr=self.log)
 
-    def start_pool(self, name, ranks, *more):
+    def start_pool(self, name, ranks, *more, fault=None):
+        """fault: what CVX_FAULT shall be for it (base/fault.h)."""
         mpi = ["mpirun", "-n", str(ranks)] if ranks > 1 else []
         self.pools[name] = subprocess.Popen(
             [*mpi, f"{build}/cvx-rank", "--pool", "--pool-name", name, "--redis", self.redis_url, "--model", "models/shapes",
              "--clip-model", "models/shapes-clip", "--threads", "1", *more],
-            stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL, env=environment)
+            stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL,
+            env={**environment, "CVX_FAULT": fault} if fault else environment)
         return self.pools[name]
 
     def ranks(self, name):

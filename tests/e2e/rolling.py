@@ -2,6 +2,8 @@
 usage: rolling.py CVX WORK_FOLDER; exits with 1 if anything is wrong."""
 import os
 import signal
+import socket
+import subprocess
 import threading
 import time
 
@@ -142,8 +144,78 @@ def drains(s):
     check_keys(Redis(s.socket), say)
 
 
+def state_of(pid):
+    """As ps tells it: R, S, T (stopped) ...; "": it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat") as f:
+            return f.read().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return ""
+
+
+def lose_a_rank(s, name):
+    """The first rank stands still amid the frames (CVX_FAULT); the other one dies, and mpirun ends the first."""
+    for _ in range(1200):
+        states = {pid: state_of(pid) for pid in s.ranks(name)}
+        if "T" in states.values():
+            break
+        time.sleep(0.1)
+    others = [pid for pid, state in states.items() if state != "T"]
+    say("one of two ranks stands still", len(states) == 2 and len(others) == 1, states)
+    for pid in others:
+        os.kill(pid, signal.SIGKILL)
+
+
+def amid_stages(s):
+    """A pool that is asked to end while it makes frames between the frames, then one that loses a rank there: the job is done again."""
+    for name in list(s.pools):
+        say("a pool ends", s.end_pool(name) == 0, s.tail())
+    r = Redis(s.socket)
+    _, v, _ = s.create(prompt=PROMPT, num_inference_steps=3, enable_frame_interpolation=True)
+    for k, (name, fault) in enumerate((("asked", "usr1:0:stage:3"), ("poorer", "stop:0:stage:3"))):
+        pool = s.start_pool(name, 2, fault=fault)
+        if k == 1:
+            lose_a_rank(s, name)
+        pool.wait(120)
+        s.pools.pop(name)
+        lose(s, r, v["id"])
+        for _ in range(600):
+            now = s.call("GET", f"/v1/videos/{v['id']}")[1]
+            if now["status"] != "in_progress":
+                break
+            time.sleep(0.1)
+        say(f"{fault}: the job waits again", now["status"] == "queued" and now["cvx"]["attempts"] == k + 1 and
+            now["cvx"]["stage"] == "interpolate" and ("stopped by a signal" in now["cvx"]["cause"] or k == 1), now)
+    s.start_pool("rest", 1)
+    done = s.wait(v["id"])
+    say("and is done", done["status"] == "completed" and done["cvx"]["attempts"] == 3, done)
+    data = s.call("GET", f"/v1/videos/{v['id']}/content", raw=True)[1]
+    say("with the bytes of cvx generate", data == plain(PROMPT, 3, "stages", "--interpolate", "2"))
+
+
+def redis_hangs(s):
+    """A coordinator ends all the same, however many listen to its events."""
+    for name in list(s.pools):
+        s.end_pool(name)
+    _, v, _ = s.create(prompt=PROMPT, num_inference_steps=1)
+    listeners = []
+    for _ in range(40):
+        c = socket.create_connection(("127.0.0.1", s.port))
+        c.sendall(f"GET /v1/jobs/{v['id']}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        listeners.append(c)
+    say("all hear that it is queued", all(b" 200 " in c.recv(4096) for c in listeners))
+    s.redis.send_signal(signal.SIGSTOP)
+    time.sleep(1)  # it has asked for them by then
+    s.process.send_signal(signal.SIGTERM)
+    try:
+        say("SIGTERM ends the coordinator", s.process.wait(120) == 0, s.tail())
+    except subprocess.TimeoutExpired:
+        say("SIGTERM ends the coordinator", False, s.tail())
+    s.redis.send_signal(signal.SIGCONT)
+
+
 cluster = Cluster(f"{work}/cluster")
 cluster.start_pool("one", 1)
 cluster.wait_pools(1)
-drive(cluster, two_coordinators, quarantine, cannot, too_late, thought_dead, drains)
+drive(cluster, two_coordinators, quarantine, cannot, too_late, thought_dead, drains, amid_stages, redis_hangs)
 finish()

@@ -40,6 +40,13 @@ def lifecycle(s):
         (status, told["Content-Range"]))
     status, _, _ = s.call("GET", f"/v1/videos/{v['id']}/content", headers={"Range": "bytes=99999999-"})
     say("a range behind the end", status == 416, status)
+    for value, want in ("99999999999999999999999-", 416), ("0-99999999999999999999999", 206), ("-99999999999999999999999", 206):
+        status, part, told = s.call("GET", f"/v1/videos/{v['id']}/content", headers={"Range": f"bytes={value}"}, raw=True)
+        say(f"a range {value}", status == want and (want == 416 or part == data), (status, len(part)))
+    status, part, told = s.call("HEAD", f"/v1/videos/{v['id']}/content", headers={"Range": "bytes=0-9"}, raw=True)
+    say("HEAD knows no ranges", (status, part, told["Content-Length"]) == (200, b"", str(len(data))), (status, dict(told)))
+    status, part, told = s.call("GET", f"/v1/videos/{v['id']}/content", headers={"If-None-Match": told["ETag"]}, raw=True)
+    say("not modified", (status, part, told["Content-Length"]) == (304, b"", str(len(data))), (status, dict(told)))
     for variant in "thumbnail", "spritesheet":
         status, picture, told = s.call("GET", f"/v1/videos/{v['id']}/content?variant={variant}", raw=True)
         say(variant, status == 200 and picture[:4] == b"\x89PNG" and told["Content-Type"] == "image/png", status)
@@ -118,6 +125,12 @@ def events(s):
     request = urllib.request.Request(f"{s.url}/v1/jobs/{v['id']}/events", headers={"Last-Event-ID": told[-1]["id"]})
     with urllib.request.urlopen(request, timeout=10) as stream:
         say("events: behind the last one the stream ends", stream.read() == b"")
+
+
+    for last in "-", "1-2-3", "1-", "x", "99999999999999999999999", "18446744073709551616-0", "0" * 30:
+        request = urllib.request.Request(f"{s.url}/v1/jobs/{v['id']}/events", headers={"Last-Event-ID": last})
+        with urllib.request.urlopen(request, timeout=10) as stream:
+            say(f"events: behind what is no event: {last}", stream.read().decode() == text)
 
 
 def faults(s):
