@@ -128,6 +128,20 @@ cvx_status cvx_path_join(char *out, const char *dir, const char *name)
     return CVX_OK;
 }
 
+cvx_status cvx_check_file(const char *path)
+{
+    struct stat sb;
+
+    if (stat(path, &sb) != 0) {
+        return io("read", path);
+    }
+    return S_ISREG(sb.st_mode)
+               ? CVX_OK
+               : cvx_fail(CVX_EIO, "cannot read %s: %s", path,
+                          S_ISDIR(sb.st_mode) ? "it is a folder"
+                                              : "it is no regular file (a pipe or a device)");
+}
+
 bool cvx_is_dir(const char *path)
 {
     struct stat sb;

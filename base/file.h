@@ -30,6 +30,9 @@ void cvx_map_close(cvx_map *m);
 /* Joins "dir/name" into out[CVX_PATH_MAX]; CVX_EINVAL when too long. */
 cvx_status cvx_path_join(char *out, const char *dir, const char *name) CVX_CHECK;
 
+/* CVX_EIO, saying why, where `path` is not a regular file that is there. */
+cvx_status cvx_check_file(const char *path) CVX_CHECK;
+
 bool cvx_is_dir(const char *path);
 bool cvx_is_file(const char *path);
 /* Whether the last part of `path` ends with `extension` (".png"), in either case. */

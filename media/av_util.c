@@ -23,14 +23,18 @@
     (SWS_BICUBIC | SWS_ACCURATE_RND | SWS_BITEXACT | SWS_FULL_CHR_H_INT | SWS_FULL_CHR_H_INP)
 
 static _Thread_local char last_line[256];
+static _Thread_local bool of_demuxer; /* who wrote it */
 
 /* The first error line after cvx_av_quiet is usually the cause; the ones after it are echoes. */
 static void keep_line(void *ctx, int level, const char *fmt, va_list args)
 {
-    (void)ctx;
+    const AVClass *class = ctx != NULL ? *(const AVClass *const *)ctx : NULL;
+
     if (level > AV_LOG_ERROR || last_line[0] != 0) {
         return;
     }
+    of_demuxer = class != NULL && class->get_category != NULL &&
+                 class->get_category(ctx) == AV_CLASS_CATEGORY_DEMUXER;
     vsnprintf(last_line, sizeof last_line, fmt, args);
     last_line[strcspn(last_line, "\r\n")] = 0;
 }
@@ -46,6 +50,11 @@ void cvx_av_quiet(void)
 
     pthread_once(&once, install);
     last_line[0] = 0;
+}
+
+const char *cvx_av_demuxer_line(void)
+{
+    return last_line[0] != 0 && of_demuxer ? last_line : NULL;
 }
 
 cvx_status cvx_av_fail(cvx_status code, int err, const char *verb, const char *path)
@@ -104,8 +113,13 @@ static bool is_full_range(const AVFrame *f)
     case AV_PIX_FMT_YUVJ422P:
     case AV_PIX_FMT_YUVJ440P:
     case AV_PIX_FMT_YUVJ444P: return true;
-    default: return f->color_range == AVCOL_RANGE_JPEG;
+    default: break;
     }
+    if (f->color_range == AVCOL_RANGE_UNSPECIFIED) { /* gray, with alpha or without */
+        const AVPixFmtDescriptor *d = av_pix_fmt_desc_get(f->format);
+        return d != NULL && d->nb_components <= 2;
+    }
+    return f->color_range == AVCOL_RANGE_JPEG;
 }
 
 cvx_status cvx_av_to_rgb(uint8_t *rgb, const AVFrame *f, struct SwsContext **sws, bool on_black,

@@ -12,6 +12,9 @@
  * stderr. To be called before any other use of libav; forgets the thread's present line. */
 void cvx_av_quiet(void);
 
+/* The kept line where a demuxer wrote it (not a decoder), else NULL. */
+const char *cvx_av_demuxer_line(void);
+
 /* cvx_fail with "<verb> <path>: <what libav says>"; `err` is a libav code. Out-of-memory and errors
  * of the operating system keep their own status; everything else becomes `code`. */
 cvx_status cvx_av_fail(cvx_status code, int err, const char *verb, const char *path);

@@ -17,24 +17,29 @@ static size_t get32(const uint8_t *p, bool big)
                : (size_t)get16(p + 2, big) << 16 | get16(p, big);
 }
 
-int cvx_exif_orientation(const uint8_t *e, size_t n)
+int cvx_exif_number(const uint8_t *e, size_t n, unsigned tag, int otherwise)
 {
     if (n < 14 || (memcmp(e, "II*\0", 4) != 0 && memcmp(e, "MM\0*", 4) != 0)) {
-        return 1;
+        return otherwise;
     }
     bool big = e[0] == 'M';
     size_t at = get32(e + 4, big);
     if (at > n - 2) {
-        return 1;
+        return otherwise;
     }
     size_t entries = get16(e + at, big);
     at += 2;
     for (size_t i = 0; i < entries && at + 12 <= n; i++, at += 12) {
-        if (get16(e + at, big) == 0x0112) {
+        if (get16(e + at, big) == tag) {
             return (int)get16(e + at + 8, big);
         }
     }
-    return 1;
+    return otherwise;
+}
+
+int cvx_exif_orientation(const uint8_t *e, size_t n)
+{
+    return cvx_exif_number(e, n, 0x0112, 1);
 }
 
 void cvx_image_free(cvx_image *img)

@@ -101,10 +101,11 @@ static void resize_keeps_flat_colour_and_refuses_no_size(void **state)
 static void every_kind_reads_as_pillow_reads_it(void **state)
 {
     static const char *const kinds[] = {
-        "rgb.png",   "rgba.png",      "la.png",    "gray.png",  "bits.png",       "gray2.png",
-        "gray4.png", "palette.png",   "deep.png",  "exif.png",  "interlaced.png", "bmp.bmp",
-        "half.jpg",  "lossless.webp", "gray8.jpg", "turn1.jpg", "turn2.jpg",      "turn3.jpg",
-        "turn4.jpg", "turn5.jpg",     "turn6.jpg", "turn7.jpg", "turn8.jpg"};
+        "rgb.png",        "rgba.png",  "la.png",      "gray.png",      "bits.png",
+        "gray2.png",      "gray4.png", "palette.png", "deep.png",      "exif.png",
+        "interlaced.png", "bmp.bmp",   "half.jpg",    "lossless.webp", "gray8.jpg",
+        "turn1.jpg",      "turn2.jpg", "turn3.jpg",   "turn4.jpg",     "turn5.jpg",
+        "turn6.jpg",      "turn7.jpg", "turn8.jpg",   "turned.tiff",   "pale.tiff"};
 
     (void)state;
     for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
@@ -121,6 +122,29 @@ static void every_kind_reads_as_pillow_reads_it(void **state)
         cvx_image_free(&got);
         cvx_image_free(&want);
     }
+}
+
+/* 16 bits of gray span black to white, as 8 bits do. */
+static void deep_gray_is_cut_to_its_high_byte(void **state)
+{
+    static const uint8_t high[] = {0, 1, 16, 77, 128, 235, 254, 255};
+    char pgm[64];
+    size_t n = (size_t)snprintf(pgm, sizeof pgm, "P5\n8 1\n65535\n");
+
+    (void)state;
+    for (size_t i = 0; i < sizeof high; i++) {
+        pgm[n++] = (char)high[i];
+        pgm[n++] = (char)high[i];
+    }
+    assert_int_equal(cvx_file_write(in_dir("deep.pgm"), pgm, n), CVX_OK);
+    cvx_image img = must_read(in_dir("deep.pgm"));
+    for (size_t i = 0; i < sizeof high; i++) {
+        for (size_t c = 0; c < 3; c++) {
+            assert_in_range(img.rgb[3 * i + c] + 1, high[i], high[i] + 2);
+        }
+    }
+    cvx_image_free(&img);
+    assert_int_equal(unlink(in_dir("deep.pgm")), 0);
 }
 
 static void orientation_turns_the_right_way(void **state)
@@ -202,6 +226,11 @@ static void bad_pictures_are_refused_by_name(void **state)
     expect_bad(DATA "kind-half.jpg", "a JPEG header alone", 30, SIZE_MAX);
     assert_int_equal(cvx_image_read(&img, in_dir("missing.png")), CVX_EIO);
     assert_int_equal(cvx_image_read(&img, dir), CVX_EIO);
+    assert_non_null(strstr(cvx_error(), "a folder"));
+    assert_int_equal(cvx_image_read(&img, "/dev/null"), CVX_EIO);
+    assert_non_null(strstr(cvx_error(), "a device"));
+    /* libav would give a black picture */
+    assert_int_equal(cvx_image_read(&img, DATA "jpeg-within.tiff"), CVX_EUNSUPPORTED);
     assert_int_equal(cvx_file_write(in_dir("words.jpg"), "no picture at all\n", 18), CVX_OK);
     assert_int_equal(cvx_image_read(&img, in_dir("words.jpg")), CVX_EFORMAT);
     assert_int_equal(cvx_file_write(in_dir("words.jpg"), "", 0), CVX_OK);
@@ -225,6 +254,7 @@ int main(void)
         cmocka_unit_test(resize_has_the_bits_of_pillow),
         cmocka_unit_test(resize_keeps_flat_colour_and_refuses_no_size),
         cmocka_unit_test(every_kind_reads_as_pillow_reads_it),
+        cmocka_unit_test(deep_gray_is_cut_to_its_high_byte),
         cmocka_unit_test(orientation_turns_the_right_way),
         cmocka_unit_test(png_comes_back_and_is_always_the_same),
         cmocka_unit_test(bad_pictures_are_refused_by_name),

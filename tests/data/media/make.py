@@ -77,6 +77,9 @@ def kinds():
     big.convert("L").save("kind-gray8.jpg", quality=95)
     big.resize((47, 31)).save("kind-half.jpg", quality=90, subsampling=2)
     big.save("kind-lossless.webp", lossless=True)
+    im.save("kind-turned.tiff", compression="tiff_lzw", exif=exif(6))
+    Image.open("kind-la.png").save("kind-pale.tiff", compression="tiff_lzw")
+    im.save("jpeg-within.tiff", compression="jpeg")
     for name in sorted(os.listdir(".")):
         stem, ext = os.path.splitext(name)
         if stem.startswith("kind-") and not stem.endswith(".want"):
