@@ -12,8 +12,8 @@ static const cvx_opt opts[] = {
      "frames, spread evenly, first and last included (default: up to 12)", 1, 1000, NULL},
     {"columns", CVX_OPT_INT, offsetof(options, columns), "N", "default: about 3:2 in all", 1, 1000,
      NULL},
-    {"tile-width", CVX_OPT_INT, offsetof(options, tile_width), "PIXELS", "default: 240", 16, 4096,
-     NULL},
+    {"tile-width", CVX_OPT_INT, offsetof(options, tile_width), "PIXELS",
+     "default: 240, other for very wide or high frames", 16, 4096, NULL},
     {"title", CVX_OPT_STR, offsetof(options, title), "TEXT", "a line above the frames", 0, 0, NULL},
     {NULL, 0, 0, NULL, NULL, 0, 0, NULL},
 };

@@ -54,6 +54,7 @@ static cvx_status measure(plot *p)
     double middle = (lo + hi) / 2;
     p->step = cvx_axis_nice(span * 1.2 / 5, true);
     p->lo = floor((middle - span * 0.58) / p->step) * p->step;
+    p->lo = lo >= 0 ? fmax(p->lo, 0) : p->lo; /* no room below what a score can be */
     p->hi = ceil((middle + span * 0.58) / p->step) * p->step;
     return CVX_OK;
 }

@@ -25,9 +25,10 @@ typedef struct cvx_plot_opts {
 cvx_status cvx_plot_scores(const char *path, const cvx_plot_opts *o) CVX_CHECK;
 
 typedef struct cvx_sheet_opts {
-    int64_t tiles;       /* how many frames, spread evenly, first and last included; 0: up to 12 */
-    int64_t columns;     /* 0: chosen so that the sheet is about 3:2 */
-    int64_t tile_w;      /* pixels; 0: 240. The height follows the frames' aspect */
+    int64_t tiles;   /* how many frames, spread evenly, first and last included; 0: up to 12 */
+    int64_t columns; /* 0: chosen so that the sheet is about 3:2 */
+    int64_t
+        tile_w; /* pixels; 0: 240, more or less for very wide or high frames. The height follows */
     const char *title;   /* as above */
     const double *score; /* [frames]: shown beside the frame number; NULL for none */
     const bool *drift;   /* [frames]: marked by a red border; NULL for none */

@@ -9,13 +9,18 @@
 #include "media/canvas.h"
 
 enum { MARGIN = 24, GAP = 16, CAPTION = 22 };
+/* By default frames are WIDTH wide, but no higher than TALL and, as far as WIDE allows, no lower than LOW; a place on the sheet
+ * has room for a number in any case, and the page for a title. */
+enum { WIDTH = 240, WIDE = 1200, TALL = 720, LOW = 40, PLACE = 32, PAGE = 288 };
 
 typedef struct sheet {
     const cvx_frames *f;
     const cvx_sheet_opts *o;
     cvx_canvas page;
-    int64_t frames, tiles, columns, rows, tile_w, tile_h; /* frames: of the clip */
-    uint8_t *small;                                       /* [tile_h, tile_w, 3] */
+    int64_t frames; /* of the clip */
+    int64_t tiles, columns, rows, tile_w, tile_h;
+    int64_t place;  /* of a tile: its width, or what its number needs */
+    uint8_t *small; /* [tile_h, tile_w, 3] */
 } sheet;
 
 /* The number of columns that brings the sheet nearest to 3:2, where unfilled places count too. */
@@ -26,8 +31,7 @@ static int64_t choose_columns(const sheet *s)
 
     for (int64_t c = 1; c <= s->tiles; c++) {
         int64_t rows = (s->tiles + c - 1) / c;
-        double w = (double)(c * (s->tile_w + GAP)),
-               h = (double)(rows * (s->tile_h + CAPTION + GAP));
+        double w = (double)(c * (s->place + GAP)), h = (double)(rows * (s->tile_h + CAPTION + GAP));
         double waste = (double)(rows * c - s->tiles) / (double)s->tiles;
         double cost = fabs(log(w / h / 1.5)) + waste;
         if (cost < least) {
@@ -41,6 +45,14 @@ static int64_t choose_columns(const sheet *s)
 static int64_t wanted(const cvx_sheet_opts *o)
 {
     return o->tiles > 0 ? o->tiles : 12;
+}
+
+static int64_t default_width(const cvx_frames *f)
+{
+    int64_t most = TALL * f->w / f->h, least = LOW * f->w / f->h;
+    int64_t w = least > WIDE ? WIDE : least > WIDTH ? least : WIDTH;
+
+    return w <= most ? w : most > 0 ? most : 1;
 }
 
 static cvx_status layout(sheet *s, const char *path)
@@ -59,9 +71,10 @@ static cvx_status layout(sheet *s, const char *path)
     s->tiles = want < all ? want : all;
     s->frames = all;
     CVX_ASSERT(s->o->of == 0 || f->n == s->tiles);
-    s->tile_w = s->o->tile_w > 0 ? s->o->tile_w : 240;
+    s->tile_w = s->o->tile_w > 0 ? s->o->tile_w : default_width(f);
+    s->place = s->tile_w > PLACE ? s->tile_w : PLACE;
     s->tile_h = (2 * s->tile_w * f->h + f->w) / (2 * f->w);
-    s->tile_h = s->tile_h > 0 ? s->tile_h : 1;
+    s->tile_h = s->tile_h < 1 ? 1 : s->o->tile_w == 0 && s->tile_h > TALL ? TALL : s->tile_h;
     s->columns = s->o->columns > 0 ? s->o->columns : choose_columns(s);
     s->columns = s->columns < s->tiles ? s->columns : s->tiles;
     s->rows = (s->tiles + s->columns - 1) / s->columns;
@@ -96,15 +109,38 @@ static cvx_status draw_picture(sheet *s, int64_t frame, double x, double y)
     return CVX_OK;
 }
 
+/* Number, score and time of frame i, as far as there is room; y: of the baseline. */
+static void draw_caption(sheet *s, int64_t i, bool drift, double x, double y)
+{
+    cvx_canvas *c = &s->page;
+    double w = (double)s->tile_w;
+    char text[64];
+
+    cvx_canvas_font(c, 12, drift);
+    cvx_canvas_colour(c, drift ? CVX_RED : CVX_INK, 1);
+    snprintf(text, sizeof text, w >= 160 ? "frame %lld" : "%lld", (long long)i);
+    cvx_canvas_text(c, x, y, CVX_LEFT, text);
+    cvx_canvas_font(c, 12, false);
+    cvx_canvas_colour(c, CVX_MUTED, 1);
+    if (s->f->fps.num > 0 && w >= 100) {
+        snprintf(text, sizeof text, "%.2f s",
+                 (double)i * (double)s->f->fps.den / (double)s->f->fps.num);
+        cvx_canvas_text(c, x + w, y, CVX_RIGHT, text);
+    }
+    if (s->o->score != NULL && isfinite(s->o->score[i]) && w >= 180) {
+        snprintf(text, sizeof text, "%.3f", s->o->score[i]);
+        cvx_canvas_text(c, x + w / 2, y, CVX_CENTRE, text);
+    }
+}
+
 static cvx_status draw_tile(sheet *s, int64_t tile, double top)
 {
     cvx_canvas *c = &s->page;
     int64_t i = frame_of(tile, s->tiles, s->frames);
-    double x = (double)(MARGIN + tile % s->columns * (s->tile_w + GAP));
+    double x = (double)(MARGIN + tile % s->columns * (s->place + GAP));
     double y = top + (double)(tile / s->columns * (s->tile_h + CAPTION + GAP));
     double w = (double)s->tile_w, h = (double)s->tile_h;
     bool drift = s->o->drift != NULL && s->o->drift[i];
-    char text[64];
 
     CVX_RETURN_IF(draw_picture(s, s->o->of > 0 ? tile : i, x, y));
     cvx_canvas_colour(c, drift ? CVX_RED : 0xd1d5db, 1);
@@ -113,21 +149,7 @@ static cvx_status draw_tile(sheet *s, int64_t tile, double top)
     cairo_rectangle(c->cr, x - line / 2, y - line / 2, w + line, h + line);
     cairo_stroke(c->cr);
 
-    cvx_canvas_font(c, 12, drift);
-    cvx_canvas_colour(c, drift ? CVX_RED : CVX_INK, 1);
-    snprintf(text, sizeof text, w >= 160 ? "frame %lld" : "%lld", (long long)i);
-    cvx_canvas_text(c, x, y + h + 17, CVX_LEFT, text);
-    cvx_canvas_font(c, 12, false);
-    cvx_canvas_colour(c, CVX_MUTED, 1);
-    if (s->f->fps.num > 0) {
-        snprintf(text, sizeof text, "%.2f s",
-                 (double)i * (double)s->f->fps.den / (double)s->f->fps.num);
-        cvx_canvas_text(c, x + w, y + h + 17, CVX_RIGHT, text);
-    }
-    if (s->o->score != NULL && isfinite(s->o->score[i]) && w >= 180) {
-        snprintf(text, sizeof text, "%.3f", s->o->score[i]);
-        cvx_canvas_text(c, x + w / 2, y + h + 17, CVX_CENTRE, text);
-    }
+    draw_caption(s, i, drift, x, y + h + 17);
     return CVX_OK;
 }
 
@@ -151,7 +173,8 @@ cvx_status cvx_sheet_write(const char *path, const cvx_frames *f, const cvx_shee
     cvx_status st;
 
     CVX_RETURN_IF(layout(&s, path));
-    int64_t w = 2 * MARGIN - GAP + s.columns * (s.tile_w + GAP);
+    int64_t w = 2 * MARGIN - GAP + s.columns * (s.place + GAP);
+    w = w < PAGE ? PAGE : w;
     CVX_RETURN_IF(title_lines(line, &lines, o->title, w));
     int64_t top = MARGIN + (lines > 0 ? lines * 20 + 8 : 0);
     int64_t h = top + s.rows * (s.tile_h + CAPTION + GAP) - GAP + MARGIN - 8;

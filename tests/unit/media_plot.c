@@ -132,6 +132,25 @@ static void hard_scores_are_drawn(void **state)
     free(many);
 }
 
+/* A score is never below 0, so the axis does not go there: the curve of zeros lies on it. */
+static void scores_of_nothing_lie_on_the_axis(void **state)
+{
+    const double score[] = {0, 3, 0, 0, 0, 0};
+    double x, y;
+
+    (void)state;
+    cvx_image img = drawn(cvx_plot_scores(file, &(cvx_plot_opts){.score = score, .n = 6}));
+    assert_true(count(&img, is_blue, &x, &y) > 0);
+    for (int64_t v = img.h - 50 + 6; v < img.h; v++) { /* below the axis and its dots */
+        for (int64_t u = 0; u < img.w; u++) {
+            assert_false(is_blue(img.rgb + (v * img.w + u) * 3));
+        }
+    }
+    const uint8_t *on_axis = img.rgb + ((img.h - 51) * img.w + 68 + 8 + (img.w - 108) * 7 / 10) * 3;
+    assert_true(is_blue(on_axis) || is_blue(on_axis + img.w * 3));
+    cvx_image_free(&img);
+}
+
 static void titles_of_any_bytes_are_drawn(void **state)
 {
     static const char *const titles[] = {"",
@@ -227,6 +246,46 @@ static void sheets_of_any_shape_are_drawn(void **state)
     }
 }
 
+/* Frames that are very wide or high are seen, and their sheet stays a picture that can be written. */
+static void extreme_frames_have_sheets_too(void **state)
+{
+    static const int64_t shapes[][4] = {/* w, h of a frame; at least so wide, at most so high */
+                                        {2000, 20, 1200, 1000},
+                                        {20, 2000, 288, 900},
+                                        {1, 4096, 288, 900},
+                                        {4096, 1, 1200, 1000},
+                                        {48, 72, 1000, 1400}};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
+        cvx_frames f = gray_clip(12, shapes[i][0], shapes[i][1]);
+        cvx_image img = drawn(cvx_sheet_write(file, &f, &(cvx_sheet_opts){.title = "x"}));
+        assert_in_range(img.w, shapes[i][2], CVX_MEDIA_MAX_SIDE);
+        assert_in_range(img.h, 1, shapes[i][3]);
+        cvx_image_free(&img);
+        cvx_frames_free(&f);
+    }
+}
+
+/* Captions of small tiles stay below them: nothing is written between two. */
+static void captions_of_small_tiles_do_not_meet(void **state)
+{
+    cvx_frames f = gray_clip(60, 48, 32);
+    cvx_sheet_opts o = {.tiles = 60, .columns = 10, .tile_w = 32};
+
+    (void)state;
+    f.fps = (cvx_fps){1, 60};
+    cvx_image img = drawn(cvx_sheet_write(file, &f, &o));
+    for (int64_t y = 0; y < img.h; y++) {
+        for (int64_t column = 1; column < 10; column++) {
+            int64_t x = 24 + column * 48 - 8;
+            assert_int_equal(img.rgb[(y * img.w + x) * 3], 255);
+        }
+    }
+    cvx_image_free(&img);
+    cvx_frames_free(&f);
+}
+
 static void impossible_sheets_are_refused(void **state)
 {
     cvx_frames f = gray_clip(2, 8, 8);
@@ -248,10 +307,13 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_drifting_frame_is_one_red_dot_in_its_place),
         cmocka_unit_test(hard_scores_are_drawn),
+        cmocka_unit_test(scores_of_nothing_lie_on_the_axis),
         cmocka_unit_test(titles_of_any_bytes_are_drawn),
         cmocka_unit_test(impossible_plots_are_refused),
         cmocka_unit_test(a_sheet_shows_evenly_spread_frames),
         cmocka_unit_test(sheets_of_any_shape_are_drawn),
+        cmocka_unit_test(extreme_frames_have_sheets_too),
+        cmocka_unit_test(captions_of_small_tiles_do_not_meet),
         cmocka_unit_test(impossible_sheets_are_refused),
     };
     return cmocka_run_group_tests(tests, make_file, remove_file);
