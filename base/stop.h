@@ -8,6 +8,10 @@
  * limit (SIGXFSZ) is a failed write. For programs, not libraries. */
 void cvx_stop_install(void);
 
+/* SIGINT and SIGHUP too; a second one ends the process at once. For commands that look at the note often: an output that is
+ * half written goes away. */
+void cvx_stop_on_interrupt(void);
+
 /* Whether one of them came. */
 bool cvx_stop_asked(void);
 

@@ -1,5 +1,6 @@
 /* cvx gif: a video becomes a GIF. */
 #include "base/file.h"
+#include "base/stop.h"
 #include "cli/cli.h"
 #include "media/video.h"
 
@@ -25,6 +26,8 @@ static int run(int argc, char **argv)
     if (!cvx_cli_begin(&cvx_cmd_gif, &o, argc, argv, pos, 2, 2, &n, &code)) {
         return code;
     }
+    cvx_stop_install();
+    cvx_stop_on_interrupt();
     return cvx_cli_finish(cvx_has_extension(pos[1], ".gif")
                               ? cvx_media_gif_convert(pos[0], pos[1], o.fps, o.width)
                               : cvx_fail(CVX_EINVAL,

@@ -18,6 +18,7 @@ static int run(int argc, char **argv)
     cvx_status st = cvx_comm_self(&comm);
 
     cvx_stop_install();
+    cvx_stop_on_interrupt();
     if (st == CVX_OK) {
         st = cvx_stages_command(&r, false, pos[0], pos[1], comm, r.json ? stdout : stderr, stdout);
     }

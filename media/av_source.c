@@ -1,5 +1,6 @@
 #include "media/av_source.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -13,7 +14,13 @@
 static const char known_formats[] =
     "mov,matroska,avi,gif,apng,flv,mpegts,mpeg,mpegvideo,m4v,h264,hevc,ivf,obu,ogg,asf,nut,mxf,dv,"
     "yuv4mpegpipe,png_pipe,jpeg_pipe,webp_pipe,bmp_pipe,tiff_pipe,ppm_pipe,pgm_pipe,pbm_pipe,"
-    "pam_pipe,qoi_pipe";
+    "pam_pipe,qoi_pipe,mjpeg";
+
+/* A decoder has made up for missing data: what it gives is not the picture. A missing reference alone is none: streams may
+ * begin amid a group of pictures. */
+#define DAMAGED                                                                                    \
+    (FF_DECODE_ERROR_INVALID_BITSTREAM | FF_DECODE_ERROR_CONCEALMENT_ACTIVE |                      \
+     FF_DECODE_ERROR_DECODE_SLICES)
 
 /* Decides by the content alone, before anything acts on it. */
 static cvx_status probe(const cvx_av_source *s, const char *url, const AVInputFormat **format)
@@ -68,10 +75,37 @@ static cvx_status check_size(const cvx_av_source *s, int w, int h)
     return CVX_OK;
 }
 
+/* The best stream of moving pictures: a cover, which libav counts as video, is none. */
+static int find_video(AVFormatContext *f, const AVCodec **codec)
+{
+    int index = av_find_best_stream(f, AVMEDIA_TYPE_VIDEO, -1, -1, codec, 0);
+
+    if (index < 0 || (f->streams[index]->disposition & AV_DISPOSITION_ATTACHED_PIC) == 0) {
+        return index;
+    }
+    for (int i = 0; i < (int)f->nb_streams; i++) {
+        if (f->streams[i]->codecpar->codec_type == AVMEDIA_TYPE_VIDEO &&
+            (f->streams[i]->disposition & AV_DISPOSITION_ATTACHED_PIC) == 0) {
+            return av_find_best_stream(f, AVMEDIA_TYPE_VIDEO, i, -1, codec, 0);
+        }
+    }
+    return AVERROR_STREAM_NOT_FOUND;
+}
+
+/* No frame was found from which the size could be known. */
+static cvx_status no_size(const cvx_av_source *s)
+{
+    if (s->decoder->codec_id == AV_CODEC_ID_WEBP) {
+        return cvx_fail(CVX_EUNSUPPORTED,
+                        "cannot decode %s: of WebP libav reads still pictures alone", s->path);
+    }
+    return cvx_av_fail(CVX_EFORMAT, AVERROR_INVALIDDATA, "cannot decode", s->path);
+}
+
 static cvx_status open_decoder(cvx_av_source *s)
 {
     const AVCodec *codec = NULL;
-    int index = av_find_best_stream(s->format, AVMEDIA_TYPE_VIDEO, -1, -1, &codec, 0);
+    int index = find_video(s->format, &codec);
 
     if (index == AVERROR_DECODER_NOT_FOUND) {
         return cvx_fail(CVX_EUNSUPPORTED, "%s: libav has no decoder for its video", s->path);
@@ -99,7 +133,9 @@ static cvx_status open_decoder(cvx_av_source *s)
     if (err < 0) {
         return cvx_av_fail(CVX_EFORMAT, err, "cannot decode", s->path);
     }
-    return check_size(s, s->decoder->width, s->decoder->height);
+    return s->decoder->width == 0 && s->decoder->height == 0
+               ? no_size(s)
+               : check_size(s, s->decoder->width, s->decoder->height);
 }
 
 cvx_status cvx_av_source_open(cvx_av_source *s, const char *path)
@@ -113,8 +149,13 @@ cvx_status cvx_av_source_open(cvx_av_source *s, const char *path)
 /* Reads until one packet of the stream is in the decoder, or the end is. */
 static cvx_status feed(cvx_av_source *s)
 {
+    cvx_av_quiet();
     int err = av_read_frame(s->format, s->packet);
 
+    if (err == AVERROR_EOF && cvx_av_demuxer_line() != NULL) { /* Matroska: its end is missing */
+        return cvx_fail(CVX_EFORMAT, "%s is damaged or cut short (%s)", s->path,
+                        cvx_av_demuxer_line());
+    }
     if (err == AVERROR_EOF) {
         s->draining = true;
         err = avcodec_send_packet(s->decoder, NULL);
@@ -138,6 +179,12 @@ cvx_status cvx_av_source_next(cvx_av_source *s, AVFrame **out)
         int err = avcodec_receive_frame(s->decoder, s->frame);
         if (err >= 0) {
             CVX_RETURN_IF(check_size(s, s->frame->width, s->frame->height));
+            if ((s->frame->decode_error_flags & DAMAGED) != 0) {
+                return cvx_fail(CVX_EFORMAT,
+                                "%s is damaged or cut short: frame %lld cannot be read as a whole",
+                                s->path, (long long)s->frames);
+            }
+            s->frames++;
             *out = s->frame;
             return CVX_OK;
         }
@@ -158,6 +205,83 @@ void cvx_av_source_close(cvx_av_source *s)
     av_packet_free(&s->packet);
     avcodec_free_context(&s->decoder);
     avformat_close_input(&s->format);
+}
+
+/* ---- the mean rate ----------------------------------------------------------------------------- */
+
+/* What the packets of a stream say: how many have a time of their own, from when to when, in its time base. */
+typedef struct times {
+    int64_t n, first, last, end;
+} times;
+
+static void take_packet(times *t, const AVPacket *p)
+{
+    int64_t at = p->pts != AV_NOPTS_VALUE ? p->pts : p->dts;
+
+    if (p->size == 0 || at == AV_NOPTS_VALUE || (t->n > 0 && at == t->last)) {
+        return;
+    }
+    t->first = t->n == 0 || at < t->first ? at : t->first;
+    t->end = t->n == 0 || at + p->duration > t->end ? at + p->duration : t->end;
+    t->last = at;
+    t->n++;
+}
+
+/* Reads all packets of the same stream of the same file; what cannot be read ends it. */
+static times all_times(const cvx_av_source *s)
+{
+    cvx_av_source again = {.path = s->path};
+    times t = {0};
+
+    if (cvx_av_source_open(&again, s->path) == CVX_OK) {
+        while (av_read_frame(again.format, again.packet) >= 0) {
+            if (again.packet->stream_index == s->stream->index) {
+                take_packet(&t, again.packet);
+            }
+            av_packet_unref(again.packet);
+        }
+    }
+    cvx_av_source_close(&again);
+    return t;
+}
+
+/* The rate of `q` unless the times say another: a frame of difference is the rounding of times. More packets than the rate
+ * asks for may be pictures that are not shown. */
+static AVRational checked_rate(const cvx_av_source *s, AVRational q)
+{
+    const int vague = AVFMT_TS_DISCONT | AVFMT_NOTIMESTAMPS; /* times that may begin anew; none */
+
+    if ((s->format->iformat->flags & vague) != 0) {
+        return q;
+    }
+    times t = all_times(s);
+    double length = (double)(t.end - t.first) * av_q2d(s->stream->time_base);
+    double off = q.num > 0 && q.den > 0 ? (double)t.n - length * av_q2d(q) : INFINITY;
+    bool hidden = off > 0 && s->stream->codecpar->codec_id == AV_CODEC_ID_VP8;
+    if (t.n < 2 || length <= 0 || fabs(off) <= 1 + 0.01 * (double)t.n ||
+        (hidden && isfinite(off))) {
+        return q;
+    }
+    return av_d2q((double)t.n / length, 1001);
+}
+
+cvx_fps cvx_av_source_rate(const cvx_av_source *s)
+{
+    AVStream *st = s->stream;
+    AVRational q = st->avg_frame_rate;
+    bool gif = strcmp(s->format->iformat->name, "gif") == 0;
+
+    /* A GIF's delays differ from frame to frame: its rate is all frames over all delays. */
+    if (gif && st->nb_frames > 0 && st->duration > 0) {
+        av_reduce(&q.num, &q.den, st->nb_frames * st->time_base.den,
+                  st->duration * st->time_base.num, INT32_MAX);
+    } else if (q.num <= 0 || q.den <= 0) {
+        q = av_guess_frame_rate(s->format, st, NULL);
+    }
+    if (!gif) {
+        q = checked_rate(s, q);
+    }
+    return q.num > 0 && q.den > 0 ? (cvx_fps){q.num, q.den} : (cvx_fps){0, 1};
 }
 
 int cvx_av_source_orientation(const cvx_av_source *s)
@@ -201,6 +325,9 @@ cvx_status cvx_av_image_read(cvx_image *out, const char *path)
     if (img.rgb == NULL) {
         st = cvx_fail(CVX_ENOMEM, "%s: no memory for %dx%d", path, f->width, f->height);
         goto done;
+    }
+    if (s.decoder->codec_id == AV_CODEC_ID_TIFF && f->color_range == AVCOL_RANGE_UNSPECIFIED) {
+        f->color_range = AVCOL_RANGE_JPEG; /* its YCbCr is a photograph's */
     }
     CVX_TRY(st, cvx_av_to_rgb(img.rgb, f, &sws, false, path), done);
     CVX_TRY(st, cvx_image_orient(&img, picture_orientation(f)), done);

@@ -122,7 +122,7 @@ static cvx_status open_pictures(cvx_media_reader *r)
     cvx_image img = {0};
 
     CVX_RETURN_IF(cvx_image_read(&img, r->file[0]));
-    r->info = (cvx_media_info){img.w, img.h, {0, 1}, r->n_files};
+    r->info = (cvx_media_info){img.w, img.h, {0, 1}, r->n_files, 1, 1};
     cvx_image_free(&img);
     return CVX_OK;
 }
@@ -156,22 +156,8 @@ static bool is_single_picture(const char *format)
 {
     size_t n = strlen(format);
 
-    return n > 5 && strcmp(format + n - 5, "_pipe") == 0;
-}
-
-static cvx_fps mean_rate(const cvx_av_source *s)
-{
-    AVStream *st = s->stream;
-    AVRational q = st->avg_frame_rate;
-
-    /* A GIF's delays differ from frame to frame: its rate is all frames over all delays. */
-    if (strcmp(s->format->iformat->name, "gif") == 0 && st->nb_frames > 0 && st->duration > 0) {
-        av_reduce(&q.num, &q.den, st->nb_frames * st->time_base.den,
-                  st->duration * st->time_base.num, INT32_MAX);
-    } else if (q.num <= 0 || q.den <= 0) {
-        q = av_guess_frame_rate(s->format, st, NULL);
-    }
-    return q.num > 0 && q.den > 0 ? (cvx_fps){q.num, q.den} : (cvx_fps){0, 1};
+    /* "mjpeg": a JPEG with others behind it, such as a telephone's depth map */
+    return strcmp(format, "mjpeg") == 0 || (n > 5 && strcmp(format + n - 5, "_pipe") == 0);
 }
 
 static cvx_status open_video(cvx_media_reader *r)
@@ -186,8 +172,17 @@ static cvx_status open_video(cvx_media_reader *r)
     bool swap = r->orientation >= 5;
     int64_t w = r->src.decoder->width, h = r->src.decoder->height;
     int64_t frames = r->src.stream->nb_frames;
-    r->info =
-        (cvx_media_info){swap ? h : w, swap ? w : h, mean_rate(&r->src), frames > 0 ? frames : -1};
+    AVRational sar = av_guess_sample_aspect_ratio(r->src.format, r->src.stream, NULL);
+    if (sar.num < 1 || sar.den < 1) {
+        sar = (AVRational){1, 1};
+    }
+    av_reduce(&sar.num, &sar.den, sar.num, sar.den, 255);
+    r->info = (cvx_media_info){.w = swap ? h : w,
+                               .h = swap ? w : h,
+                               .fps = cvx_av_source_rate(&r->src),
+                               .frames = frames > 0 ? frames : -1,
+                               .sar_w = swap ? sar.den : sar.num,
+                               .sar_h = swap ? sar.num : sar.den};
     return CVX_OK;
 }
 
@@ -274,17 +269,23 @@ cvx_status cvx_media_reader_open(cvx_media_reader **out, const char *path)
     if (cvx_is_dir(path)) {
         CVX_TRY(st, list_folder(r), done);
         CVX_TRY(st, open_pictures(r), done);
-    } else if (cvx_is_file(path)) {
-        CVX_TRY(st, open_video(r), done);
     } else {
-        st = cvx_fail(CVX_EIO, "cannot read %s: no such file or folder", path);
-        goto done;
+        CVX_TRY(st, cvx_check_file(path), done);
+        CVX_TRY(st, open_video(r), done);
     }
     *out = r;
     r = NULL;
 done:
     cvx_media_reader_close(r);
     return st;
+}
+
+int64_t cvx_media_shown_height(const cvx_media_info *info, int64_t w)
+{
+    int64_t across = info->w * info->sar_w,
+            h = (2 * w * info->h * info->sar_h + across) / (2 * across);
+
+    return h > 0 ? h : 1;
 }
 
 const cvx_media_info *cvx_media_reader_info(const cvx_media_reader *r)

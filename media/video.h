@@ -25,11 +25,12 @@ cvx_status cvx_fps_from_double(cvx_fps *out, double fps) CVX_CHECK;
 typedef struct cvx_media_writer cvx_media_writer;
 
 typedef struct cvx_media_writer_opts {
-    int64_t w, h;        /* pixels */
-    double fps;          /* see cvx_fps_from_double */
-    double crf;          /* MP4 and WebM: constant quality; 0 takes the default (17 and 24) */
-    const char *title;   /* MP4 and WebM: metadata; NULL for none. Borrowed during open */
-    const char *comment; /* the same */
+    int64_t w, h;         /* pixels */
+    double fps;           /* see cvx_fps_from_double */
+    double crf;           /* MP4 and WebM: constant quality; 0 takes the default (17 and 24) */
+    const char *title;    /* MP4 and WebM: metadata; NULL for none. Borrowed during open */
+    const char *comment;  /* the same */
+    int64_t sar_w, sar_h; /* MP4 and WebM: a pixel's shape; 0: square */
 } cvx_media_writer_opts;
 
 /* Begins an output. Its kind follows from the name:
@@ -50,6 +51,9 @@ cvx_status cvx_media_writer_open(cvx_media_writer **out, const char *path,
  * looking: for jobs that want to fail before an hour of denoising. */
 cvx_status cvx_media_writer_check(const char *path, const cvx_media_writer_opts *opts) CVX_CHECK;
 
+/* Whether an output of this name can say that its pixels are not square. */
+bool cvx_media_writer_keeps_shape(const char *path);
+
 /* Appends one frame [h, w, 3]. After a failure only abort is useful. */
 cvx_status cvx_media_writer_frame(cvx_media_writer *w, const uint8_t *rgb) CVX_CHECK;
 
@@ -68,6 +72,8 @@ typedef struct cvx_media_info {
     int64_t w, h;   /* as shown: after rotation */
     cvx_fps fps;    /* mean rate; 0/1 when there is none (folders, pictures) */
     int64_t frames; /* -1 when the file does not say */
+    int64_t sar_w,
+        sar_h; /* a pixel's shape, after rotation, at most 255; 1, 1: square, or not said */
 } cvx_media_info;
 
 /* Opens a video file libav can read, a GIF, one picture (a single frame), or a folder of pictures
@@ -76,12 +82,15 @@ typedef struct cvx_media_info {
  * CVX_MEDIA_MAX_SIDE), CVX_EUNSUPPORTED (no decoder). */
 cvx_status cvx_media_reader_open(cvx_media_reader **out, const char *path) CVX_CHECK;
 
+/* The height of a picture of square pixels, w wide, that looks as the video does; 1 or more. */
+int64_t cvx_media_shown_height(const cvx_media_info *info, int64_t w);
+
 /* Borrowed from the reader. */
 const cvx_media_info *cvx_media_reader_info(const cvx_media_reader *r);
 
 /* Decodes the next frame into rgb [info.h, info.w, 3]; *got is false after the last. The display
  * rotation is applied, deep colour is cut to 8 bits, transparency is blended on black (in folders and
- * pictures dropped: cvx_image_read), timestamps and pixel aspect are ignored. CVX_EFORMAT when the
+ * pictures dropped: cvx_image_read), timestamps and the pixels' shape are ignored. CVX_EFORMAT when the
  * data is damaged or cut short. */
 cvx_status cvx_media_reader_next(cvx_media_reader *r, uint8_t *rgb, bool *got) CVX_CHECK;
 
@@ -107,8 +116,8 @@ void cvx_frames_free(cvx_frames *f);
 
 /* Converts a video to a GIF (or to any kind the writer knows): `fps` 0 keeps the rate (at most 50 for
  * a GIF), otherwise frames are dropped or repeated to reach it with the duration kept; `width` 0 keeps
- * the size, otherwise the height follows the aspect (Lanczos). A source without a rate counts as 8
- * fps. The input may not be the output. */
+ * the width, and the height follows the aspect (Lanczos): pixels become square. A source without a rate counts as 8
+ * fps. The input may not be the output. CVX_ECANCELLED where a stop is asked (base/stop.h). */
 cvx_status cvx_media_gif_convert(const char *in, const char *out, double fps,
                                  int64_t width) CVX_CHECK;
 

@@ -100,6 +100,12 @@ cvx_status cvx_media_writer_check(const char *path, const cvx_media_writer_opts 
     return check_opts(&fps, path, kind, opts);
 }
 
+bool cvx_media_writer_keeps_shape(const char *path)
+{
+    return cvx_has_extension(path, cvx_media_mp4.extension) ||
+           cvx_has_extension(path, cvx_media_webm.extension);
+}
+
 cvx_status cvx_media_writer_open(cvx_media_writer **out, const char *path,
                                  const cvx_media_writer_opts *opts)
 {

@@ -58,6 +58,7 @@ cvx_status cvx_av_out_begin(cvx_av_out *o, const char *tmp)
     o->stream->time_base = o->encoder->time_base;
     o->stream->avg_frame_rate = o->encoder->framerate;
     o->stream->r_frame_rate = o->encoder->framerate;
+    o->stream->sample_aspect_ratio = o->encoder->sample_aspect_ratio;
     snprintf(url, sizeof url, "file:%s", tmp);
     o->format->url = av_strdup(url); /* faststart opens it a second time */
     if (o->format->url == NULL) {
@@ -173,7 +174,9 @@ static void set_video(AVCodecContext *e, const cvx_media_writer *w)
     e->framerate = (AVRational){(int)w->fps.num, (int)w->fps.den};
     e->time_base = av_inv_q(e->framerate);
     e->pix_fmt = AV_PIX_FMT_YUV420P;
-    e->sample_aspect_ratio = (AVRational){1, 1};
+    e->sample_aspect_ratio = w->opts.sar_w > 0
+                                 ? (AVRational){(int)w->opts.sar_w, (int)w->opts.sar_h}
+                                 : (AVRational){1, 1};
     e->color_range = AVCOL_RANGE_MPEG;
     e->colorspace = AVCOL_SPC_BT709;
     e->color_primaries = AVCOL_PRI_BT709;

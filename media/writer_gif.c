@@ -14,6 +14,7 @@
 #include <libavfilter/buffersrc.h>
 #include <libavutil/opt.h>
 
+#include "base/stop.h"
 #include "media/av_util.h"
 
 typedef struct gif {
@@ -187,14 +188,12 @@ static cvx_status plan(conversion *c, const char *out, double fps, int64_t width
 {
     double source =
         c->info->fps.num > 0 ? (double)c->info->fps.num / (double)c->info->fps.den : 8.0;
-    size_t n = strlen(out);
-    bool to_gif = n > 4 && strcmp(out + n - 4, ".gif") == 0;
+    bool to_gif = cvx_has_extension(out, ".gif");
 
     c->opts.fps = fps > 0 ? fps : to_gif && source > 50 ? 50 : source;
     c->step = source / c->opts.fps;
     c->opts.w = width > 0 ? width : c->info->w;
-    c->opts.h = (2 * c->opts.w * c->info->h + c->info->w) / (2 * c->info->w);
-    c->opts.h = c->opts.h > 0 ? c->opts.h : 1;
+    c->opts.h = cvx_media_shown_height(c->info, c->opts.w);
     CVX_RETURN_IF(cvx_media_writer_open(&c->out, out, &c->opts));
     c->src = malloc((size_t)(c->info->w * c->info->h * 3));
     c->dst = malloc((size_t)(c->opts.w * c->opts.h * 3));
@@ -213,6 +212,9 @@ static cvx_status copy(conversion *c)
         CVX_RETURN_IF(cvx_media_reader_next(c->in, c->src, &got));
         if (!got) {
             return CVX_OK;
+        }
+        if (cvx_stop_asked()) {
+            return cvx_fail(CVX_ECANCELLED, "stopped by a signal");
         }
         bool resized = false;
         while ((double)written * c->step < (double)i + 1.0 - 1e-6) {

@@ -251,9 +251,12 @@ static cvx_status open_input(file_job *f, cvx_stages_input *in)
 static cvx_status open_output(file_job *f, const cvx_stages *s)
 {
     const cvx_stages_plan *p = cvx_stages_plan_of(s);
+    const cvx_media_info *in = cvx_media_reader_info(f->reader);
 
-    return cvx_media_writer_open(&f->writer, f->job->out,
-                                 &(cvx_media_writer_opts){.w = p->w, .h = p->h, .fps = p->fps});
+    return cvx_media_writer_open(
+        &f->writer, f->job->out,
+        &(cvx_media_writer_opts){
+            .w = p->w, .h = p->h, .fps = p->fps, .sar_w = in->sar_w, .sar_h = in->sar_h});
 }
 
 static void tell(const file_job *f, const cvx_stages *s, int64_t frames)
@@ -266,11 +269,19 @@ static void tell(const file_job *f, const cvx_stages *s, int64_t frames)
     }
 }
 
-/* Timestamps are not looked at; where they say another thing than the mean rate, the user hears of it. */
-static void tell_uneven(file_job *f)
+/* Timestamps are not looked at; where they say another thing than the mean rate, the user hears of it. And of pixels that
+ * are not square in an output that has no other. */
+static void tell_notes(file_job *f)
 {
+    const cvx_media_info *in = cvx_media_reader_info(f->reader);
     double shortest, longest;
 
+    if (in->sar_w != in->sar_h && !cvx_media_writer_keeps_shape(f->job->out)) {
+        cvx_progress_note(&f->progress,
+                          "%s: its pixels are %lld:%lld, those of %s are square; a .mp4 or .webm "
+                          "would keep the shape",
+                          f->job->in, (long long)in->sar_w, (long long)in->sar_h, f->job->out);
+    }
     if (cvx_media_reader_uneven(f->reader, &shortest, &longest)) {
         cvx_progress_note(&f->progress,
                           "%s: its frames last %.3g to %.3g s; all of them get the same time",
@@ -297,7 +308,7 @@ static cvx_status run_file(file_job *f, cvx_stages *s, cvx_comm *comm)
     CVX_RETURN_IF(cvx_comm_agree(comm, leads ? cvx_media_writer_commit(&f->writer) : CVX_OK));
     cvx_progress_end(&f->progress);
     if (leads) {
-        tell_uneven(f);
+        tell_notes(f);
         tell(f, s, frames);
     }
     return CVX_OK;
