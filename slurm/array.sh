@@ -21,36 +21,42 @@ batch='' seeds='' output=''
 rest=()
 while [ $# -gt 0 ]; do
     case $1 in
-    --batch) batch=${2:?--batch needs a file} && shift 2 ;;
+    --batch | --seeds | --output) [ $# -gt 1 ] || die "$1 needs a value" ;;
+    esac
+    case $1 in
+    --batch) batch=$2 && shift 2 ;;
     --batch=*) batch=${1#*=} && shift ;;
-    --seeds) seeds=${2:?--seeds needs FIRST-LAST} && shift 2 ;;
+    --seeds) seeds=$2 && shift 2 ;;
     --seeds=*) seeds=${1#*=} && shift ;;
-    --output) output=${2:?--output needs a file} && shift 2 ;;
+    --output) output=$2 && shift 2 ;;
     --output=*) output=${1#*=} && shift ;;
     *) rest+=("$1") && shift ;;
     esac
 done
 cvx_setup
-task=$(((${SLURM_ARRAY_TASK_ID:-0} - ${SLURM_ARRAY_TASK_MIN:-0}) / ${SLURM_ARRAY_TASK_STEP:-1}))
+least=${SLURM_ARRAY_TASK_MIN:-0} stride=${SLURM_ARRAY_TASK_STEP:-1}
+task=$(((${SLURM_ARRAY_TASK_ID:-0} - least) / stride))
 tasks=${SLURM_ARRAY_TASK_COUNT:-1}
-if [ $((task * ${SLURM_ARRAY_TASK_STEP:-1} + ${SLURM_ARRAY_TASK_MIN:-0})) != "${SLURM_ARRAY_TASK_ID:-0}" ] || [ "$task" -ge "$tasks" ]; then
+if [ $((task * stride + least)) != "${SLURM_ARRAY_TASK_ID:-0}" ] || [ "$task" -ge "$tasks" ] ||
+    [ $(((tasks - 1) * stride + least)) != "${SLURM_ARRAY_TASK_MAX:-0}" ]; then
     die "--array: give a plain range, as in 0-7: a list leaves it open which share is whose"
 fi
+mkdir -p "$scratch" || die "CVX_SCRATCH=$scratch: cannot be made"
 part=$scratch/cvx-$SLURM_JOB_ID.jsonl # one name, so that a start after a kill leaves none behind
 trap 'rm -f "$part"' EXIT
 
 if [ -n "$batch" ] && [ -z "$seeds" ]; then
     [ -r "$batch" ] || die "$batch: cannot be read"
-    awk -v i="$task" -v n="$tasks" 'NF > 0 { if (k++ % n == i) print }' "$batch" >"$part"
+    awk -v i="$task" -v n="$tasks" 'NF > 0 { if (k++ % n == i) print }' "$batch" >"$part" || die "$part: cannot be written"
 elif [ -n "$seeds" ] && [ -z "$batch" ]; then
-    [[ $seeds =~ ^([0-9]+)-([0-9]+)$ ]] || die "--seeds $seeds: must be FIRST-LAST, as in 0-99"
-    first=${BASH_REMATCH[1]} last=${BASH_REMATCH[2]}
+    [[ $seeds =~ ^([0-9]{1,18})-([0-9]{1,18})$ ]] || die "--seeds $seeds: must be FIRST-LAST, as in 0-99, of at most 18 digits"
+    first=$((10#${BASH_REMATCH[1]})) last=$((10#${BASH_REMATCH[2]})) # 010 is ten
     [ "$first" -le "$last" ] || die "--seeds $seeds: the first is above the last"
     [[ $output == *%seed* ]] || die "--output $output: must hold %seed, the place of the seed in the name"
     [[ $output != *[\"\\[:cntrl:]]* ]] || die "--output $output: without quotes, backslashes and control characters, please"
     for ((s = first + task; s <= last; s += tasks)); do
         printf '{"seed": %d, "output": "%s"}\n' "$s" "${output//%seed/$s}"
-    done >"$part"
+    done >"$part" || die "$part: cannot be written"
 else
     die "give either --batch FILE or --seeds FIRST-LAST"
 fi

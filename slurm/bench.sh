@@ -35,7 +35,7 @@ while [ $# -gt 0 ]; do
     shift
 done
 if [ -z "$model" ] || [ -z "$results" ]; then die "usage: sbatch slurm/bench.sh --model DIR --results DIR [flags]"; fi
-[[ $videos$groups =~ ^[0-9]+$ && $videos -gt 0 && $groups -gt 0 ]] || die "--videos $videos, --data-parallel-degree $groups: must be numbers from 1 on"
+[[ $videos =~ ^[1-9][0-9]*$ && $groups =~ ^[1-9][0-9]*$ ]] || die "--videos $videos, --data-parallel-degree $groups: must be numbers from 1 on"
 cvx_setup
 if [ -n "${CVX:-}" ]; then program=("$CVX"); else cvx_program cvx; fi
 if [ -z "$counts" ]; then
@@ -43,7 +43,7 @@ if [ -z "$counts" ]; then
     counts+=$ranks
 fi
 for n in $counts; do
-    [[ $n =~ ^[0-9]+$ && $n -gt 0 ]] || die "--ranks '$counts': must be numbers from 1 on"
+    [[ $n =~ ^[1-9][0-9]*$ ]] || die "--ranks '$counts': must be numbers from 1 on"
     [ "$n" -le "$ranks" ] || die "--ranks $n: the job has $ranks tasks"
     [ $((n % groups)) = 0 ] || die "--ranks $n: $groups data-parallel groups do not divide it"
 done

@@ -87,11 +87,40 @@ for t in 1 2; do done_as "lines of an array, task $t" "${j}_$t"; done
 equal "lines of an array: each once" '{"prompt": "a"} {"prompt": "b"} {"prompt": "c"}' \
     "$(cat "$tmp"/*.log | grep '^{"prompt"' | sort | paste -sd ' ')"
 equal "lines of an array: the default output" 2 "$(cat "$tmp"/*.log | grep -c '^output: --output=a name.mp4$')"
-j=$(submit --array=1,2,4 "$CVX_HOME/slurm/array.sh" --seeds 1-2 --output 'x-%seed.mp4')
-until_state "${j}_4" "$over" || true
-equal "an array that is no range" FAILED "$(state "${j}_4")"
 j=$(CVX_RANK=$tmp/none submit "$CVX_HOME/slurm/generate.sh" --output x.mp4)
 until_state "$j" "$over" || true
 equal "no such program" FAILED "$(state "$j")"
+# arrays: which lines are whose
+cd "$tmp"
+# dealt NAME ARRAY LINES ARGS...: all tasks of the array are done and print these seeds, task after task
+dealt() {
+    local name=$1 array=$2 want=$3 job t all=''
+    shift 3
+    rm -f array-*.log
+    job=$(sbatch --parsable --output="$tmp/array-%a.log" --array="$array" "$CVX_HOME/slurm/array.sh" --output '%seed.gif' "$@")
+    for t in $(seq 0 9); do
+        [ -n "$(state "${job}_$t")" ] || continue
+        done_as "$name, task $t" "${job}_$t"
+        all+="$(sed -n 's/^{"seed": \([0-9]*\),.*/\1/p' "array-$t.log" | xargs);"
+    done
+    equal "$name: seeds" "$want" "$all"
+}
+dealt "an array in steps" 1-8:3 "8 11;9;10;" --seeds 008-011
+CVX_SCRATCH=$tmp/new/scratch dealt "a scratch folder that is made" 0-1 "0;1;" --seeds 0-1
+# refused NAME ARRAY TEXT ARGS...: every task says so and does nothing
+refused() {
+    local name=$1 array=$2 text=$3 job t
+    shift 3
+    job=$(sbatch --parsable --output="$tmp/array-%a.log" --open-mode=truncate --array="$array" "$CVX_HOME/slurm/array.sh" "$@")
+    for t in ${array//,/ }; do
+        until_state "${job}_$t" "$over" || true
+        equal "$name, task $t: state" FAILED "$(state "${job}_$t")"
+        if grep -q -- "$text" "array-$t.log"; then ok "$name, task $t: is told"; else wrong "$name, task $t: $(cat "array-$t.log")"; fi
+    done
+}
+refused "an array of a list" 1,3,7 "give a plain range" --seeds 1-5 --output '%seed.gif'
+refused "seeds beyond the shell's numbers" 0 "at most 18 digits" --seeds 9223372036854775806-9223372036854775807 --output '%seed.gif'
+CVX_SCRATCH=$tmp/rank/scratch refused "a scratch folder that cannot be" 0 "CVX_SCRATCH=.*: cannot be made" --seeds 1-5 --output '%seed.gif'
+refused "an option without a value" 0 "--batch needs a value" --batch
 cd "$CVX_HOME"
 finish
