@@ -28,6 +28,14 @@ else
     echo "SKIP  both levels of AVX-512: this machine lacks avx512_bf16"
 fi
 
+# the program starts itself again to set how its threads wait: under its own name
+env -u OMP_WAIT_POLICY -u GOMP_SPINCOUNT CVX_FAULT=hang:0:step:1 "$cvx" generate --model models/shapes --prompt x --quiet --manifest none \
+    --output "$tmp/named.mp4" &
+pid=$!
+until tr '\0' '\n' <"/proc/$pid/environ" | grep -q ^GOMP_SPINCOUNT= || ! kill -0 $pid; do sleep 0.05; done
+equal "the process's name" "$(basename "$cvx")" "$(cat /proc/$pid/comm)"
+kill -9 $pid && wait $pid 2>/dev/null || true
+
 for k in 0 1 2 3 4; do
     # of the same model, of other sizes, with another dtype: what stays open and what is opened anew
     more=('' ', "height": 128' ', "dtype": "bf16"' '' ', "num-inference-steps": 3')
