@@ -47,6 +47,7 @@ MOVED(warp, a->y, a->x, a->flow)
 MOVED(sigmoid_mix, a->y, a->a, a->b, a->mask)
 MOVED(pixel_shuffle, a->y, a->x, a->base)
 MOVED(abs_max, a->x)
+MOVED(row_change, a->y, a->a, a->b)
 
 double cvx_moved_combine(const cvx_combine_args *a)
 {

@@ -692,6 +692,23 @@ static double flops_abs_max(const cvx_abs_max_args *a)
     return (double)cvx_numel(a->x);
 }
 
+static cvx_status check_row_change(const cvx_row_change_args *a)
+{
+    bool ok = dense(a->y, 2) && dense(a->a, 2) && dense(a->b, 2) && same_dims(a->a, a->b) &&
+              a->y->dim[0] == a->a->dim[0] && a->y->dim[1] == 2;
+
+    if (!ok) {
+        return wrong("row_change", "a, b [m, n], y [m, 2], all dense", "y", a->y, "a", a->a, "b",
+                     a->b, NULL);
+    }
+    return CVX_OK;
+}
+
+static double flops_row_change(const cvx_row_change_args *a)
+{
+    return 4.0 * (double)cvx_numel(a->a);
+}
+
 /* An op that succeeded took that long. */
 static cvx_status written_down(cvx_ctx *ctx, cvx_status st, int op, double begin, double seconds,
                                double flops)

@@ -257,6 +257,12 @@ typedef struct cvx_abs_max_args {
     float *out;
 } cvx_abs_max_args;
 
+/* y[r] = the sums over j of |a[r, j] - b[r, j]| and of |b[r, j]|. a, b [m, n], y [m, 2], f32, dense. A row's sums do not
+ * depend on m. */
+typedef struct cvx_row_change_args {
+    const cvx_tensor *y, *a, *b;
+} cvx_row_change_args;
+
 typedef struct cvx_ops {
     const char *name;                    /* "ref", "cpu-avx512", "cuda" */
     const struct cvx_memory_ops *memory; /* NULL: operands lie in host memory (kernels/memory.h) */

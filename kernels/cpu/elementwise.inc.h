@@ -1,4 +1,4 @@
-/* Gated activations, additions and the scheduler's update. Part of a level file; see vec.h. */
+/* Gated activations, additions, how much rows changed. Part of a level file; see vec.h. */
 
 /* Elements a thread takes at a time: small enough to balance, large enough not to be noticed. */
 #define GRAIN 16384
@@ -61,6 +61,44 @@ static cvx_status cpu_add(cvx_ctx *ctx, const cvx_add_args *p)
             add_span(y + j, a + j, b + at, len);
             j += len;
         }
+    }
+    return CVX_OK;
+}
+
+/* |v| */
+INLINE vf vabs(vf v)
+{
+    return (vf)((vi)v & 0x7fffffff);
+}
+
+INLINE void change_of_row(float y[2], const float *a, const float *b, int64_t n)
+{
+    vf change = vset1(0), size = vset1(0);
+    int64_t i = 0;
+
+    for (; i + VW <= n; i += VW) {
+        vf v = vload(b + i);
+        change += vabs(vload(a + i) - v);
+        size += vabs(v);
+    }
+    if (i < n) {
+        vf v = vload_n(b + i, n - i);
+        change += vabs(vload_n(a + i, n - i) - v);
+        size += vabs(v);
+    }
+    y[0] = vsum(change);
+    y[1] = vsum(size);
+}
+
+static cvx_status cpu_row_change(cvx_ctx *ctx, const cvx_row_change_args *p)
+{
+    int64_t n = p->a->dim[1];
+    const float *a = p->a->data, *b = p->b->data;
+    float *y = p->y->data;
+
+#pragma omp parallel for num_threads(ctx->threads) schedule(static)
+    for (int64_t r = 0; r < p->a->dim[0]; r++) {
+        change_of_row(y + 2 * r, a + r * n, b + r * n, n);
     }
     return CVX_OK;
 }

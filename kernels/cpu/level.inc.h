@@ -60,4 +60,5 @@ const cvx_ops CVX_LEVEL(cvx_cpu_table_) = {
     .sigmoid_mix = cpu_sigmoid_mix,
     .pixel_shuffle = cpu_pixel_shuffle,
     .abs_max = cpu_abs_max,
+    .row_change = cpu_row_change,
 };

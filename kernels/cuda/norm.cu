@@ -131,6 +131,41 @@ static cvx_status run_norm(cvx_cuda *s, const norm_args *a, const cvx_tensor *x,
     return cvx_cuda_launched(s, name);
 }
 
+/* A row a warp. */
+static __global__ void row_changes(float *y, const float *a, const float *b, int64_t m, int64_t n)
+{
+    int lane = threadIdx.x % 32;
+    int64_t r = (int64_t)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    float change = 0, size = 0;
+
+    if (r >= m) {
+        return;
+    }
+    for (int64_t i = r * n + lane; i < (r + 1) * n; i += 32) {
+        change += fabsf(a[i] - b[i]);
+        size += fabsf(b[i]);
+    }
+    change = sum_over<32>(change, NULL);
+    size = sum_over<32>(size, NULL);
+    if (lane == 0) {
+        y[2 * r] = change;
+        y[2 * r + 1] = size;
+    }
+}
+
+extern "C" cvx_status cvx_cuda_op_row_change(cvx_ctx *ctx, const cvx_row_change_args *a)
+{
+    cvx_cuda *s = cvx_cuda_of(ctx);
+    int64_t m = a->a->dim[0], rows = CVX_THREADS / 32;
+
+    if (m > 0) {
+        row_changes<<<(unsigned)((m + rows - 1) / rows), CVX_THREADS, 0, s->stream>>>(
+            (float *)a->y->data, (const float *)a->a->data, (const float *)a->b->data, m,
+            a->a->dim[1]);
+    }
+    return cvx_cuda_launched(s, "row_change");
+}
+
 static const float *values(const cvx_tensor *t)
 {
     return t != NULL ? (const float *)t->data : NULL;

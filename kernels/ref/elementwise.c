@@ -147,3 +147,22 @@ cvx_status cvx_ref_combine(cvx_ctx *ctx, const cvx_combine_args *a)
     }
     return CVX_OK;
 }
+
+cvx_status cvx_ref_row_change(cvx_ctx *ctx, const cvx_row_change_args *p)
+{
+    int64_t m = p->a->dim[0], n = p->a->dim[1];
+    const float *a = p->a->data, *b = p->b->data;
+    float *y = p->y->data;
+
+#pragma omp parallel for num_threads(ctx->threads) schedule(static)
+    for (int64_t r = 0; r < m; r++) {
+        double change = 0, size = 0;
+        for (int64_t i = r * n; i < (r + 1) * n; i++) {
+            change += fabs((double)a[i] - (double)b[i]);
+            size += fabs((double)b[i]);
+        }
+        y[2 * r] = (float)change;
+        y[2 * r + 1] = (float)size;
+    }
+    return CVX_OK;
+}

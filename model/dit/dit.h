@@ -51,21 +51,40 @@ typedef struct cvx_dit_shape {
 cvx_status cvx_dit_check(const cvx_dit_config *cfg, const cvx_dit_shape *shape,
                          int64_t scale) CVX_CHECK;
 
+/* What passes of one job leave for the next (diffusers hooks/first_block_cache.py): a pass whose first block adds to
+ * the video's rows what it added in the last full pass, but for at most `threshold` of its mean size, takes what
+ * the other blocks added then and does not run them. */
+typedef struct cvx_dit_cache {
+    double threshold;
+    cvx_tensor head
+        [2]; /* [b, video, c]: what the first block added in the last full pass (at `at`), and in this */
+    cvx_tensor rest; /* [b, video, c]: what the others added in the last full pass */
+    int at;
+    bool filled; /* there was a full pass */
+    bool reused; /* the pass before took the others' sum */
+} cvx_dit_cache;
+
 /* Tables of a job: positions, projected text. The shape is the whole job's; a rank of the mesh works on its own
  * rows of [text; video] and, with a cfg degree of 2, on its own batch item. */
 typedef struct cvx_dit_job {
     cvx_dit_shape shape;
-    int64_t video_rows;  /* tokens of the video */
-    cvx_tensor cos, sin; /* [video_rows, head_dim], data NULL without rotary positions */
-    cvx_tensor pos;      /* [video_rows, c], data NULL without a position table */
-    cvx_tensor text;     /* [batch, text_len, c]: text_proj (+ positions) */
-    cvx_tensor ofs;      /* [1, time_embed_dim], data NULL without */
+    int64_t video_rows;   /* tokens of the video */
+    cvx_tensor cos, sin;  /* [video_rows, head_dim], data NULL without rotary positions */
+    cvx_tensor pos;       /* [video_rows, c], data NULL without a position table */
+    cvx_tensor text;      /* [batch, text_len, c]: text_proj (+ positions) */
+    cvx_tensor ofs;       /* [1, time_embed_dim], data NULL without */
+    cvx_dit_cache *cache; /* NULL: every pass runs every block; borrowed */
 } cvx_dit_job;
 
 /* Fills *job with tensors of `arena` (job lifetime). prompt_embeds [batch, text_len, text_embed_dim] in
  * the order [negative, positive]. */
 cvx_status cvx_dit_prepare(cvx_dit *d, cvx_dit_job *job, cvx_arena *arena, cvx_arena *step,
                            const cvx_dit_shape *shape, const cvx_tensor *prompt_embeds) CVX_CHECK;
+
+/* An empty cache for the rows of this rank, with tensors of `arena`; job->cache = c puts it to use. Its passes are as
+ * collective as others; one that compares adds an all-gather over cfg x sequence of 8 bytes a video row. */
+cvx_status cvx_dit_cache_open(cvx_dit_cache *c, const cvx_dit *d, const cvx_dit_job *job,
+                              double threshold, cvx_arena *arena) CVX_CHECK;
 
 /* Called after each named part with the part's tensor (tests, dumps). */
 typedef void (*cvx_dit_tap)(void *payload, const char *name, const cvx_tensor *t);

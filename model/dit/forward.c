@@ -248,8 +248,8 @@ static bool items_apart(const cvx_mesh *m, const cvx_dit_job *job)
     return job->shape.batch >= m->degrees.n[CVX_MESH_CFG];
 }
 
-/* Every rank's rows [b, video, n] of both branches -> all [batch, video_rows, n]: one exchange a step. */
-static cvx_status gather_rows(pass *p, const cvx_tensor *rows, cvx_tensor *all)
+/* One exchange. */
+cvx_status cvx_dit_gather_rows(pass *p, const cvx_tensor *rows, cvx_tensor *all)
 {
     const cvx_mesh *m = p->d->mesh;
     cvx_comm *seq = m->sequence, *c = items_apart(m, p->job) ? m->branches : seq;
@@ -320,10 +320,48 @@ static cvx_status head(pass *p, const cvx_tensor *out)
         CVX_RETURN_IF(cvx_op_layer_norm(d->ctx, &norm_out));
         CVX_RETURN_IF(cvx_linear_run(d->ctx, &d->proj_out, &y, &x, CVX_ACT_NONE));
     }
-    CVX_RETURN_IF(gather_rows(p, &rows, &all));
+    CVX_RETURN_IF(cvx_dit_gather_rows(p, &rows, &all));
     return cvx_op_unpatchify(
         d->ctx,
         &(cvx_unpatchify_args){.y = out, .x = &all, .p = cfg->patch_size, .pt = cfg->patch_size_t});
+}
+
+void cvx_dit_place(cvx_dit_pass *p, const cvx_dit *d, const cvx_dit_job *job)
+{
+    const cvx_mesh *m = d->mesh;
+    bool apart = items_apart(m, job);
+    int64_t b = apart ? job->shape.batch / m->degrees.n[CVX_MESH_CFG] : job->shape.batch;
+    span s = span_of(job, m->sequence->size, m->sequence->rank);
+
+    *p = (pass){.d = (cvx_dit *)d,
+                .job = job,
+                .b = b,
+                .item0 = apart ? b * m->at[CVX_MESH_CFG] : 0,
+                .s = s.rows,
+                .text = s.text,
+                .video = s.video,
+                .row0 = s.row0,
+                .v0 = s.v0};
+}
+
+/* All blocks, or the first alone where the others' sum is taken from the cache. */
+static cvx_status run_blocks(pass *p)
+{
+    cvx_dit *d = p->d;
+    bool reuse;
+
+    CVX_RETURN_IF(cvx_dit_cache_before(p));
+    for (int64_t i = 0; i < d->cfg.num_layers; i++) {
+        CVX_RETURN_IF(cvx_fault("block"));
+        CVX_RETURN_IF(run_block(p, &d->blocks[i], i));
+        if (i == 0) {
+            CVX_RETURN_IF(cvx_dit_cache_first(p, &reuse));
+            if (reuse) {
+                return CVX_OK;
+            }
+        }
+    }
+    return cvx_dit_cache_after(p);
 }
 
 cvx_status cvx_dit_forward(cvx_dit *d, const cvx_dit_job *job, cvx_arena *step,
@@ -331,33 +369,19 @@ cvx_status cvx_dit_forward(cvx_dit *d, const cvx_dit_job *job, cvx_arena *step,
                            cvx_dit_tap tap, void *payload)
 {
     size_t mark = cvx_arena_mark(step);
-    const cvx_mesh *m = d->mesh;
-    bool apart = items_apart(m, job);
-    int64_t b = apart ? job->shape.batch / m->degrees.n[CVX_MESH_CFG] : job->shape.batch;
-    span s = span_of(job, m->sequence->size, m->sequence->rank);
-    pass p = {.d = d,
-              .job = job,
-              .step = step,
-              .b = b,
-              .item0 = apart ? b * m->at[CVX_MESH_CFG] : 0,
-              .s = s.rows,
-              .text = s.text,
-              .video = s.video,
-              .row0 = s.row0,
-              .v0 = s.v0,
-              .tap = tap,
-              .payload = payload};
+    pass p;
 
+    cvx_dit_place(&p, d, job);
+    p.step = step;
+    p.tap = tap;
+    p.payload = payload;
     CVX_RETURN_IF(CVX_ALLOC(step, &p.x, CVX_F32, p.b * p.s, d->c));
     CVX_RETURN_IF(CVX_ALLOC(step, &p.h, d->act, p.b * p.s, d->c));
     CVX_RETURN_IF(time_embedding(&p, timestep));
     CVX_RETURN_IF(modulations(&p));
     CVX_RETURN_IF(patch_embed(&p, latents));
     tell_block(&p, -1, "patch_embed", &p.x);
-    for (int64_t i = 0; i < d->cfg.num_layers; i++) {
-        CVX_RETURN_IF(cvx_fault("block"));
-        CVX_RETURN_IF(run_block(&p, &d->blocks[i], i));
-    }
+    CVX_RETURN_IF(run_blocks(&p));
     CVX_RETURN_IF(head(&p, out));
     cvx_arena_release(step, mark, false);
     return CVX_OK;

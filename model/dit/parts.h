@@ -54,6 +54,19 @@ bool cvx_dit_leads(const cvx_shard *part);
 /* x <- the sum of x over the tensor ranks. */
 cvx_status cvx_dit_reduce(cvx_dit_pass *p) CVX_CHECK;
 
+/* *p <- where this rank stands in a pass of the job: d, job, b, s, text, video, row0, v0, item0; the rest 0. */
+void cvx_dit_place(cvx_dit_pass *p, const cvx_dit *d, const cvx_dit_job *job);
+
+/* Every rank's rows [b, video, n] of all batch items -> *all [batch, video_rows, n], in p->step or `rows` itself. Collective
+ * over cfg x sequence. */
+cvx_status cvx_dit_gather_rows(cvx_dit_pass *p, const cvx_tensor *rows, cvx_tensor *all) CVX_CHECK;
+
+/* The job's cache (nothing where there is none): before the first block; after it, where *reuse says that the stream is
+ * complete; after the last. Collective over cfg x sequence. */
+cvx_status cvx_dit_cache_before(cvx_dit_pass *p) CVX_CHECK;
+cvx_status cvx_dit_cache_first(cvx_dit_pass *p, bool *reuse) CVX_CHECK;
+cvx_status cvx_dit_cache_after(cvx_dit_pass *p) CVX_CHECK;
+
 /* x += gate · to_out(attention(h)), h spent. gate [2, c]. */
 cvx_status cvx_dit_self_attention(cvx_dit_pass *p, const cvx_dit_block *b,
                                   const cvx_tensor *gate) CVX_CHECK;

@@ -19,7 +19,10 @@ typedef struct denoise {
     cvx_tensor
         kept; /* [sets, values]: what the solver keeps from step to step; data NULL: nothing */
     cvx_tensor noise; /* DPM only */
-    cvx_tensor x0;    /* the noiseless latents as the last step took them; flat; for previews */
+    cvx_dit_cache cache;
+    cvx_tensor full;   /* the latents before the last full step, with a cache; else data NULL */
+    int64_t full_step; /* its number, from 0 */
+    cvx_tensor x0;     /* the noiseless latents as the last step took them; flat; for previews */
 } denoise;
 
 /* The transformer's tables for each prompt, the negative one beside it. */
@@ -81,6 +84,12 @@ static cvx_status denoise_open(cvx_run *r, denoise *d, const cvx_sched *sched)
     }
     if (r->job->sched.kind == CVX_SCHED_DPM) {
         CVX_RETURN_IF(CVX_ALLOC(&r->arena, &d->noise, CVX_F32, n));
+    }
+    if (r->job->request->first_block_cache > 0) {
+        CVX_RETURN_IF(cvx_dit_cache_open(&d->cache, r->p->parts[CVX_PART_DIT].model.dit, d->dit,
+                                         r->job->request->first_block_cache, &r->arena));
+        d->dit->cache = &d->cache;
+        CVX_RETURN_IF(CVX_ALLOC(&r->arena, &d->full, CVX_F32, n));
     }
     int64_t sets = cvx_sched_kept(r->job->sched.kind);
     if (sets > 0) {
@@ -169,7 +178,8 @@ static cvx_status blend_window(cvx_run *r, denoise *d, int64_t i, const cvx_tens
 static cvx_status forward(cvx_run *r, denoise *d, const cvx_dit_job *dit, const cvx_tensor *in,
                           double timestep)
 {
-    bool alone = r->p->opt.mesh->replica->size == 1 && r->job->windows.n == 1, again = false;
+    bool alone = r->p->opt.mesh->replica->size == 1 && r->job->windows.n == 1 && dit->cache == NULL;
+    bool again = false;
     size_t mark = cvx_arena_mark(&r->step);
 
     do {
@@ -308,6 +318,11 @@ static cvx_status denoise_step(cvx_run *r, denoise *d, const cvx_sched *sched, i
     cvx_sched_coef(sched, i, a.c);
     d->windows = windows_at(r, a.c[0]);
     CVX_RETURN_IF(predict(r, d, (double)cvx_sched_timestep(sched, i)));
+    if (d->full.data != NULL && !d->cache.reused) {
+        cvx_copy(r->p->ctx, &d->full, &flat);
+        d->full_step = i;
+    }
+    r->cost[CVX_STAGE_DENOISE].reused += d->cache.reused;
     for (int k = cvx_sched_draws(sched, i); k > 0; k--) {
         CVX_RETURN_IF(cvx_run_draw(r, &d->noise));
         a.noise = &d->noise;
@@ -344,8 +359,10 @@ static void extend(cvx_stage_cost *c, const cvx_stage_cost *one, int64_t times)
 static cvx_status check_snapshot(const cvx_run *r, const cvx_snapshot *s, int64_t steps,
                                  bool goes_on)
 {
+    bool cache = r->job->request->first_block_cache > 0;
     bool same = s->steps == steps && cvx_snapshot_count(s) == cvx_numel(&r->latents) &&
-                (!goes_on || s->sets == cvx_sched_kept(r->job->sched.kind));
+                (!goes_on || (s->sets == cvx_sched_kept(r->job->sched.kind) + cache &&
+                              (s->cached > 0) == cache));
 
     return same ? CVX_OK
                 : cvx_fail(CVX_EFORMAT,
@@ -357,30 +374,58 @@ static cvx_status check_snapshot(const cvx_run *r, const cvx_snapshot *s, int64_
 static cvx_status take_snapshot(cvx_run *r, denoise *d, int64_t steps)
 {
     bool keeps = d != NULL && d->kept.data != NULL;
-    unsigned char bytes[CVX_RNG_BYTES] = {0};
-    cvx_tensor rng = CVX_VIEW(bytes, CVX_U8, CVX_RNG_BYTES);
+    bool caches = d != NULL && d->full.data != NULL;
+    unsigned char bytes[CVX_RNG_BYTES + sizeof(int64_t)] = {
+        0}; /* the generator, the last full step */
+    cvx_tensor small = CVX_VIEW(bytes, CVX_U8, sizeof bytes);
     cvx_status st = CVX_OK;
 
     if (cvx_run_leads(r)) {
         const cvx_snapshot *s = &r->resume->at;
         st = check_snapshot(r, s, steps, d != NULL);
         if (st == CVX_OK) {
+            int64_t full_step = s->cached - 1;
             cvx_rng_save(&s->rng, bytes);
+            memcpy(bytes + CVX_RNG_BYTES, &full_step, sizeof full_step);
             cvx_upload(r->p->ctx, &r->latents, s->latents);
         }
         if (st == CVX_OK && keeps) {
             cvx_upload(r->p->ctx, &d->kept, s->kept);
         }
+        if (st == CVX_OK && caches) {
+            cvx_upload(r->p->ctx, &d->full, s->kept + (s->sets - 1) * cvx_snapshot_count(s));
+        }
     }
-    CVX_RETURN_IF(cvx_run_share(r, st, &rng));
+    CVX_RETURN_IF(cvx_run_share(r, st, &small));
     CVX_RETURN_IF(cvx_run_share(r, CVX_OK, &r->latents));
     if (keeps) {
         CVX_RETURN_IF(cvx_run_share(r, CVX_OK, &d->kept));
+    }
+    if (caches) {
+        CVX_RETURN_IF(cvx_run_share(r, CVX_OK, &d->full));
+        memcpy(&d->full_step, bytes + CVX_RNG_BYTES, sizeof d->full_step);
     }
     if (d != NULL && cvx_run_leads(r)) { /* the decoder may need the last latents once more */
         cvx_snapshot_free(&r->resume->at);
     }
     return cvx_rng_load(&r->rng, bytes);
+}
+
+/* What the cache held, made again from the latents of the last full step. */
+static cvx_status refill_cache(cvx_run *r, denoise *d, const cvx_sched *sched)
+{
+    const cvx_tensor now = r->latents;
+    float c[7];
+
+    if (d->full.data == NULL) {
+        return CVX_OK;
+    }
+    cvx_sched_coef(sched, d->full_step, c);
+    d->windows = windows_at(r, c[0]);
+    r->latents.data = d->full.data;
+    cvx_status st = predict(r, d, (double)cvx_sched_timestep(sched, d->full_step));
+    r->latents = now;
+    return st;
 }
 
 /* Host copies of the loop's state after `done` steps. CVX_ENOMEM. The caller frees *out. */
@@ -389,13 +434,16 @@ static cvx_status make_snapshot(const cvx_run *r, const denoise *d, int64_t done
 {
     const int64_t *dim = r->latents.dim;
     size_t bytes = (size_t)cvx_numel(&r->latents) * sizeof(float);
-    int64_t sets = d->kept.data != NULL && done < steps ? d->kept.dim[0] : 0;
+    int64_t of_solver = d->kept.data != NULL && done < steps ? d->kept.dim[0] : 0;
+    bool caches = d->full.data != NULL && done < steps;
+    int64_t sets = of_solver + caches;
     cvx_snapshot s = {.step = done,
                       .steps = steps,
                       .dim = {dim[0], dim[1], dim[2], dim[3]},
                       .latents = malloc(bytes),
                       .sets = sets,
                       .kept = sets > 0 ? malloc((size_t)sets * bytes) : NULL,
+                      .cached = caches ? d->full_step + 1 : 0,
                       .rng = r->rng};
 
     if (s.latents == NULL || (sets > 0 && s.kept == NULL)) {
@@ -403,8 +451,11 @@ static cvx_status make_snapshot(const cvx_run *r, const denoise *d, int64_t done
         return cvx_fail(CVX_ENOMEM, "no memory for a copy of the latents");
     }
     cvx_download(r->p->ctx, s.latents, &r->latents);
-    if (sets > 0) {
+    if (of_solver > 0) {
         cvx_download(r->p->ctx, s.kept, &d->kept);
+    }
+    if (caches) {
+        cvx_download(r->p->ctx, s.kept + of_solver * cvx_numel(&r->latents), &d->full);
     }
     *out = s;
     return CVX_OK;
@@ -498,6 +549,7 @@ static cvx_status loop(cvx_run *r, denoise *d, const cvx_sched *sched)
 
     if (r->start > 0) {
         CVX_RETURN_IF(take_snapshot(r, d, steps));
+        CVX_RETURN_IF(refill_cache(r, d, sched));
     }
     for (int64_t i = r->start; i < steps; i++) {
         bool stop = false;

@@ -172,6 +172,13 @@ cvx_status cvx_job_resolve(cvx_job *out, const cvx_checkpoint *c, const cvx_requ
     default_size(&j, c);
     CVX_RETURN_IF(resolve_frames(&j, c, r, source));
     CVX_RETURN_IF(resolve_windows(&j, c, r));
+    if (r->first_block_cache > 0 && j.windows.n > 1) {
+        return cvx_fail(
+            CVX_EINVAL,
+            "--first-block-cache is for videos that the model sees whole, not in the %lld windows of "
+            "--window-frames %lld",
+            (long long)j.windows.n, (long long)r->window_frames);
+    }
     CVX_RETURN_IF(cvx_extend_resolve(&j, c));
     note_source(&j, r);
     j.prompts = (cvx_prompts){.n = 1, .text = {""}}; /* a batch's defaults may have none */

@@ -189,10 +189,14 @@ static json_t *stage_json(const char *name, const cvx_stage_cost *c)
     for (int i = 0; i < CVX_OP_COUNT; i++) {
         flops += c->flops[i];
     }
-    return json_pack("{s:s, s:f, s:f, s:I, s:I, s:I, s:I}", "name", name, "seconds", c->seconds,
-                     "gflop", flops / 1e9, "weights_bytes", (json_int_t)c->weights, "mapped_bytes",
-                     (json_int_t)c->mapped, "job_bytes", (json_int_t)c->job, "step_bytes",
-                     (json_int_t)c->step);
+    json_t *j = json_pack("{s:s, s:f, s:f, s:I, s:I, s:I, s:I}", "name", name, "seconds",
+                          c->seconds, "gflop", flops / 1e9, "weights_bytes", (json_int_t)c->weights,
+                          "mapped_bytes", (json_int_t)c->mapped, "job_bytes", (json_int_t)c->job,
+                          "step_bytes", (json_int_t)c->step);
+    if (c->reused > 0) {
+        json_object_set_new(j, "reused_steps", json_integer(c->reused));
+    }
+    return j;
 }
 
 json_t *cvx_manifest_make(const cvx_ctx *ctx, const cvx_checkpoint *c, const cvx_job *job,

@@ -32,6 +32,7 @@ typedef struct cvx_stage_cost {
     size_t finish; /* of the last stage, which has memory of its own */
     double flops[CVX_OP_COUNT];
     cvx_comm_stat comm[CVX_MESH_COMMS][CVX_COMM_KINDS]; /* this rank's exchanges */
+    int64_t reused; /* steps that took all blocks but the first from the cache */
     double seconds;
 } cvx_stage_cost;
 

@@ -108,6 +108,10 @@ const cvx_opt cvx_request_opts[] = {
     {"attention", CVX_OPT_CHOICE, AT(attention), NULL,
      "sage: the transformer's in 8 bits (SageAttention 2; GPUs of Hopper, with --dtype bf16; default: auto)",
      0, 0, "auto|sage"},
+    {"first-block-cache", CVX_OPT_DOUBLE, AT(first_block_cache), "X",
+     "a step whose first block adds to the video what it added in the last full step, but for X of its size, runs no other "
+     "block (FirstBlockCache; 0.05 to 0.2 are usual; default: 0, every block runs)",
+     0, 1, NULL},
     {"threads", CVX_OPT_INT, AT(threads), "N", "CPU threads (default: all cores)", 1, 1024, NULL},
     {"backend", CVX_OPT_CHOICE, AT(backend), NULL, "where to compute (default: auto)", 0, 0,
      "auto|ref|cpu|cuda"},

@@ -24,8 +24,9 @@ typedef struct cvx_request {
     int64_t num_inference_steps, seed, num_videos_per_prompt, max_sequence_length;
     double guidance_scale, strength;
     bool use_dynamic_cfg;
-    const char *scheduler; /* NULL: the checkpoint's own; a name of cvx_sched_name */
-    const char *dtype;     /* "f32", "bf16" */
+    double first_block_cache; /* threshold; 0: off */
+    const char *scheduler;    /* NULL: the checkpoint's own; a name of cvx_sched_name */
+    const char *dtype;        /* "f32", "bf16" */
     const char *image, *video, *latents, *save_latents;
     const char *extend;     /* a clip to continue */
     int64_t extend_overlap; /* frames of its end that the model sees; 0: chosen */

@@ -92,6 +92,9 @@ cvx_status cvx_resume_describe(json_t **out, const cvx_ctx *ctx, const cvx_job *
                         json_integer((json_int_t)((uint64_t)q->seed + (uint64_t)video_index)));
     json_object_set_new(j, "guidance-scale", json_real(q->guidance_scale));
     json_object_set_new(j, "use-dynamic-cfg", json_boolean(q->use_dynamic_cfg));
+    if (q->first_block_cache > 0) {
+        json_object_set_new(j, "first-block-cache", json_real(q->first_block_cache));
+    }
     json_object_set_new(j, "scheduler", json_string(cvx_sched_name(job->sched.kind)));
     json_object_set_new(j, "max-sequence-length", json_integer(job->text_len));
     json_object_set_new(j, "dtype", json_string(cvx_dtype_name(job->dtype)));

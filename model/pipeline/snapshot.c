@@ -115,6 +115,9 @@ static cvx_status add_head(buffer *b, const cvx_snapshot *s)
                           (json_int_t)s->steps, "latents", (json_int_t)s->dim[0],
                           (json_int_t)s->dim[1], (json_int_t)s->dim[2], (json_int_t)s->dim[3],
                           "sets", (json_int_t)s->sets, "job", s->job);
+    if (j != NULL && s->cached > 0) {
+        json_object_set_new(j, "cached", json_integer(s->cached));
+    }
     char *text = j != NULL ? json_dumps(j, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
     cvx_status st = text == NULL ? cvx_fail(CVX_ENOMEM, "no memory for a checkpoint's head")
                                  : add_frame(b, "HEAD", text, strlen(text));
@@ -236,8 +239,10 @@ static cvx_status read_head(reader *r, cvx_snapshot *s)
     s->step = json_integer_value(json_object_get(j, "step"));
     s->steps = json_integer_value(json_object_get(j, "steps"));
     s->sets = json_integer_value(json_object_get(j, "sets"));
+    s->cached = json_integer_value(json_object_get(j, "cached"));
     s->job = json_incref(json_object_get(j, "job"));
     good = good && s->step > 0 && s->step <= s->steps && s->sets >= 0 && s->sets <= SETS_MAX &&
+           s->cached >= 0 && s->cached <= s->step && (s->cached == 0 || s->sets > 0) &&
            json_is_object(s->job);
     json_decref(j);
     return good ? CVX_OK

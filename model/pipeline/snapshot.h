@@ -2,7 +2,7 @@
  *
  * A file is the eight bytes "CVXSNAP1" and then frames: a tag of four letters, the sizes of the content before
  * and after zlib (8 bytes each, little-endian), the CRC-32 of tag, sizes and compressed content (4 bytes), the
- * compressed content. Frames, in this order: HEAD (JSON: job, step, steps, latents' dims, sets), RNGS, LATS, KEPT
+ * compressed content. Frames, in this order: HEAD (JSON: job, step, steps, latents' dims, sets, cached), RNGS, LATS, KEPT
  * (where sets > 0), and an empty STOP. docs/checkpoints.md has the same as a table. */
 #ifndef CVX_MODEL_PIPELINE_SNAPSHOT_H
 #define CVX_MODEL_PIPELINE_SNAPSHOT_H
@@ -18,6 +18,8 @@ typedef struct cvx_snapshot {
     int64_t
         sets; /* of as many values, that the solver keeps (cvx_sched_kept): 0 after the last step */
     float *kept; /* [sets, values], NULL without; owned */
+    int64_t
+        cached; /* 0, or: with a first-block cache one more set, the latents of the last full step; its number, from 1 */
     cvx_rng rng;
 } cvx_snapshot;
 

@@ -72,6 +72,9 @@ refuse 2 'text-to-video checkpoint' "an image for T2V" "${job[@]}" --image tests
 refuse 2 'cannot be given together' "video and latents" "${job[@]}" --video a --latents b
 refuse 2 'tile.*nearest' "tiles that do not align, the nearest named" "${job[@]}" --model tests/data/variants/tiny-5b \
     --enable-tiling --tile-sample-min-height 50 --tile-sample-min-width 90
+refuse 2 'first-block-cache 1.5: must be from 0 to 1' "a cache for any change" "${job[@]}" --first-block-cache 1.5
+refuse 2 'first-block-cache is for videos that the model sees whole, not in the 3 windows' "a cache and windows" "${job[@]}" \
+    --num-frames 17 --window-frames 9 --first-block-cache 0.1
 refuse 2 'out/o\.xyz' "unknown extension" "${job[@]}" --output "$tmp/out/o.xyz"
 
 # --- what the system refuses: exit 3 ---

@@ -48,6 +48,7 @@ static void look(const uint8_t *data, size_t size)
     if (cvx_snapshot_pack(&bytes, &len, &s) != CVX_OK ||
         cvx_snapshot_parse(&again, bytes, len, "again") != CVX_OK ||
         memcmp(s.latents, again.latents, n) != 0 || again.step != s.step || s.sets != again.sets ||
+        s.cached != again.cached ||
         (s.sets > 0 && memcmp(s.kept, again.kept, (size_t)s.sets * n) != 0)) {
         abort();
     }

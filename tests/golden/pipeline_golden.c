@@ -89,6 +89,7 @@ static cvx_request request_of(cvx_weights *w, const char *model)
     r.num_inference_steps = atoll(meta(w, "num_inference_steps", "4"));
     r.guidance_scale = atof(meta(w, "guidance_scale", "6"));
     r.use_dynamic_cfg = strcmp(meta(w, "use_dynamic_cfg", "False"), "True") == 0;
+    r.first_block_cache = atof(meta(w, "first_block_cache", "0"));
     r.seed = atoll(meta(w, "seed", "42"));
     r.max_sequence_length = atoll(meta(w, "max_sequence_length", "0"));
     r.strength = atof(meta(w, "strength", "0.8"));
@@ -259,6 +260,7 @@ static golden_case cases[] = {
     {SHAPES, DATA "shapes-goldens/red-circle-right.safetensors", NULL, NULL, NULL},
     {SHAPES, DATA "shapes-goldens/blue-square-growing.safetensors", NULL, NULL, NULL},
     {SHAPES, DATA "shapes-goldens/yellow-star-up.safetensors", NULL, NULL, NULL},
+    {SHAPES, DATA "shapes-goldens/green-triangle-cached.safetensors", NULL, NULL, NULL},
 };
 
 int main(void)

@@ -1,4 +1,4 @@
-/* Ops gated_act, add, embed, patchify, unpatchify, sched_step, combine. */
+/* Ops gated_act, add, embed, patchify, unpatchify, sched_step, combine, row_change. */
 #include "op_test.h"
 
 static const cvx_act acts[] = {CVX_ACT_NONE, CVX_ACT_GELU_TANH, CVX_ACT_GELU, CVX_ACT_QUICK_GELU,
@@ -243,13 +243,56 @@ static void combinations(void **state)
     cvx_ctx_close(ctx);
 }
 
+/* By hand, then every level beside ref: a sum of n values below 2 in f32 errs by at most n·2^-24 of itself. */
+static void changes(void **state)
+{
+    (void)state;
+    const int64_t widths[] = {1, 5, 64, 1923};
+    float x[2][3] = {{1, -2, 3}, {0, 0.5f, -1}}, z[2][3] = {{2, -2, -1}, {0, 0, 0}}, out[2][2];
+    cvx_tensor a = CVX_VIEW(x, CVX_F32, 2, 3), b = CVX_VIEW(z, CVX_F32, 2, 3);
+    cvx_tensor y = CVX_VIEW(out, CVX_F32, 2, 2);
+    cvx_ctx *ref = test_open("ref", NULL, 2, CVX_F32);
+
+    TEST_OK(cvx_op_row_change(ref, &(cvx_row_change_args){.y = &y, .a = &a, .b = &b}));
+    assert_true(out[0][0] == 5 && out[0][1] == 5 && out[1][0] == 1.5f && out[1][1] == 0);
+    y.dim[1] = 1;
+    assert_int_equal(cvx_op_row_change(ref, &(cvx_row_change_args){.y = &y, .a = &a, .b = &b}),
+                     CVX_EINTERNAL);
+    for (int level = 0; level < TEST_LEVELS; level++) {
+        cvx_ctx *ctx = test_open("cpu", test_levels[level], 3, CVX_F32);
+        for (size_t w = 0; ctx != NULL && w < sizeof widths / sizeof *widths; w++) {
+            int64_t n = widths[w];
+            test_buf u = TEST_RAND(1, 0, 37, n), v = TEST_RAND(2, 0, 37, n);
+            test_buf got = TEST_NEW(0, 37, 2), want = TEST_NEW(0, 37, 2), one = TEST_NEW(0, 1, 2);
+            TEST_OK(
+                cvx_op_row_change(ref, &(cvx_row_change_args){.y = &want.t, .a = &u.t, .b = &v.t}));
+            TEST_OK(
+                cvx_op_row_change(ctx, &(cvx_row_change_args){.y = &got.t, .a = &u.t, .b = &v.t}));
+            double bound = 2 * (double)n * (double)(n + 2) * 0x1p-24,
+                   d = test_diff(&got.t, &want.t);
+            if (!(d <= bound)) {
+                fail_msg("%s n %lld: error %g, bound %g", ctx->ops->name, (long long)n, d, bound);
+            }
+            cvx_tensor ul = cvx_slice(&u.t, 0, 36, 1), vl = cvx_slice(&v.t, 0, 36, 1);
+            TEST_OK(
+                cvx_op_row_change(ctx, &(cvx_row_change_args){.y = &one.t, .a = &ul, .b = &vl}));
+            assert_memory_equal(one.t.data, (float *)got.t.data + 72, 2 * sizeof(float));
+            free_buf(&u), free_buf(&v), free_buf(&got), free_buf(&want), free_buf(&one);
+        }
+        if (ctx != NULL) {
+            cvx_ctx_close(ctx);
+        }
+    }
+    cvx_ctx_close(ref);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(activations),  cmocka_unit_test(activations_by_hand),
         cmocka_unit_test(additions),    cmocka_unit_test(embeddings),
         cmocka_unit_test(patches),      cmocka_unit_test(scheduler),
-        cmocka_unit_test(combinations),
+        cmocka_unit_test(combinations), cmocka_unit_test(changes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -68,6 +68,11 @@ begin "video" --model tests/data/variants/tiny-2b "${tiny[@]}" --video tests/dat
     --num-inference-steps 5 --scheduler dpm
 stop_at 2 TERM 0 2
 goes_on 2 4 --enable-cfg-parallel
+for s in ddim unipc; do # step 10 takes from the cache what an earlier one left
+    begin "first-block cache, $s" --model models/shapes --num-inference-steps 12 --first-block-cache 0.2 --scheduler $s
+    stop_at 10 TERM 0 2
+    goes_on 10 3
+done
 if [ "$full" = 1 ]; then
     for v in 2b 5b 1.5-5b; do
         for s in ddim dpm dpmsolver++ unipc; do
@@ -101,6 +106,7 @@ refused 'prompt is "a red circle.*there, "other" here'
 args=("${kept[@]}")
 refused 'num-inference-steps is 5 there, 6 here' --num-inference-steps 6
 refused 'seed is 42 there, 7 here' --seed 7
+refused 'first-block-cache is none there, 0.1 here' --first-block-cache 0.1
 refused 'dtype is "f32" there, "bf16" here' --dtype bf16
 refused 'guidance-scale is 6.0 there, 2.0 here' --guidance-scale 2
 refused 'sha256 of transformer' --model tests/data/variants/tiny-2b "${tiny[@]}" --num-frames 17

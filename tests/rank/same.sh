@@ -8,7 +8,7 @@ set -euo pipefail
 begin() {
     name=$1
     shift
-    args=("$@" --prompt "$prompt" --manifest none --quiet)
+    args=(--manifest none "$@" --prompt "$prompt" --quiet)
     case " $* " in *" --num-inference-steps "*) ;; *) args+=(--num-inference-steps 3) ;; esac
     "$cvx" generate "${args[@]}" --threads 2 --output "$tmp/one.safetensors"
 }
@@ -47,6 +47,13 @@ ffmpeg -v error -y -f lavfi -i testsrc2=size=96x64:rate=8 -frames:v 11 -pix_fmt 
 begin "shapes, a clip extended" --model models/shapes --extend "$tmp/clip.mp4" --num-frames 33 --window-frames 17
 same 3
 same 4 --enable-cfg-parallel --window-parallel-degree 2
+begin "shapes, first-block cache" --model models/shapes --first-block-cache 0.2 --num-inference-steps 12 --manifest "$tmp/cache.json"
+expect "some steps are reused" grep -q '"reused_steps": [1-9]' "$tmp/cache.json"
+args+=(--manifest none)
+same 2
+same 5
+same 3 --window-parallel-degree 3
+same 6 --enable-cfg-parallel
 begin "shapes bf16" --model models/shapes --dtype bf16
 same 3
 same 4 --enable-cfg-parallel

@@ -22,6 +22,7 @@ static cvx_snapshot make(int64_t step, int64_t sets)
                       .dim = {2, 4, 2, 3},
                       .latents = malloc(VALUES * sizeof(float)),
                       .sets = sets,
+                      .cached = sets > 1 ? 2 : 0,
                       .kept = sets > 0 ? malloc((size_t)sets * VALUES * sizeof(float)) : NULL};
     float none[7];
 
@@ -44,6 +45,7 @@ static void same(const cvx_snapshot *a, const cvx_snapshot *b)
     assert_memory_equal(a->dim, b->dim, sizeof a->dim);
     assert_memory_equal(a->latents, b->latents, VALUES * sizeof(float));
     assert_int_equal(a->sets, b->sets);
+    assert_int_equal(a->cached, b->cached);
     if (a->sets > 0) {
         assert_memory_equal(a->kept, b->kept, (size_t)a->sets * VALUES * sizeof(float));
     }

@@ -7,6 +7,7 @@ import tempfile
 import torch
 from diffusers import (AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, CogVideoXDPMScheduler, CogVideoXPipeline,
                        CogVideoXTransformer3DModel)
+from diffusers.hooks import FirstBlockCacheConfig
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer, T5EncoderModel
@@ -89,7 +90,9 @@ CASES = (dict(name="red-circle-right", prompt="a red circle moving right on a bl
          dict(name="blue-square-growing", prompt="a blue square growing on a white background", seed=7, steps=20,
               guidance=4.0, scheduler=CogVideoXDPMScheduler, dynamic=True),
          dict(name="yellow-star-up", prompt="a yellow star moving up on a gray background", seed=3, steps=10,
-              guidance=1.0, scheduler=CogVideoXDDIMScheduler, dynamic=False))
+              guidance=1.0, scheduler=CogVideoXDDIMScheduler, dynamic=False),
+         dict(name="green-triangle-cached", prompt="a green triangle moving left on a blue background", seed=11, steps=25,
+              guidance=6.0, scheduler=CogVideoXDDIMScheduler, dynamic=False, cache=0.1))
 
 
 def save_golden(path, tensors, metadata):
@@ -97,13 +100,16 @@ def save_golden(path, tensors, metadata):
 
 
 def pipeline_goldens(checkpoint, out):
-    """Whole runs, in float32 on the CPU: the latents after the first and the last step, and the frames."""
+    """Whole runs, in float32 on the CPU: the latents after the first and the last step, and the frames; of one with a
+    first-block cache the latents alone."""
     import diffusers
     pipe = CogVideoXPipeline.from_pretrained(checkpoint, torch_dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     for case in CASES:
         pipe.scheduler = case["scheduler"].from_config(pipe.scheduler.config)
-        latents = []
+        latents, cache = [], case.get("cache", 0)
+        if cache:
+            pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=cache))
 
         def keep(_pipe, _i, _t, values):
             latents.append(values["latents"].clone())
@@ -114,12 +120,15 @@ def pipeline_goldens(checkpoint, out):
                           use_dynamic_cfg=case["dynamic"], generator=torch.Generator().manual_seed(case["seed"]),
                           max_sequence_length=transformer.TEXT_LENGTH, output_type="pt",
                           callback_on_step_end=keep).frames[0]
-        save_golden(os.path.join(out, case["name"] + ".safetensors"),
-                    dict(latents_first=latents[0], latents_last=latents[-1],
-                         frames=(frames * 255).round().to(torch.uint8)),
+        tensors = dict(latents_first=latents[0], latents_last=latents[-1])
+        if cache:
+            pipe.transformer.disable_cache()
+        else:
+            tensors["frames"] = (frames * 255).round().to(torch.uint8)
+        save_golden(os.path.join(out, case["name"] + ".safetensors"), tensors,
                     dict(prompt=case["prompt"], negative_prompt="", num_inference_steps=str(case["steps"]),
                          guidance_scale=str(case["guidance"]), seed=str(case["seed"]),
-                         use_dynamic_cfg=str(case["dynamic"]), scheduler=case["scheduler"].__name__,
+                         use_dynamic_cfg=str(case["dynamic"]), first_block_cache=str(cache), scheduler=case["scheduler"].__name__,
                          note="latents_first: after step 1", height="64", width="96", num_frames="17",
                          max_sequence_length=str(transformer.TEXT_LENGTH),
                          reference=f"diffusers {diffusers.__version__} f32 CPU, torch.Generator cpu"))
