@@ -16,7 +16,7 @@ typedef struct options {
         *batch;
     int64_t num_frames, height, width, seed, num_inference_steps, interpolate;
     int64_t max_sequence_length, window_frames, window_stride, window_dilation, best_of;
-    double fps, guidance_scale, upscale, deadline, early_stop;
+    double fps, guidance_scale, first_block_cache, upscale, deadline, early_stop;
     cvx_opt_list lora;
     bool use_dynamic_cfg, free_noise, enable_tiling, watch, json, quiet;
 } options;
@@ -48,6 +48,8 @@ static const cvx_opt opts[] = {
      "ddim|dpm|dpmsolver++|unipc"},
     {"max-sequence-length", CVX_OPT_INT, AT(max_sequence_length), "N", "text tokens", 1, 65536,
      NULL},
+    {"first-block-cache", CVX_OPT_DOUBLE, AT(first_block_cache), "X",
+     "a step whose first block changed by less than X runs no other (0.05 to 0.2 are usual)", 0, 1, NULL},
     {"window-frames", CVX_OPT_INT, AT(window_frames), "N", "long videos: frames of a window", 1,
      1e6, NULL},
     {"window-stride", CVX_OPT_INT, AT(window_stride), "N", "from one window to the next", 4, 1e6,

@@ -249,6 +249,7 @@ static const struct {
     bool planned; /* `cvx plan` may be asked, too (a CLIP is the pool's) */
 } more_options[] = {{"use_dynamic_cfg", "use-dynamic-cfg", 0, 0, false, true},
                     {"max_sequence_length", "max-sequence-length", 1, 65536, true, true},
+                    {"first_block_cache", "first-block-cache", 0, 1, false, true},
                     {"window_frames", "window-frames", 1, 100000, true, true},
                     {"window_stride", "window-stride", 4, 100000, true, true},
                     {"window_dilation", "window-dilation", 1, 1024, true, true},
@@ -535,6 +536,7 @@ static const char *const spoken_of[][3] = {
     {"window_dilation", "--window-dilation", "window_dilation"},
     {"free_noise", "--free-noise", "free_noise"},
     {"use_dynamic_cfg", "--use-dynamic-cfg", "use_dynamic_cfg"},
+    {"first_block_cache", "--first-block-cache", "first_block_cache"},
     {"max_sequence_length", "--max-sequence-length", "max_sequence_length"},
     {"timeline", "several --prompt", "several prompts"},
     {"timeline", "--prompt", "--prompt"},

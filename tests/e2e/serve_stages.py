@@ -21,14 +21,16 @@ def program(command, *args):
 
 def same(s, name, fields, args, frames):
     """The job's id."""
-    status, v, _ = s.create(prompt=PROMPT, num_inference_steps=2, **fields)
+    steps = fields.get("num_inference_steps", 2)
+    status, v, _ = s.create(prompt=PROMPT, **{"num_inference_steps": steps, **fields})
     say(f"{name}: taken", status == 200, v)
     done = s.wait(v["id"])
     say(f"{name}: completed", done["status"] == "completed" and done["cvx"]["num_frames"] == frames, done)
     _, data, _ = s.call("GET", f"/v1/videos/{v['id']}/content", raw=True)
     with open(f"{work}/{name}.mp4", "wb") as f:
         f.write(data)
-    program("generate", "--model", "models/shapes", "--num-inference-steps", "2", "--quiet", "--output", f"{work}/want.mp4", *args)
+    program("generate", "--model", "models/shapes", "--num-inference-steps", str(steps), "--quiet", "--output",
+            f"{work}/want.mp4", *args)
     with open(f"{work}/want.mp4", "rb") as f:
         say(f"{name}: the bytes of cvx generate", data == f.read(), len(data))
     say(f"{name}: a score for each frame", len(done["cvx"]["scores"]["frames"]) == frames, done["cvx"]["scores"])
@@ -93,6 +95,8 @@ service = Service(f"{work}/data", *CLIP)
 plain = ["--prompt", PROMPT]
 same(service, "stages", {"enable_frame_interpolation": True, "upscale": 2}, [*plain, "--interpolate", "2", "--upscale", "2"], 34)
 same(service, "best", {"best_of": 3, "early_stop": 30}, [*plain, *CLIP, "--best-of", "3", "--early-stop", "30"], 17)
+same(service, "cache", {"first_block_cache": 0.2, "num_inference_steps": 12},
+     [*plain, "--first-block-cache", "0.2"], 17)
 long = {"num_frames": 33, "window_frames": 17, "timeline": TURNS}
 first = same(service, "turns", long, ["--num-frames", "33", "--window-frames", "17", *prompts], 33)
 scored("turns", first, *prompts)
@@ -109,6 +113,8 @@ for what, fields, field in [
     ("an overlap of nothing", {"extend_overlap": 5}, "extend_overlap"),
     ("turns without windows", {"timeline": TURNS}, "timeline"), ("one turn", {"window_frames": 17, "timeline": TURNS[:1]}, "timeline"),
     ("turns that are none", {"window_frames": 17, "timeline": "0: x"}, "timeline"),
+    ("a cache for windows", {"num_frames": 33, "window_frames": 17, "first_block_cache": 0.1}, "first_block_cache"),
+    ("a cache for any change", {"first_block_cache": 2}, "first_block_cache"),
     ("early_stop alone", {"early_stop": 5}, "early_stop"),
 ]:
     status, e, _ = service.create(prompt=PROMPT, **fields)
