@@ -16,7 +16,7 @@ make() {
     shift 2
     expect "$name: $n ranks $*" timeout -s KILL 1500 scripts/ranks -n "$n" "$program" --backend cuda \
         --model tests/data/variants/tiny-5b --prompt "a cat" --guidance-scale 1 --height 32 --width 32 --num-frames 1 \
-        --num-inference-steps 1 --seed 3 --manifest none --quiet --output "$tmp/$name.safetensors" \
+        --num-inference-steps "$steps" --seed 3 --manifest "$tmp/$name.json" --quiet --output "$tmp/$name.safetensors" \
         --save-latents "$tmp/$name.latents" "$@"
 }
 same() {
@@ -24,6 +24,7 @@ same() {
     expect "$1: the frames of one rank" cmp "$tmp/one.safetensors" "$tmp/$1.safetensors"
 }
 
+steps=1
 make one 1
 CVX_DEVICE_EXCHANGE=nccl make two 2 --ulysses-degree 2
 same two
@@ -33,4 +34,10 @@ for how in model sequential; do
     make "$how" 1 --offload "$how"
     same "$how"
 done
+# the second step takes from the cache what the first left
+steps=2
+make one 1 --first-block-cache 1
+expect "a step is reused" grep -q '"reused_steps": 1' "$tmp/one.json"
+CVX_DEVICE_EXCHANGE=nccl make two 2 --first-block-cache 1 --ulysses-degree 2
+same two
 finish
