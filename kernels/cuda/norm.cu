@@ -132,7 +132,8 @@ static cvx_status run_norm(cvx_cuda *s, const norm_args *a, const cvx_tensor *x,
 }
 
 /* A row a warp. */
-static __global__ void row_changes(float *y, const float *a, const float *b, int64_t m, int64_t n)
+static __global__ void __launch_bounds__(CVX_THREADS)
+    row_changes(float *y, const float *a, const float *b, int64_t m, int64_t n)
 {
     int lane = threadIdx.x % 32;
     int64_t r = (int64_t)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;

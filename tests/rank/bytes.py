@@ -32,7 +32,7 @@ class Job:
                                        for part in ("transformer", "vae", "text_encoder"))
         self.n, self.cfg = ranks, 2 if args.enable_cfg_parallel else 1
         self.ring, self.ulysses, self.tensor = args.ring_degree, args.ulysses_degree, args.tensor_parallel_degree
-        self.groups = args.window_parallel_degree
+        self.groups, self.cache = args.window_parallel_degree, args.first_block_cache
         self.all_frames = (args.num_frames - 1) // 4 + 1  # latent ones
         self.frames = min(self.all_frames, (args.window_frames - 1) // 4 + 1) if args.window_frames else self.all_frames
         stride = max(1, self.frames // 2)
@@ -97,6 +97,8 @@ class Job:
         video = own - max(0, min(self.text - first, own))
         others = self.cfg * self.ring * self.ulysses - 1
         self.add("branches", "all-gather", r, calls * 4 * b * video * 4 * self.dit["out_channels"] * others)
+        if self.cache:  # for hardly any change: every pass runs every block
+            self.add("branches", "all-gather", r, (calls - 1) * 8 * b * video * others)
 
     def conv(self, r, near, t, w, channels):
         self.add("replica", "send/recv", r, near * 4 * t * (w + 2) * channels)
@@ -150,6 +152,7 @@ def main():
     p.add_argument("--window-frames", type=int, default=0)
     p.add_argument("--num-inference-steps", type=int, default=2)
     p.add_argument("--height", type=int, default=64)
+    p.add_argument("--first-block-cache", type=float, default=0)
     args = p.parse_args()
     with open(args.events) as f:
         stats = next(e for e in map(json.loads, f) if e["event"] == "stats")

@@ -21,6 +21,7 @@ counts "cfg and ulysses" 4 --enable-cfg-parallel --ulysses-degree 2
 counts "ring" 3 --ring-degree 3
 counts "tensor" 2 --tensor-parallel-degree 2
 counts "more ranks than latent rows" 5 --ulysses-degree 5 --height 32
+counts "a cache" 6 --enable-cfg-parallel --ulysses-degree 3 --first-block-cache 1e-6 --num-inference-steps 4
 counts "windows in groups" 4 --num-frames 33 --window-frames 17 --window-parallel-degree 2 --ulysses-degree 2
 counts "windows, guidance apart" 6 --num-frames 41 --window-frames 17 --window-parallel-degree 3 --enable-cfg-parallel
 counts "groups without a window" 3 --window-parallel-degree 3
