@@ -88,6 +88,12 @@ if [ "${CVX_CHECK_FULL:-0}" = 1 ] && [ -x "$build/bench/bench_gpu" ]; then
     expect "a packed program makes the same frames" cmp "$tmp/a.safetensors" "$tmp/b.safetensors"
     LD_LIBRARY_PATH=$tmp/p/lib "$tmp/p/cvx" generate "${job[@]}" --output "$tmp/b.mp4" 2>"$tmp/err" || true
     expect "what is not in the pack says so" grep -q 'is not in this pack' "$tmp/err"
+    # on another machine: the sources elsewhere, without what the build made of them
+    mkdir "$tmp/tree"
+    git ls-files -z | xargs -0 cp -P --parents -t "$tmp/tree"
+    PATH=$tmp/bin:$PATH "$tmp/tree/tools/gpu-check" --packed "$tmp/pack.tar.xz" --python python3 --seconds 1 >"$tmp/out" 2>&1 || true
+    expect "a packed run that has no time" grep -q '^0 passed, 0 failed' "$tmp/out"
+    expect "golden tests elsewhere" sh -c 'cd "$1/tree" && LD_LIBRARY_PATH=$1/p/lib "$1/p/tests/test_dit_golden"' - "$tmp"
     expect "a pack and the sources are less than 64 MiB" test \
         $(($(stat -c %s "$tmp/pack.tar.xz") + $(git ls-files -z | xargs -0 stat -c %s | awk '{ s += $1 } END { print s }'))) -lt $((64 << 20))
 fi

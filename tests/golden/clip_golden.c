@@ -342,7 +342,8 @@ static void refused(fixture *f, const char *name, const char *text, cvx_status w
     cvx_clip *clip = NULL;
 
     for (int k = 0; k < 5; k++) {
-        snprintf(from, sizeof from, SHAPES_CLIP "/%s", files[k]);
+        snprintf(to, sizeof to, SHAPES_CLIP "/%s", files[k]);
+        assert_non_null(realpath(to, from));
         snprintf(to, sizeof to, "%s/%s", tmp, files[k]);
         unlink(to);
         if (strcmp(files[k], name) != 0) {
