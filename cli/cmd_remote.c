@@ -74,6 +74,7 @@ static void print_video(const json_t *v)
                (long long)json_integer_value(json_object_get(c, "step")),
                (long long)json_integer_value(json_object_get(c, "steps")), string(c, "pool"));
     }
+    cvx_remote_print_wait(stdout, v);
     printf(
         "\nprompt   %s\nvideo    %s, %lld frames at %g fps, seed %lld, %lld steps, guidance %g\n",
         string(v, "prompt"), string(v, "size"),

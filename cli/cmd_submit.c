@@ -171,7 +171,9 @@ static cvx_status create(cvx_client *c, const options *o, const json_t *body, ch
         printf("%s\n", id);
         fflush(stdout);
     } else {
-        fprintf(stderr, "cvx: %s\n", id);
+        fprintf(stderr, "cvx: %s", id);
+        cvx_remote_print_wait(stderr, v);
+        fprintf(stderr, "\n");
     }
     json_decref(v);
     return CVX_OK;

@@ -1,6 +1,5 @@
 #include "cli/remote.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -91,6 +90,18 @@ cvx_status cvx_remote_watch(cvx_client *c, const char *job, bool json, bool quie
     return strcmp(w.state, "cancelled") == 0
                ? cvx_fail(CVX_ECANCELLED, "%s: cancelled", job)
                : cvx_fail(CVX_EIO, "%s: %s: %s", job, w.state, w.cause);
+}
+
+void cvx_remote_print_wait(FILE *f, const json_t *v)
+{
+    const json_t *wait = json_object_get(json_object_get(v, "cvx"), "wait_seconds");
+    double s = json_number_value(wait);
+
+    if (json_is_number(wait) && s < 1) {
+        fprintf(f, ", begins now");
+    } else if (json_is_number(wait)) {
+        fprintf(f, ", begins in about %.0f s", s);
+    }
 }
 
 cvx_status cvx_remote_path(char out[160], const char *before, const char *job, const char *after)

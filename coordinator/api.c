@@ -57,13 +57,20 @@ static cvx_redis *borrow(call *c)
     return r;
 }
 
+/* The job as its asker sees it. */
+static json_t *video(const call *c, cvx_redis *r, const cvx_job_view *v)
+{
+    return cvx_video_json(c->s, v,
+                          strcmp(v->state, "queued") == 0 ? cvx_wait_seconds(r, v->id) : -1);
+}
+
 static void show_with(call *c, cvx_redis *r)
 {
     cvx_job_view v;
 
     if (find_job(c, r, &v)) {
         bool over = v.completed_ms > 0;
-        c->a->json = cvx_video_json(c->s, &v);
+        c->a->json = video(c, r, &v);
         c->a->poll_after_ms = over ? 0 : POLL_MS;
         cvx_job_view_free(&v);
     }
@@ -304,7 +311,7 @@ static void list(call *c)
     for (int64_t i = 0; st == CVX_OK && i < n && i < limit; i++) {
         st = cvx_jobs_get(c->r, ids[i], &v, &found);
         if (st == CVX_OK && found) {
-            json_array_append_new(data, cvx_video_json(c->s, &v));
+            json_array_append_new(data, video(c, c->r, &v));
             cvx_job_view_free(&v);
         } else if (st == CVX_EFORMAT) { /* it keeps nobody from the others */
             cvx_log(CVX_LOG_WARN, ids[i], "left out of a list: %s", cvx_error());

@@ -92,8 +92,12 @@ void cvx_metrics(cvx_redis *r, cvx_http_answer *a);
 /* One more request that was answered; seconds < 0: a stream, whose time says nothing. */
 void cvx_metrics_request(unsigned status, double seconds);
 
-/* The video object of docs/api.md. New reference. */
-json_t *cvx_video_json(const cvx_server *s, const cvx_job_view *v);
+/* Seconds until a job that waits begins, by what is before it and how fast the pools' last jobs were, as of a second ago at most; -1:
+ * not known, as no pool has run a job yet, none has the memory, or hundreds of jobs are before it. For any thread. */
+double cvx_wait_seconds(cvx_redis *r, const char *id);
+
+/* The video object of docs/api.md. wait_seconds: until it begins; < 0: not known. New reference. */
+json_t *cvx_video_json(const cvx_server *s, const cvx_job_view *v, double wait_seconds);
 /* {"mean", "frames", "drift"}; null where there are none. New reference. */
 json_t *cvx_scores_json(const Cvx__FrameScores *f);
 /* {"stage", "step", "steps", "progress", "eta_seconds"}. New reference. */

@@ -73,14 +73,16 @@ static json_t *causes(const cvx_job_view *v)
 
     for (const char *line = v->causes; *line != 0;) {
         size_t n = strcspn(line, "\n");
-        json_array_append_new(list, json_stringn(line, n));
+        char *one = strndup(line, n);
+        json_array_append_new(list, text_json(one != NULL ? one : ""));
+        free(one);
         line += n + (line[n] != 0);
     }
     return list;
 }
 
 /* What is ours in the object. */
-static json_t *extension(const cvx_job_view *v)
+static json_t *extension(const cvx_job_view *v, double wait_seconds)
 {
     const Cvx__JobSpec *s = v->spec;
     const Cvx__Result *r = v->result;
@@ -91,6 +93,8 @@ static json_t *extension(const cvx_job_view *v)
     json_object_set_new(j, "attempts", json_integer(v->attempts));
     json_object_set_new(j, "cause", v->cause[0] != 0 ? text_json(v->cause) : json_null());
     json_object_set_new(j, "causes", causes(v));
+    json_object_set_new(j, "wait_seconds",
+                        wait_seconds < 0 ? json_null() : json_real(wait_seconds));
     json_object_set_new(j, "priority", json_string(priorities[(unsigned)s->priority % 3]));
     json_object_set_new(j, "seed", json_integer(s->seed));
     json_object_set_new(j, "num_frames", json_integer(r != NULL ? r->num_frames : s->num_frames));
@@ -124,7 +128,7 @@ static json_t *extension(const cvx_job_view *v)
     return j;
 }
 
-json_t *cvx_video_json(const cvx_server *server, const cvx_job_view *v)
+json_t *cvx_video_json(const cvx_server *server, const cvx_job_view *v, double wait_seconds)
 {
     const Cvx__JobSpec *s = v->spec;
     bool done = strcmp(v->state, "completed") == 0, failed = strcmp(v->state, "failed") == 0;
@@ -146,5 +150,5 @@ json_t *cvx_video_json(const cvx_server *server, const cvx_job_view *v)
         "completed_at", seconds_or_null(v->completed_ms), "expires_at", seconds_or_null(expires),
         "prompt", text_json(s->prompt), "seconds", seconds, "size", size, "remixed_from_video_id",
         s->remixed_from[0] != 0 ? text_json(s->remixed_from) : json_null(), "error", error, "cvx",
-        extension(v));
+        extension(v, wait_seconds));
 }

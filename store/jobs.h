@@ -111,6 +111,23 @@ cvx_status cvx_pool_beat(cvx_redis *r, const Cvx__PoolStatus *status, bool gone)
 #define CVX_MAX_POOLS 256
 /* The pools that live, at most `max`; each is freed with cvx__pool_status__free_unpacked. */
 cvx_status cvx_pools_list(cvx_redis *r, Cvx__PoolStatus **out, int max, int *n) CVX_CHECK;
+/* What runs and what waits, as far as that matters to those who wait. */
+typedef struct cvx_running_job {
+    char pool[128];
+    int64_t started_ms;
+    double tflop; /* of the spec's plan */
+} cvx_running_job;
+
+typedef struct cvx_waiting_job {
+    char id[CVX_ID_MAX];
+    double tflop;
+    int64_t bytes;
+} cvx_waiting_job;
+
+/* At most `max` of each; waiting: in the order in which they would be dispatched if no other came, without those that no pool has
+ * the memory for. */
+cvx_status cvx_jobs_waits(cvx_redis *r, int max, cvx_running_job *running, int *n_running,
+                          cvx_waiting_job *waiting, int *n_waiting) CVX_CHECK;
 /* One round: leases that have run out, jobs read but never claimed, names of pools that are long gone. */
 cvx_status cvx_jobs_reap(cvx_redis *r) CVX_CHECK;
 /* What waits into the queue, which may hold `depth` more than run. most: bytes of the largest pool; jobs that need more are put

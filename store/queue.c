@@ -365,3 +365,40 @@ cvx_status cvx_jobs_dispatch(cvx_redis *r, int depth, int64_t most)
     freeReplyObject(reply);
     return CVX_OK;
 }
+
+/* The i-th of three texts of a job in a reply; "": there is none. */
+static const char *text_of(const redisReply *job, size_t i)
+{
+    return job->type == REDIS_REPLY_ARRAY && job->elements == 3 &&
+                   job->element[i]->type == REDIS_REPLY_STRING
+               ? job->element[i]->str
+               : "";
+}
+
+cvx_status cvx_jobs_waits(cvx_redis *r, int max, cvx_running_job *running, int *n_running,
+                          cvx_waiting_job *waiting, int *n_waiting)
+{
+    char most[12];
+    redisReply *reply;
+
+    *n_running = *n_waiting = 0;
+    snprintf(most, sizeof most, "%d", max);
+    const cvx_script_arg args[] = {CVX_TEXT(most)};
+    CVX_RETURN_IF(cvx_script_run(r, &reply, "waits", args, 1));
+    bool good = reply->type == REDIS_REPLY_ARRAY && reply->elements == 2;
+    const redisReply *one = good ? reply->element[0] : NULL, *two = good ? reply->element[1] : NULL;
+    for (size_t i = 0; good && i < one->elements && *n_running < max; i++) {
+        cvx_running_job *j = &running[(*n_running)++];
+        snprintf(j->pool, sizeof j->pool, "%s", text_of(one->element[i], 0));
+        j->started_ms = strtoll(text_of(one->element[i], 1), NULL, 10);
+        j->tflop = strtod(text_of(one->element[i], 2), NULL);
+    }
+    for (size_t i = 0; good && i < two->elements && *n_waiting < max; i++) {
+        cvx_waiting_job *j = &waiting[(*n_waiting)++];
+        snprintf(j->id, sizeof j->id, "%s", text_of(two->element[i], 0));
+        j->tflop = strtod(text_of(two->element[i], 1), NULL);
+        j->bytes = strtoll(text_of(two->element[i], 2), NULL, 10);
+    }
+    freeReplyObject(reply);
+    return CVX_OK;
+}

@@ -4,7 +4,7 @@
 
 #define SCRIPTS(X)                                                                                 \
     X(create)                                                                                      \
-    X(dispatch) X(claim) X(renew) X(finish) X(cancel) X(reap) X(unread) X(remove) X(record)
+    X(dispatch) X(claim) X(renew) X(finish) X(cancel) X(reap) X(unread) X(remove) X(record) X(waits)
 
 #define DECLARE(name)                                                                              \
     extern const unsigned char cvx_lua_##name[];                                                   \

@@ -14,6 +14,11 @@ const plural = (n, what) => `${n} ${what}${n === 1 ? "" : "s"}`;
 function seconds(s) {
   return s < 90 ? `${Math.max(1, Math.round(s))} s` : s < 5400 ? `${Math.round(s / 60)} min` : `${(s / 3600).toFixed(1)} h`;
 }
+/* When a job that waits begins; "": nobody knows. */
+function begins(v) {
+  const wait = v.status === "queued" ? v.cvx.wait_seconds : null;
+  return wait === null ? "" : wait < 1 ? "begins now" : `begins in about ${seconds(wait)}`;
+}
 const gigabytes = b => b < 1e9 ? `${Math.round(b / 1e6)} MB` : `${(b / 1e9).toFixed(1)} GB`;
 
 const headers = more => sessionStorage.apiKey ? { ...more, Authorization: "Bearer " + sessionStorage.apiKey } : { ...more };

@@ -113,7 +113,7 @@ async function show(v) {
   $("view-bar").hidden = over;
   if (v.status !== "in_progress") {
     bar(v.progress);
-    $("stage").textContent = v.status === "queued" ? (v.cvx.attempts > 0 ? "for another try" : "for a pool") : "";
+    $("stage").textContent = v.status === "queued" ? [v.cvx.attempts > 0 ? "for another try" : "for a pool", begins(v)].filter(t => t).join("; ") : "";
   } else if (!before) progress(v.id, { ...v.cvx, progress: v.progress });
   $("facts").replaceChildren(...facts(v));
   $("cause").textContent = v.error ? v.error.message : v.status === "queued" && v.cvx.cause ? v.cvx.cause : "";

@@ -41,6 +41,15 @@ local function wait(job)
   call('SADD', 'cvx:owners', job.owner)
 end
 
+-- Of two owners' first jobs: the one of higher priority, and among equal ones that of the owner who has had less.
+local function priority_of(score)
+  return math.floor(tonumber(score) / 1e14)
+end
+
+local function goes_first(priority, had, than_priority, than_had)
+  return priority < than_priority or (priority == than_priority and had < than_had)
+end
+
 -- It waits again: its owner has not had it.
 local function back(job)
   call('HINCRBYFLOAT', 'cvx:usage', job.owner, -(tonumber(job.cost) or 1))

@@ -36,9 +36,9 @@ while call('XLEN', 'cvx:queue') - call('ZCARD', 'cvx:running') < depth do
     if #first == 0 then
       call('SREM', 'cvx:owners', o)
     else
-      local p = math.floor(tonumber(first[2]) / 1e14)
+      local p = priority_of(first[2])
       local u = tonumber(call('HGET', 'cvx:usage', o) or '0')
-      if not best or p < priority or (p == priority and u < had) then
+      if not best or goes_first(p, u, priority, had) then
         best, owner, priority, had = first[1], o, p, u
       end
     end

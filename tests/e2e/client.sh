@@ -51,6 +51,11 @@ for _ in $(seq 100); do
     sleep 0.1
 done
 expect "status of a running job" grep -q "^status   in_progress, .*denoise .* of 900 on" "$tmp/out"
+next=$("$cvx" submit "${me[@]}" --prompt "the next one" --num-inference-steps 1)
+sleep 1.2 # what is said of its wait may be a second old
+"$cvx" status "${me[@]}" "$next" >"$tmp/out"
+expect "status of one that waits" grep -q "^status   queued, begins in about [1-9][0-9]* s$" "$tmp/out"
+"$cvx" cancel "${me[@]}" "$next" >"$tmp/out"
 "$cvx" status "${me[@]}" "$id" --json >"$tmp/out"
 expect "status --json" python3 -c "import json; v = json.load(open('$tmp/out')); assert v['id'] == '$id' and v['cvx']['priority'] == 'high'"
 code=0
@@ -64,7 +69,7 @@ expect "which it says" grep -q "$id: cancelled" "$tmp/watch.log"
 "$cvx" list "${me[@]}" --limit 2 >"$tmp/out"
 expect "list" grep -q "^$id *cancelled" "$tmp/out"
 expect "list: more pages" grep -q "^more: cvx list --after video_" "$tmp/out"
-equal "list --status" 1 "$("$cvx" list "${me[@]}" --status cancelled | grep -c ^video_)"
+equal "list --status" 2 "$("$cvx" list "${me[@]}" --status cancelled | grep -c ^video_)"
 refuse 2 "no video" "an id of nobody" status "${me[@]}" video_00000000000000000000000000000000
 refuse 2 "a video's id is meant" "no id" get "${me[@]}" ../../etc/passwd
 refuse 2 "is cancelled and has no video" "a video that is not" get "${me[@]}" "$id" --output "$tmp/none.mp4"

@@ -141,6 +141,10 @@ def remix(b, s, video):
     v = s.call("GET", f"/v1/videos/{again}")[1]
     say("remix: of the first, with its settings", (v["remixed_from_video_id"], v["cvx"]["seed"]) == (video, 7), v)
     say("remix: runs", b.wait(status_is("in_progress")))
+    _, next_one, _ = s.create(num_inference_steps=1)
+    say("the list tells when a job begins", b.wait(f"document.querySelector('{by('jobs')}').innerText.includes('begins in about')"), text(b, "jobs"))
+    s.call("POST", f"/v1/jobs/{next_one['id']}/cancel")
+    s.call("DELETE", f"/v1/videos/{next_one['id']}")
     b.click(by("cancel"))
     say("cancel", b.wait(status_is("cancelled")), text(b, "status"))
     say("cancelled also there", s.wait(again)["status"] == "cancelled")

@@ -63,6 +63,22 @@ def lifecycle(s):
     say("and its files", os.listdir(f"{s.data}/jobs") == [again["id"]], os.listdir(f"{s.data}/jobs"))
 
 
+def waits(s):
+    """When what waits will begin, once a job has shown how fast the pool is."""
+    made = [s.create(num_inference_steps=steps, priority=priority)[1]["id"]
+            for steps, priority in ((900, "high"), (300, "normal"), (300, "normal"), (300, "normal"), (1, "high"))]
+    s.wait(made[0], ("in_progress",))
+    time.sleep(1.2)  # what is said may be a second old
+    told = {v["id"]: v["cvx"]["wait_seconds"] for v in s.call("GET", "/v1/videos?status=queued")[1]["data"]}
+    second, third, fourth, urgent = (told.get(v) for v in made[1:])
+    say("what is before a job makes it wait", None not in (second, third, fourth, urgent) and 0 < second < third < fourth and
+        urgent < fourth, told)
+    say("what runs waits no more", s.call("GET", f"/v1/videos/{made[0]}")[1]["cvx"]["wait_seconds"] is None)
+    for video in reversed(made):
+        s.call("POST", f"/v1/jobs/{video}/cancel")
+        s.wait(video)
+
+
 def forms_and_keys(s):
     body, kind = form({"prompt": "a green triangle", "num_inference_steps": "2", "seconds": "1"}, {})
     status, v, _ = s.call("POST", "/v1/videos", body, kind)
@@ -239,6 +255,6 @@ def restart(s):
 
 service = Service(f"{work}/data", "--clip-model", "models/shapes-clip")
 say("ready", service.url is not None)
-for part in lifecycle, forms_and_keys, refusals, events, faults, handed_back, redis_dies, standalone, twice, restart:
+for part in lifecycle, waits, forms_and_keys, refusals, events, faults, handed_back, redis_dies, standalone, twice, restart:
     part(service)
 finish()

@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 #include <fcntl.h>
+#include <math.h>
 #include <sys/stat.h>
 
 #include "base/hash.h"
@@ -303,6 +304,130 @@ static void test_plan_holds_no_connection(void **state)
     }
 }
 
+/* A job of an owner; its id. */
+static const char *make_job(cvx_redis *r, const char *owner, int priority, double tflop,
+                            int64_t bytes)
+{
+    static char made[8][CVX_ID_MAX];
+    static int n;
+    Cvx__JobSpec spec = CVX__JOB_SPEC__INIT;
+    Cvx__Plan plan = CVX__PLAN__INIT;
+    char id[CVX_ID_MAX];
+    int later;
+
+    cvx_job_id(id);
+    plan.tflop = tflop;
+    plan.bytes = bytes;
+    spec.id = id;
+    spec.owner = (char *)owner;
+    spec.priority = priority;
+    spec.created_ms = cvx_now_ms() + n; /* one after the other */
+    spec.plan = &plan;
+    n = (n + 1) % 8;
+    assert_int_equal(cvx_jobs_create(r, &spec, "", &(cvx_limits){0}, made[n], &later), CVX_OK);
+    return made[n];
+}
+
+/* A pool of ranks of 100 bytes each tells that it is there; tflops 0: it has run nothing yet. */
+static void tell_pool(cvx_redis *r, const char *name, int ranks, int groups, double tflops)
+{
+    Cvx__PoolStatus p = CVX__POOL_STATUS__INIT;
+
+    p.name = (char *)name;
+    p.state = groups > 0 ? "busy" : "idle";
+    p.size = ranks;
+    p.groups = groups;
+    p.rank_bytes = 100;
+    p.tflops = tflops;
+    assert_int_equal(cvx_pool_beat(r, &p, false), CVX_OK);
+}
+
+/* What is said of a job's wait; < 0: nothing. */
+static void assert_wait(cvx_redis *r, const char *id, double seconds)
+{
+    double got = cvx_wait_seconds(r, id);
+
+    if (seconds < 0 ? got >= 0 : !(fabs(got - seconds) < 1e-9)) {
+        fail_msg("a wait of %g s; %g are meant", got, seconds);
+    }
+}
+
+/* Sets when a job began, so many seconds ago. */
+static void began(cvx_redis *r, const char *id, int seconds)
+{
+    redisReply *reply;
+
+    assert_int_equal(cvx_redis_command(r, &reply, "HSET cvx:job:%s started_ms %lld", id,
+                                       (long long)cvx_now_ms() - 1000LL * seconds),
+                     CVX_OK);
+    freeReplyObject(reply);
+}
+
+/* Until what was said before is too old to be said again. */
+static void forget(void)
+{
+    usleep(1100000);
+}
+
+/* Who is before a job and how fast the pools are, by hand: priority first, then who has had less; a job goes to the pool that is
+ * free first. */
+static void test_wait(void **state)
+{
+    Cvx__Assignment *a;
+    cvx_entry e;
+    redisReply *reply;
+    cvx_redis *r;
+    bool found;
+    (void)state;
+
+    if (!redis) {
+        skip();
+    }
+    assert_int_equal(cvx_redis_open(&r, server.url), CVX_OK);
+    assert_int_equal(cvx_redis_command(r, &reply, "FLUSHALL"), CVX_OK);
+    freeReplyObject(reply);
+    assert_int_equal(cvx_jobs_queue(r), CVX_OK);
+    const char *runs = make_job(r, "me", 1, 40, 10);
+    assert_wait(r, runs, -1); /* no pool */
+    tell_pool(r, "one", 2, 1, 0);
+    assert_int_equal(cvx_jobs_dispatch(r, 1, 0), CVX_OK);
+    assert_int_equal(cvx_jobs_next(r, "one", 0, &e, &found), CVX_OK);
+    assert_int_equal(cvx_jobs_claim(r, &e, "one", "holder", 0, &a), CVX_OK);
+    assert_non_null(a);
+    cvx__assignment__free_unpacked(a, NULL);
+    began(r, runs, -3600); /* a clock that goes ahead: it has all of its work before it */
+    const char *low = make_job(r, "me", 2, 4, 10), *normal = make_job(r, "me", 1, 8, 10);
+    const char *other = make_job(r, "other", 1, 12, 10), *high = make_job(r, "me", 0, 20, 10);
+    const char *large = make_job(r, "me", 0, 1, 1000);
+    assert_wait(r, high, -1); /* no speed is known */
+    tell_pool(r, "one", 2, 1, 1);
+    forget();
+    assert_wait(r, high, 20);  /* 40 TFLOP at 2 a second */
+    assert_wait(r, other, 30); /* has had nothing, and 20 TFLOP more are before it */
+    assert_wait(r, normal, 36);
+    assert_wait(r, low, 40);
+    assert_wait(r, large, -1); /* no pool has the memory */
+    assert_wait(r, runs, -1);
+    began(r, runs, 15);
+    forget();
+    double less = cvx_wait_seconds(r, high);
+    assert_true(less >= 0 && less <= 5);
+    began(r, runs, -3600);
+    tell_pool(r, "two", 4, 0, 0); /* idle, as fast as the other's ranks: 4 a second */
+    forget();
+    assert_wait(r, high, 0);
+    assert_wait(r, other, 5);
+    assert_wait(r, normal, 8);
+    assert_wait(r, low, 10);
+    tell_pool(r, "two", 4, 2, 0); /* two groups of 2 a second, one of which waits as well */
+    forget();
+    assert_wait(r, high, 0);
+    assert_wait(r, other, 0);
+    assert_wait(r, normal, 6);
+    assert_wait(r, low, 10);
+    cvx_redis_close(r);
+}
+
 /* Of uploads of nobody the old ones go; what a job begins with, what is new and what is no upload stays. */
 static void test_orphans(void **state)
 {
@@ -349,6 +474,7 @@ int main(void)
                                        cmocka_unit_test(test_plan_that_talks_much),
                                        cmocka_unit_test(test_plans_are_kept),
                                        cmocka_unit_test(test_orphans),
-                                       cmocka_unit_test(test_plan_holds_no_connection)};
+                                       cmocka_unit_test(test_plan_holds_no_connection),
+                                       cmocka_unit_test(test_wait)};
     return cmocka_run_group_tests(tests, enter, leave);
 }
