@@ -46,7 +46,8 @@ function row(v) {
   }
   const when = time.toDateString() === new Date().toDateString() ? time.toLocaleTimeString() : time.toLocaleString();
   b.append(picture, make("span", "p", v.prompt), make("span", "chip " + v.status, words(v.status)),
-    make("span", "dim", `${v.cvx.width}x${v.cvx.height}, ${Number(v.seconds).toFixed(1)} s${v.cvx.priority === "normal" ? "" : ", " + v.cvx.priority + " priority"}, ${begins(v) || when}`));
+    make("span", "dim", [begins(v), `${v.cvx.width}x${v.cvx.height}`, `${Number(v.seconds).toFixed(1)} s`,
+      v.cvx.priority === "normal" ? "" : v.cvx.priority + " priority", begins(v) ? "" : when].filter(t => t).join(", ")));
   if (v.status === "in_progress") {
     const bar = make("div", "bar", make("i"));
     bar.firstElementChild.style.width = v.progress + "%";
