@@ -221,8 +221,9 @@ static void take_packet(times *t, const AVPacket *p)
     if (p->size == 0 || at == AV_NOPTS_VALUE || (t->n > 0 && at == t->last)) {
         return;
     }
+    int64_t end = av_sat_add64(at, p->duration); /* a file may say any time */
     t->first = t->n == 0 || at < t->first ? at : t->first;
-    t->end = t->n == 0 || at + p->duration > t->end ? at + p->duration : t->end;
+    t->end = t->n == 0 || end > t->end ? end : t->end;
     t->last = at;
     t->n++;
 }
@@ -255,14 +256,17 @@ static AVRational checked_rate(const cvx_av_source *s, AVRational q)
         return q;
     }
     times t = all_times(s);
-    double length = (double)(t.end - t.first) * av_q2d(s->stream->time_base);
+    double length = ((double)t.end - (double)t.first) * av_q2d(s->stream->time_base);
     double off = q.num > 0 && q.den > 0 ? (double)t.n - length * av_q2d(q) : INFINITY;
     bool hidden = off > 0 && s->stream->codecpar->codec_id == AV_CODEC_ID_VP8;
     if (t.n < 2 || length <= 0 || fabs(off) <= 1 + 0.01 * (double)t.n ||
         (hidden && isfinite(off))) {
         return q;
     }
-    return av_d2q((double)t.n / length, 1001);
+    cvx_fps mean;
+    return cvx_fps_from_double(&mean, (double)t.n / length) == CVX_OK
+               ? (AVRational){(int)mean.num, (int)mean.den}
+               : q;
 }
 
 cvx_fps cvx_av_source_rate(const cvx_av_source *s)

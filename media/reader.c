@@ -205,11 +205,10 @@ done:
 
 static void take_time(cvx_media_reader *r, int64_t now)
 {
-    int64_t since = now - r->time;
-
     if (now == AV_NOPTS_VALUE) {
         return;
     }
+    int64_t since = av_sat_sub64(now, r->time); /* a file may say any time */
     if (r->next > 0 && since > 0) {
         r->shortest = r->shortest == 0 || since < r->shortest ? since : r->shortest;
         r->longest = since > r->longest ? since : r->longest;

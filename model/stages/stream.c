@@ -190,12 +190,17 @@ typedef struct file_job {
     cvx_media_reader *reader;
     cvx_media_writer *writer;
     cvx_progress progress;
-    int64_t frames; /* of the input */
+    int64_t frames; /* of the input, as far as it tells */
+    int64_t read;
 } file_job;
 
 static cvx_status read_frame(void *payload, uint8_t *rgb, bool *got)
 {
-    return cvx_media_reader_next(((file_job *)payload)->reader, rgb, got);
+    file_job *f = payload;
+
+    CVX_RETURN_IF(cvx_media_reader_next(f->reader, rgb, got));
+    f->read += *got;
+    return CVX_OK;
 }
 
 static cvx_status write_frame(void *payload, const uint8_t *rgb)
@@ -306,6 +311,7 @@ static cvx_status run_file(file_job *f, cvx_stages *s, cvx_comm *comm)
     CVX_RETURN_IF(cvx_comm_agree(comm, cvx_progress_begin(&f->progress, stage, f->frames)));
     CVX_RETURN_IF(cvx_stream_run(&stream, s, comm, &frames));
     CVX_RETURN_IF(cvx_comm_agree(comm, leads ? cvx_media_writer_commit(&f->writer) : CVX_OK));
+    f->progress.total = f->read; /* an index may name more frames than are shown */
     cvx_progress_end(&f->progress);
     if (leads) {
         tell_notes(f);

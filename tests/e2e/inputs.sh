@@ -66,6 +66,9 @@ for file in uneven.mkv uneven.mp4 doubled.avi; do
     near "$file: as long as before" 2 "$(seconds "$tmp/rate.mp4")" 0.1
     equal "$file: two frames for each" "$((2 * $(probe "$tmp/$file" nb_read_frames)))" "$(probe "$tmp/rate.mp4" nb_read_frames)"
 done
+"$cvx" upscale "$tmp/doubled.avi" "$tmp/rate.mp4" --scale 1 --json >"$tmp/events"
+equal "an index that names more frames than there are: those that are made are told" 50 \
+    "$(python3 -c 'import json, sys; print([e["done"] for e in map(json.loads, sys.stdin) if e["event"] == "stage_end"][-1])' <"$tmp/events")"
 make rate.mkv -r 24000/1001
 expect "24000/1001 in milliseconds" enlarge "$tmp/rate.mkv" "$tmp/rate.mp4"
 equal "stays that" 24000/1001 "$(probe "$tmp/rate.mp4" avg_frame_rate)"
