@@ -134,6 +134,10 @@ cvx_status cvx_av_to_rgb(uint8_t *rgb, const AVFrame *f, struct SwsContext **sws
         return no_scaler(path);
     }
     rgb_in = (desc->flags & AV_PIX_FMT_FLAG_RGB) != 0;
+    if (!rgb_in && (f->colorspace == AVCOL_SPC_YCGCO || f->colorspace == AVCOL_SPC_ICTCP)) {
+        return cvx_fail(CVX_EUNSUPPORTED, "%s: its colours are coded as %s, which is not converted",
+                        path, av_color_space_name(f->colorspace));
+    }
     alpha = (desc->flags & AV_PIX_FMT_FLAG_ALPHA) != 0 || f->format == AV_PIX_FMT_PAL8;
     *sws = sws_getCachedContext(*sws, f->width, f->height, f->format, f->width, f->height,
                                 alpha ? AV_PIX_FMT_RGBA : AV_PIX_FMT_RGB24, SWS_EXACT, NULL, NULL,

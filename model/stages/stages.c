@@ -102,6 +102,7 @@ static cvx_status open_esrgan(cvx_stages *s)
 static cvx_status check_rate(cvx_stages *s)
 {
     cvx_fps in = s->in.fps, out;
+    double source = (double)in.num / (double)in.den;
 
     if (s->o.rife == NULL) {
         s->o.factor = 1;
@@ -109,17 +110,22 @@ static cvx_status check_rate(cvx_stages *s)
         return cvx_fail(CVX_EINVAL, "%lld frames for one; 2, 4 or 8 are possible",
                         (long long)s->o.factor);
     }
-    CVX_RETURN_IF(cvx_fps_from_double(&in, (double)in.num / (double)in.den));
-    s->plan.fps =
-        s->o.factor > 0 ? (double)in.num / (double)in.den * (double)s->o.factor : s->o.fps;
+    s->plan.fps = s->o.factor > 0 ? source * (double)s->o.factor : s->o.fps;
+    if (!(source >= 0.01 && fmax(source, s->plan.fps) <= 1000)) {
+        return cvx_fail(CVX_EINVAL,
+                        "the input has %g frames a second, the output would have %g; rates go from "
+                        "0.01 to 1000",
+                        source, s->plan.fps);
+    }
+    CVX_RETURN_IF(cvx_fps_from_double(&in, source));
     CVX_RETURN_IF(cvx_fps_from_double(&out, s->plan.fps));
     s->per_a = in.num * out.den;
     s->per_b = in.den * out.num;
     if (s->o.factor == 0 && s->per_b > 64 * s->per_a) {
         return cvx_fail(
             CVX_EINVAL,
-            "from %.6g to %.6g frames a second: more than 64 frames for one are not made",
-            (double)in.num / (double)in.den, s->plan.fps);
+            "from %.6g to %.6g frames a second: more than 64 frames for one are not made", source,
+            s->plan.fps);
     }
     return CVX_OK;
 }

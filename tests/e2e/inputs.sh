@@ -86,6 +86,13 @@ equal "wide pixels, cvx gif: made square" 96x32 "$(probe "$tmp/shape.gif" width)
 make fast.mp4 -r 60
 expect "60 frames a second to a GIF, whatever its name's case" "$cvx" gif "$tmp/fast.mp4" "$tmp/FAST.GIF"
 
+# ---- what would come out wrong
+make green.mkv -c:v ffv1 -colorspace ycgco -vf format=yuv444p
+fails "colours that libswscale takes for others" 6 'green.mkv.*ycgco' enlarge "$tmp/green.mkv" "$tmp/no.mp4"
+make rapid.mkv -vf fps=240
+fails "eight times 240 frames a second" 2 'the input has 240 .* would have 1920; .* to 1000' \
+    "$cvx" interpolate "$tmp/rapid.mkv" "$tmp/no.mp4" --factor 8 --quiet
+
 # ---- interrupted
 ffmpeg -v error -y -f lavfi -i testsrc2=size=640x480:rate=25:duration=60 -preset ultrafast "$tmp/long.mp4"
 # interrupted SIGNAL COMMAND ARGS...: once its output is begun, a signal ends it with 8 and takes away what it wrote.
