@@ -15,7 +15,7 @@ make() {
     local name=$1 n=$2
     shift 2
     expect "$name: $n ranks $*" timeout -s KILL 1500 scripts/ranks -n "$n" "$program" --backend cuda \
-        --model tests/data/variants/tiny-5b --prompt "a cat" --guidance-scale 1 --height 32 --width 32 --num-frames 1 \
+        --model "$model" --prompt "a cat" --guidance-scale 1 --height 32 --width 32 --num-frames 1 \
         --num-inference-steps "$steps" --seed 3 --manifest "$tmp/$name.json" --quiet --output "$tmp/$name.safetensors" \
         --save-latents "$tmp/$name.latents" "$@"
 }
@@ -24,6 +24,7 @@ same() {
     expect "$1: the frames of one rank" cmp "$tmp/one.safetensors" "$tmp/$1.safetensors"
 }
 
+model=tests/data/variants/tiny-5b
 steps=1
 make one 1
 CVX_DEVICE_EXCHANGE=nccl make two 2 --ulysses-degree 2
@@ -35,6 +36,7 @@ for how in model sequential; do
     same "$how"
 done
 # the second step takes from the cache what the first left
+model=models/shapes
 steps=2
 make one 1 --first-block-cache 1
 expect "a step is reused" grep -q '"reused_steps": 1' "$tmp/one.json"

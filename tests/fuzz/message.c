@@ -51,7 +51,7 @@ static void show(ProtobufCMessage *m)
     v.progress = m->descriptor == kinds[2] ? (Cvx__Progress *)m : NULL;
     v.scores = m->descriptor == kinds[4] ? (Cvx__FrameScores *)m : NULL;
     v.result = m->descriptor == kinds[5] ? (Cvx__Result *)m : NULL;
-    json_t *j = cvx_video_json(&server, &v);
+    json_t *j = cvx_video_json(&server, &v, -1);
     char *text = json_dumps(j, JSON_COMPACT);
     if (text == NULL || json_object_size(json_object_get(j, "cvx")) < 10) {
         abort();
