@@ -142,6 +142,26 @@ cvx_status cvx_json_str(const json_t *obj, const char *what, const char *key, co
     return CVX_OK;
 }
 
+const char *cvx_json_difference(const json_t *a, const json_t *b)
+{
+    const char *key;
+    json_t *v;
+
+    json_object_foreach((json_t *)a, key, v)
+    {
+        if (!json_equal(v, json_object_get(b, key))) {
+            return key;
+        }
+    }
+    json_object_foreach((json_t *)b, key, v)
+    {
+        if (json_object_get(a, key) == NULL) {
+            return key;
+        }
+    }
+    return NULL;
+}
+
 void cvx_json_text(char out[100], const json_t *v)
 {
     char *text =

@@ -25,6 +25,9 @@ cvx_status cvx_json_str(const json_t *obj, const char *what, const char *key,
 /* True if the key is there and not null. */
 bool cvx_json_has(const json_t *obj, const char *key);
 
+/* The first key, in a's order and then b's, whose values differ or that one of the objects lacks, as its object has it; NULL: none. */
+const char *cvx_json_difference(const json_t *a, const json_t *b);
+
 /* A value for a message: on one line, cut after 80 bytes; NULL: "none". */
 void cvx_json_text(char out[100], const json_t *v);
 

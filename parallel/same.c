@@ -14,37 +14,20 @@ static void value_text(char out[100], const json_t *v)
     }
 }
 
-static cvx_status differs(const cvx_comm *c, const char *key, const json_t *own,
-                          const json_t *first)
-{
-    char a[100], b[100];
-
-    value_text(a, own);
-    value_text(b, first);
-    return cvx_fail(CVX_EINVAL,
-                    "%s is %s on rank %d and %s on rank 0: all ranks of a job need the same", key,
-                    a, c->rank, b);
-}
-
 /* Tells the first key whose values differ. */
 static cvx_status compare(const cvx_comm *c, const json_t *own, const json_t *first)
 {
-    const char *key;
-    json_t *v;
+    const char *key = cvx_json_difference(own, first);
+    char a[100], b[100];
 
-    json_object_foreach((json_t *)own, key, v)
-    {
-        if (!json_equal(v, json_object_get(first, key))) {
-            return differs(c, key, v, json_object_get(first, key));
-        }
+    if (key == NULL) {
+        return CVX_OK;
     }
-    json_object_foreach((json_t *)first, key, v)
-    {
-        if (json_object_get(own, key) == NULL) {
-            return differs(c, key, NULL, v);
-        }
-    }
-    return CVX_OK;
+    value_text(a, json_object_get(own, key));
+    value_text(b, json_object_get(first, key));
+    return cvx_fail(CVX_EINVAL,
+                    "%s is %s on rank %d and %s on rank 0: all ranks of a job need the same", key,
+                    a, c->rank, b);
 }
 
 /* They are not all the same: what the first difference to rank 0's is. */

@@ -120,37 +120,20 @@ cvx_status cvx_resume_describe(json_t **out, const cvx_ctx *ctx, const cvx_job *
     return CVX_OK;
 }
 
-static cvx_status differs(const char *path, const char *key, const json_t *there,
-                          const json_t *here)
+static cvx_status check_job(const char *path, const json_t *there, const json_t *here)
 {
+    const char *key = cvx_json_difference(here, there);
     char a[100], b[100];
 
-    cvx_json_text(a, there);
-    cvx_json_text(b, here);
+    if (key == NULL) {
+        return CVX_OK;
+    }
+    cvx_json_text(a, json_object_get(there, key));
+    cvx_json_text(b, json_object_get(here, key));
     return cvx_fail(CVX_EINVAL,
                     "%s is of another job: %s is %s there, %s here (give another "
                     "--checkpoint-dir, or remove it)",
                     path, key, a, b);
-}
-
-static cvx_status check_job(const char *path, json_t *there, json_t *here)
-{
-    const char *key;
-    json_t *v;
-
-    json_object_foreach(here, key, v)
-    {
-        if (!json_equal(v, json_object_get(there, key))) {
-            return differs(path, key, json_object_get(there, key), v);
-        }
-    }
-    json_object_foreach(there, key, v)
-    {
-        if (json_object_get(here, key) == NULL) {
-            return differs(path, key, v, NULL);
-        }
-    }
-    return CVX_OK;
 }
 
 /* --- the folder --- */
