@@ -54,6 +54,16 @@ static const float *head_rows(const cvx_tensor *t, const attn_job *l, int64_t he
            head % l->nh * t->stride[2];
 }
 
+/* A head's keys as a weight to pack. */
+INLINE cvx_tensor keys_of(const float *k, int64_t ldk, int64_t sk, int64_t d)
+{
+    return (cvx_tensor){.data = (void *)(uintptr_t)k,
+                        .dtype = CVX_F32,
+                        .ndim = 2,
+                        .dim = {sk, d},
+                        .stride = {ldk, 1}};
+}
+
 /* The maximum of a row of scores; bias added, keys from `seen` on masked. */
 INLINE float row_max(float *s, const float *bias, int64_t seen, int64_t width)
 {

@@ -51,11 +51,7 @@ static void pack_values(float *to, const float *v, int64_t ldv, int64_t j0, int6
 static void attn_pack_kv(const cvx_ctx *ctx, char *head, const float *k, int64_t ldk,
                          const float *v, int64_t ldv, int64_t j0, int64_t sk, int64_t d)
 {
-    cvx_tensor keys = {.data = (void *)(uintptr_t)k,
-                       .dtype = CVX_F32,
-                       .ndim = 2,
-                       .dim = {sk, d},
-                       .stride = {ldk, 1}};
+    cvx_tensor keys = keys_of(k, ldk, sk, d);
     bool pairs = in_pairs(ctx);
     int64_t end = cvx_min_i64(j0 + BK, sk);
     float *to = (float *)(void *)head;

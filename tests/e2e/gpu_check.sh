@@ -55,9 +55,16 @@ equal "the last line counts" "$(field '["passed"]') passed, 4 failed, $(field '[
 equal "the device" "GPU-1 580.1" "$(field '["devices"][0]["uuid"]') $(field '["devices"][0]["driver"]')"
 equal "a figure" 600 "$(field '["bench"]["bf16"]["rows"][0]["tflops"]')"
 equal "latents in bf16 beside f32" 23.01 "$(field '["bench"]["latents"]["rows"][0]["psnr_db"]')"
+expect "and told" grep -q 'latents: bf16 beside f32: 23.0 dB' "$tmp/out"
 equal "what is wanted" "1.2222 False" "$(field '["wanted"][0]["ratio"]') $(field '["wanted"][0]["holds"]')"
 expect "and told" grep -q 'DOES NOT HOLD: a step of 5b in fp8 with sage' "$tmp/out"
 equal "finished" True "$(field '["finished"]')"
+
+cp "$tmp/bf16.latents" "$tmp/numbers"
+{ head -c -4 "$tmp/numbers" && printf '\0\0\300\177'; } >"$tmp/bf16.latents" # the last is NaN
+gpu_check
+expect "latents that are no numbers are no good ones" grep -q 'latents that are no numbers' "$tmp/out"
+mv "$tmp/numbers" "$tmp/bf16.latents"
 expect "its share of the peak" grep -q '60.7 % of peak' "$tmp/out"
 
 program tests/test_t5_golden 'sleep 60'
